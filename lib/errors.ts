@@ -1,0 +1,68 @@
+// The errors that the package throws, and what it lets through of those it was given: never an id or a session.
+
+/** A session was larger than `maxBytes` allows. Nothing was written: the stored session is as it was. */
+export class SessionTooLargeError extends RangeError {
+  override readonly name = 'SessionTooLargeError'
+  readonly code = 'ERR_SESSION_TOO_LARGE'
+  constructor(
+    /** The session's size in bytes of JSON in UTF-8. */
+    readonly bytes: number,
+    /** The option that it exceeds. */
+    readonly maxBytes: number,
+  ) {
+    super(`the session is ${bytes} bytes of JSON; maxBytes allows ${maxBytes}. Nothing was written`)
+  }
+}
+
+/** The session table can't be used; the message says why and what to run. The next use tries again. */
+export class SetupError extends Error {
+  override readonly name = 'SetupError'
+  readonly code = 'ERR_SESSION_SETUP'
+}
+
+/**
+ * The database couldn't be asked, or refused. A read that fails with it says nothing about whether the session exists;
+ * a write that fails with it may have been made. `cause` has the driver's message and code.
+ *
+ * Its own `code` is never the driver's: koa-generic-session takes an error with the code `ENOENT` (a missing unix
+ * socket) for "no such session", which would sign people out.
+ */
+export class DatabaseError extends Error {
+  override readonly name = 'DatabaseError'
+  readonly code = 'ERR_SESSION_DATABASE'
+}
+
+const kept = ['code', 'severity', 'hint', 'schema', 'table', 'column', 'constraint', 'routine'] as const
+
+/**
+ * A copy of a driver's error without what may hold ids or sessions: PostgreSQL's `detail` and `where` quote values, and
+ * other drivers hang statement and parameters on their errors.
+ */
+export function withoutSecrets(error: unknown, secrets: readonly string[] = []): Error {
+  let message = messageOf(error)
+  for (const secret of secrets) if (secret !== '') message = message.replaceAll(secret, '…')
+  const copy = new Error(message)
+  if (!(error instanceof Error)) return copy
+  copy.name = error.name
+  const frames = error.stack?.split('\n').filter((line) => /^\s+at /.test(line))
+  if (frames?.length) copy.stack = [`${copy.name}: ${message}`, ...frames].join('\n')
+  for (const key of kept) {
+    const value: unknown = Reflect.get(error, key)
+    if (typeof value === 'string') Object.defineProperty(copy, key, { value, enumerable: true })
+  }
+  return copy
+}
+
+/** What an error says; Node's AggregateError (a host with several addresses) itself says nothing. */
+export function messageOf(error: unknown): string {
+  if (error instanceof AggregateError && error.errors.length > 0)
+    return [...new Set(error.errors.map(messageOf))].join('; ')
+  if (!(error instanceof Error)) return String(error)
+  return error.message || codeOf(error) || error.name
+}
+
+/** The code of a driver's error: an SQLSTATE such as `42501`, or Node's, such as `ECONNREFUSED`. */
+export function codeOf(error: unknown): string | undefined {
+  const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined
+  return typeof code === 'string' ? code : undefined
+}

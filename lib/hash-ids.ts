@@ -1,0 +1,56 @@
+// Turns the raw ids of a table that comes from koa-pg-session into digests, in the background, in parts.
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Connection } from './connection.js'
+import { messageOf, withoutSecrets } from './errors.js'
+import type { Settings } from './options.js'
+import { fill, markHashed, qualified } from './schema.js'
+import { sql } from './sql.js'
+
+/** About 2,000 sessions: few enough that nobody waits long for one of their rows. */
+const blocksAtOnce = 128
+
+/** Other processes may still write raw ids, and an error may pass. */
+const pauseMs = 60_000
+
+/**
+ * Goes on until a look at the whole table finds no raw id any more, and notes that at the table. Errors go to `warn` and
+ * don't end it; `signal` does. A session whose row isn't turned yet is turned when it is used (`Queries.turn`).
+ */
+export async function hashIds(
+  connection: Connection,
+  settings: Settings,
+  signal: AbortSignal,
+  warn: (error: Error) => void,
+): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      if ((await turnAll(connection, settings, signal)) === 0 && !signal.aborted)
+        return await markHashed(connection, settings)
+    } catch (error) {
+      if (signal.aborted) return
+      const cause = withoutSecrets(error)
+      warn(
+        new Error(`not all session ids are hashed yet, it goes on in a minute: ${messageOf(error)}`, {
+          cause,
+        }),
+      )
+    }
+    // An aborted pause is the end, not an error.
+    await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => undefined)
+  }
+}
+
+async function turnAll(connection: Connection, settings: Settings, signal: AbortSignal): Promise<number> {
+  const [size] = await connection.query(
+    `select (pg_relation_size($1::text::regclass) / current_setting('block_size')::int)::float8 as blocks`,
+    [qualified(settings)],
+  )
+  let turned = 0
+  for (let block = 0; block <= (size?.blocks as number) && !signal.aborted; block += blocksAtOnce) {
+    const { schema, table } = settings
+    const range = { first: `(${block},0)`, after: `(${block + blocksAtOnce},0)` }
+    const [row] = await connection.query(fill(sql['005-hash-ids'], { schema, table, ...range }))
+    turned += row?.turned as number
+  }
+  return turned
+}

@@ -1,0 +1,92 @@
+// A session and its id on their way into a row and out of it: pure functions, no I/O.
+import { hash, randomBytes } from 'node:crypto'
+import { SessionTooLargeError } from './errors.js'
+import type { Session, Ttl } from './types.js'
+
+const century = 100 * 365.25 * 24 * 60 * 60 * 1000
+
+// As `max` of a b-tree entry is 2704 bytes, and PostgreSQL's text holds no NUL.
+const longestRawId = 1024
+
+/** The form of a stored digest: a raw id that looks like one is nobody's. */
+const digestForm = /^sha256:[A-Za-z0-9_-]{43}$/
+
+/** A new session id: 192 random bits in 32 characters. */
+export function newId(): string {
+  return randomBytes(24).toString('base64url')
+}
+
+/** What the table holds for a session id: its digest. */
+export function digest(sid: string): string {
+  return `sha256:${hash('sha256', sid, 'base64url')}`
+}
+
+/**
+ * A session id as a table of raw ids would hold it, `undefined` if no such table can hold it. One that has the form of
+ * a digest is refused too: otherwise what is read in the table could be presented as a cookie.
+ */
+export function rawId(sid: string): string | undefined {
+  return digestForm.test(sid) || sid.length > longestRawId || sid.includes('\0') ? undefined : sid
+}
+
+/** Throws a `TypeError` if `sid` can't be a session id. Never quotes it: ids are secrets. */
+export function checkId(sid: unknown): asserts sid is string {
+  if (typeof sid !== 'string')
+    throw new TypeError(`session id must be a string; received ${sid === null ? 'null' : typeof sid}`)
+  if (sid === '') throw new TypeError('session id must not be empty')
+}
+
+/** How many milliseconds a session is to live from now on; see `Ttl`. Throws a `TypeError` for anything else. */
+export function lifetime(ttl: Ttl, fallback: number, maxLifetime = century): number {
+  if (ttl === undefined || ttl === null || ttl === 'session' || Number.isNaN(ttl))
+    return Math.min(fallback, maxLifetime)
+  if (typeof ttl !== 'number')
+    throw new TypeError(
+      `ttl must be a number of milliseconds; received ${JSON.stringify(ttl)} (${typeof ttl})`,
+    )
+  return Math.max(0, Math.min(Math.ceil(ttl), maxLifetime, century))
+}
+
+/**
+ * A session as JSON. Throws a `TypeError` for what isn't an object that JSON can hold, naming the attribute and not its
+ * content, and a `SessionTooLargeError`.
+ */
+export function encode(session: unknown, maxBytes: number): string {
+  if (typeof session !== 'object' || session === null || Array.isArray(session)) {
+    const kind = session === null ? 'null' : Array.isArray(session) ? 'an array' : typeof session
+    throw new TypeError(`session must be an object; received ${kind}`)
+  }
+  const text = stringify(session)
+  if (text?.[0] !== '{')
+    throw new TypeError(`session must become a JSON object; its toJSON() answers otherwise`)
+  // No character of UTF-16 takes more than three bytes of UTF-8: most sessions needn't be measured.
+  if (text.length * 3 > maxBytes) {
+    const bytes = Buffer.byteLength(text)
+    if (bytes > maxBytes) throw new SessionTooLargeError(bytes, maxBytes)
+  }
+  return text
+}
+
+function stringify(session: object): string | undefined {
+  try {
+    return JSON.stringify(session)
+  } catch (error) {
+    const attribute = Object.entries(session).find(([, value]) => !canStringify(value))?.[0]
+    const what = attribute === undefined ? 'session' : `session attribute ${JSON.stringify(attribute)}`
+    throw new TypeError(`${what} can't be stored as JSON: ${(error as Error).message}`)
+  }
+}
+
+function canStringify(value: unknown): boolean {
+  try {
+    JSON.stringify(value)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** The session that `encode` wrote: an object of the caller's own. */
+export function decode(text: string): Session {
+  return JSON.parse(text) as Session
+}

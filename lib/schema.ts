@@ -1,0 +1,263 @@
+// Applies sql/ under an advisory lock, and says what the table can do.
+import type { Connection } from './connection.js'
+import { codeOf, messageOf, SetupError, withoutSecrets } from './errors.js'
+import type { Settings } from './options.js'
+import { sql } from './sql.js'
+
+/** What the rest of the store has to know of the table. */
+export interface Table {
+  /** Schema and name, quoted. */
+  readonly name: string
+  readonly columns: ReadonlySet<string>
+  /** Rows under raw ids may be there, though ids are to be hashed: they came from older software. */
+  readonly hasRawIds: boolean
+}
+
+interface Found {
+  server: number
+  role: string
+  exists: boolean
+  schemaExists: boolean
+  columns: { name: string; type: string; needed: boolean }[]
+  missingRights: string[]
+  unique: boolean
+  idsHashed: boolean
+  hashedLongAgo: boolean
+}
+
+const oldestServer = 130_000
+
+/** What the comment on the column `id` begins with, once nothing but digests is there. */
+const hashedMark = 'SHA-256 of the session id'
+const rawMark = 'session id'
+
+/** How long after the last raw row was turned another process may still write one: a rolling deployment. */
+const hashedLately = `interval '1 day'`
+
+/** A bigger table isn't rewritten while requests wait. */
+const rewritable = 256 * 1024 * 1024
+
+const setupMs = 60_000
+
+/**
+ * Makes the table ready: creates or upgrades what is missing if `create` says so, then checks. Throws a `SetupError` that
+ * says what to run. What couldn't be upgraded but can be used is used as it is, and told to `warn`.
+ */
+export async function prepare(
+  connection: Connection,
+  settings: Settings,
+  warn: (error: Error) => void,
+): Promise<Table> {
+  const name = qualified(settings)
+  try {
+    let found = await inspect(connection, settings)
+    if (found.server < oldestServer)
+      throw new SetupError(
+        `PostgreSQL is version ${Math.floor(found.server / 10_000)}; koa-pg-store needs 13 or newer`,
+      )
+    if (found.exists) checkOurs(found, name)
+    if (settings.create && missing(found, settings).length > 0) {
+      try {
+        await connection.query(upgrade(settings), [], setupMs)
+      } catch (error) {
+        const usable = found.exists && problems(found, settings).length === 0
+        if (!usable || !['42501', '55P03'].includes(codeOf(error) ?? '')) throw error
+        const cause = withoutSecrets(error)
+        const columns = missing(found, settings).join(', ')
+        warn(
+          new SetupError(`${name} is used as it is: it lacks ${columns}, and ${hint(error, settings)}`, {
+            cause,
+          }),
+        )
+      }
+      found = await inspect(connection, settings)
+    }
+    const wrong = problems(found, settings)
+    if (wrong.length > 0) throw new SetupError(`${name} can't be used: ${wrong.join('; ')}`)
+    if (settings.create && expiryType(found) === 'timestamp without time zone')
+      warn(new SetupError(`${name} is large: at a quiet time, run ${psql('004-expiry', settings)}`))
+    return {
+      name,
+      columns: new Set(found.columns.map((column) => column.name)),
+      hasRawIds: settings.hashIds && !(found.idsHashed && found.hashedLongAgo),
+    }
+  } catch (error) {
+    if (error instanceof SetupError) throw error
+    throw new SetupError(`can't set up ${name}: ${hint(error, settings)}`, { cause: withoutSecrets(error) })
+  }
+}
+
+/** Notes at the table that it holds digests alone, so that the stores of tomorrow needn't look for raw ids. */
+export async function markHashed(connection: Connection, settings: Settings): Promise<void> {
+  const [row] = await connection.query(
+    `select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as now`,
+  )
+  const comment = literal(`${hashedMark}, and of no other since ${row?.now}`)
+  await connection.query(`comment on column ${qualified(settings)}.id is ${comment}`)
+}
+
+/** One statement, so that it is atomic over any kind of connection: the files of sql/ that are needed. */
+function upgrade(settings: Settings): string {
+  const { schema, table, hashIds } = settings
+  const relation = `to_regclass(${literal(qualified(settings))})`
+  const column = (name: string) =>
+    `(select 1 from pg_attribute where attrelid = ${relation} and attname = '${name}')`
+  const utc = `current_setting('TimeZone') in ('UTC', 'Etc/UTC', 'GMT', 'Etc/GMT')`
+  const steps: [keyof typeof sql, string][] = [
+    ['001-schema', `not exists (select from pg_namespace where nspname = ${literal(schema)})`],
+    ['002-table', `${relation} is null`],
+    ['003-columns', upgradedColumns.map((name) => `not exists ${column(name)}`).join(' or ')],
+    [
+      '004-expiry',
+      `(select atttypid = 'timestamp'::regtype from pg_attribute where attrelid = ${relation} and attname = 'expiry')` +
+        ` and (${utc} or pg_table_size(${relation}) < ${rewritable})`,
+    ],
+  ]
+  const names = { schema, table, ids: hashIds ? hashedMark : rawMark }
+  const body = steps.map(([file, condition]) => `if ${condition} then ${fill(sql[file], names)} end if;`)
+  if (!hashIds)
+    body.push(`if ${commentOnId(relation)} like '${hashedMark}%' then
+      comment on column ${qualified(settings)}.id is ${literal(rawMark)}; end if;`)
+  let tag = '$do$'
+  while (body.some((step) => step.includes(tag))) tag = tag.replace('d', 'dd')
+  return `do ${tag} begin
+    perform set_config('lock_timeout', '2s', true);
+    perform pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext('setup'));
+    ${body.join('\n')}
+  end ${tag}`
+}
+
+const upgradedColumns = ['user_id', 'created_at', 'last_access', 'version']
+
+function commentOnId(relation: string): string {
+  return `col_description(${relation}, (select attnum from pg_attribute where attrelid = ${relation} and attname = 'id'))`
+}
+
+async function inspect(connection: Connection, settings: Settings): Promise<Found> {
+  const { schema } = settings
+  const [row] = await connection.query(
+    `select json_build_object(
+      'server', current_setting('server_version_num')::int,
+      'role', current_user,
+      'schemaExists', exists (select from pg_namespace where nspname = $2::text),
+      'exists', t.oid is not null,
+      'columns', (
+        select coalesce(json_agg(json_build_object(
+          'name', attname, 'type', format_type(atttypid, null), 'needed', attnotnull and not atthasdef and attidentity = ''
+        ) order by attnum), '[]') from pg_attribute where attrelid = t.oid and attnum > 0 and not attisdropped),
+      'missingRights', (
+        select coalesce(json_agg(p), '[]') from unnest(array['select', 'insert', 'update', 'delete']) p
+        where t.oid is not null and not has_table_privilege(t.oid, p)),
+      'unique', exists (
+        select from pg_index i join pg_attribute a on a.attrelid = t.oid and a.attname = 'id'
+        where i.indrelid = t.oid and i.indisunique and i.indisvalid and i.indpred is null
+          and i.indnkeyatts = 1 and i.indkey[0] = a.attnum),
+      'idsHashed', coalesce(c.comment like '${hashedMark}%', false),
+      'hashedLongAgo', coalesce(substring(c.comment from 'since (\\S+)$')::timestamptz < now() - ${hashedLately}, true)
+    )::text as found
+    from (select to_regclass($1::text)::oid as oid) t
+    cross join lateral (select ${commentOnId('t.oid')} as comment) c`,
+    [qualified(settings), schema],
+  )
+  return JSON.parse(row?.found as string) as Found
+}
+
+/** What an upgrade would add. */
+function missing(found: Found, settings: Settings): string[] {
+  if (!found.exists) return ['the table']
+  const names = found.columns.map((column) => column.name)
+  const lacking = upgradedColumns.filter((name) => !names.includes(name))
+  if (expiryType(found) === 'timestamp without time zone') lacking.push('timestamptz for expiry')
+  if (!settings.hashIds && found.idsHashed) lacking.push('the comment that its ids are raw')
+  return lacking
+}
+
+function expiryType(found: Found): string | undefined {
+  return found.columns.find((column) => column.name === 'expiry')?.type
+}
+
+/** Keeps hands off the table of another program: connect-pg-simple's has the same name. */
+function checkOurs({ columns }: Found, name: string): void {
+  const there = columns.map((column) => column.name)
+  const absent = ['id', 'expiry', 'session'].filter((column) => !there.includes(column))
+  if (absent.length > 0)
+    throw new SetupError(
+      `${name} can't be used: it lacks ${absent.join(', ')} (it has ${there.join(', ')}). If it is another program's` +
+        ` table, choose another name by the option "table"`,
+    )
+}
+
+/** What keeps the table from being used, each with what to do. */
+function problems(found: Found, settings: Settings): string[] {
+  if (!found.schemaExists)
+    return [`schema ${quote(settings.schema)} is missing: run ${psql('001-schema', settings)}`]
+  if (!found.exists) return [`it doesn't exist: run ${psql('002-table', settings)}, or use create: true`]
+  const types = new Map(found.columns.map((column) => [column.name, column.type]))
+  const list: string[] = []
+  const type = (name: string, right: string[]): void => {
+    const is = types.get(name) ?? ''
+    if (!right.includes(is)) list.push(`column ${name} is ${is}, and must be ${right.join(' or ')}`)
+  }
+  type('id', ['text', 'character varying'])
+  type('expiry', ['timestamp with time zone', 'timestamp without time zone'])
+  type('session', ['json', 'jsonb'])
+  if (!found.unique) list.push(`id isn't unique: run alter table ${qualified(settings)} add primary key (id)`)
+  const known = ['id', 'expiry', 'session', ...upgradedColumns]
+  for (const { name, needed } of found.columns)
+    if (needed && !known.includes(name)) list.push(`column ${name} must have a default or allow null`)
+  if (settings.maxLifetime !== undefined && !types.has('created_at'))
+    list.push(
+      `maxLifetime needs the column created_at: run ${psql('003-columns', settings)}, or use create: true`,
+    )
+  if (found.missingRights.length > 0)
+    list.push(`run grant ${found.missingRights.join(', ')} on ${qualified(settings)} to ${quote(found.role)}`)
+  return list
+}
+
+/** What PostgreSQL said, and what to do about it. */
+function hint(error: unknown, settings: Settings): string {
+  const advice: Record<string, string> = {
+    '28P01': 'check user and password of the connection',
+    '28000': 'check user and password of the connection, and pg_hba.conf',
+    '3D000': 'create the database, or name another in the connection',
+    '42501': `run as the owner: ${psql('001-schema', settings)} (if the schema is missing), ${psql('002-table', settings)}, or for a table of koa-pg-session ${psql('003-columns', settings)}, and grant select, insert, update, delete on it`,
+    '55P03': 'another session holds a lock on the table; it will be tried again',
+    ECONNREFUSED: 'is PostgreSQL running, and are host and port right?',
+    ENOTFOUND: 'check the host of the connection',
+    ENOENT: 'check the path of the unix socket',
+  }
+  const code = codeOf(error) ?? (error instanceof AggregateError ? codeOf(error.errors[0]) : undefined)
+  const what = code === undefined ? undefined : advice[code]
+  return what === undefined ? messageOf(error) : `${messageOf(error)}: ${what}`
+}
+
+function psql(file: keyof typeof sql, { schema, table, hashIds }: Settings): string {
+  const variables = { schema, table, ids: hashIds ? hashedMark : rawMark }
+  const used = Object.entries(variables).filter(([name]) => new RegExp(`:['"]${name}['"]`).test(sql[file]))
+  return `psql ${used.map(([name, value]) => `-v ${name}=${/^\w+$/.test(value) ? value : `'${value}'`}`).join(' ')} -f sql/${file}.sql`
+}
+
+/** Fills in a file's variables as psql does: :"name" an identifier, :'name' a string. */
+export function fill(text: string, values: Record<string, string>): string {
+  return text.replace(/:(["'])(\w+)\1/g, (all, mark: string, name: string) => {
+    const value = values[name]
+    if (value === undefined) return all
+    return mark === '"' ? quote(value) : literal(value)
+  })
+}
+
+/** Schema and table, quoted. */
+export function qualified({ schema, table }: { schema: string; table: string }): string {
+  return `${quote(schema)}.${quote(table)}`
+}
+
+function quote(identifier: string): string {
+  return `"${identifier.replaceAll('"', '""')}"`
+}
+
+function literal(text: string): string {
+  // Holds whatever standard_conforming_strings says.
+  return text.includes('\\')
+    ? `e'${text.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
+    : `'${text.replaceAll("'", "''")}'`
+}

@@ -1,0 +1,212 @@
+// PgStore: the only room that knows the others.
+import { EventEmitter } from 'node:events'
+import { type Connection, connect, within } from './connection.js'
+import { codeOf, DatabaseError, SetupError, withoutSecrets } from './errors.js'
+import { hashIds } from './hash-ids.js'
+import { readOptions, type Settings } from './options.js'
+import { Queries } from './queries.js'
+import { checkId, decode, digest, encode, lifetime, newId, rawId } from './record.js'
+import { prepare } from './schema.js'
+import type { ConnectionSource, PgStoreOptions, Session, Ttl, Yieldable } from './types.js'
+import { yieldable } from './yieldable.js'
+
+/** What the store has once the table is ready. */
+interface Ready {
+  readonly queries: Queries
+  readonly hasRawIds: boolean
+}
+
+/** The table or one of its columns went away, or its type changed: what setup found out isn't true any more. */
+const tableChanged = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
+
+/**
+ * Events: `connect` once the table is ready (again, where it had to be set up again); `warning` with an `Error` that
+ * nobody could be given, such as the loss of an idle connection. There is no `disconnect` and no `error`.
+ */
+interface Events {
+  connect: []
+  warning: [Error]
+}
+
+/**
+ * Keeps sessions in PostgreSQL, for koa-generic-session (`session({ store })`) and koa-session (`session({ store }, app)`).
+ *
+ * Makes its table at the first use, and tries again at the next if it couldn't. Every method rejects with a
+ * `DatabaseError` or `SetupError` when the database can't be asked, within the time that a connection and a statement may
+ * take (5 and 10 seconds, unless the connection's `connectionTimeoutMillis` and `query_timeout` say otherwise), and works
+ * again as soon as the database does.
+ */
+export class PgStore extends EventEmitter<Events> {
+  readonly #settings: Settings
+  readonly #connection: Connection
+  readonly #stop = new AbortController()
+  #ready: Ready | undefined
+  #setup: Promise<Ready> | undefined
+  #hashing: Promise<void> | undefined
+  #closing: Promise<void> | undefined
+  /** Calls under way; `close()` waits for them. */
+  #calls = 0
+  #idle: (() => void) | undefined
+
+  /**
+   * Does no I/O. Throws a `TypeError` or a `RangeError`, naming the option and what it received, for what it can't use.
+   */
+  constructor(connection: ConnectionSource, options?: PgStoreOptions) {
+    super()
+    this.#settings = readOptions(options)
+    this.#connection = connect(connection, (error) => this.#warn(error))
+  }
+
+  /**
+   * Makes the table ready: creates or upgrades it, or with `create: false` checks it. Not needed: the first use does it.
+   * Call it at start to learn early that something is wrong. Rejects with a `SetupError` that says what to run.
+   */
+  async setup(): Promise<void> {
+    await this.#call('set up the session table', () => this.#prepare())
+  }
+
+  /**
+   * The session under this id, or `undefined` if there is none or it has expired; an object of the caller's own.
+   * Ignores the further arguments that koa-session gives.
+   */
+  get(sid: string, ..._: unknown[]): Yieldable<Session | undefined> {
+    return yieldable(
+      this.#use(sid, 'read', async (queries, id) => {
+        const text = await queries.read(id)
+        return text === undefined ? undefined : decode(text)
+      }),
+    )
+  }
+
+  /**
+   * Saves a session for `ttl` ms from now; when it resolves, that is committed. Creates it or replaces what was there,
+   * except for a session that was destroyed: that stays so, and nothing is written. An id is not free again until an
+   * hour after `destroy`. Rejects with a `TypeError` for what isn't an object that JSON can hold and a
+   * `SessionTooLargeError` above `maxBytes`; the stored session is then as it was.
+   */
+  set(sid: string, session: object, ttl?: Ttl, ..._: unknown[]): Yieldable<void> {
+    // Encoded at once: the caller may change the object as soon as the call has returned (promise 7).
+    return yieldable(this.#set(sid, session, ttl))
+  }
+
+  async #set(sid: string, session: object, ttl: Ttl): Promise<void> {
+    checkId(sid)
+    if (!this.#settings.hashIds && rawId(sid) === undefined)
+      throw new RangeError('session id has more than 1024 characters, a NUL, or the form of a stored digest')
+    const text = encode(session, this.#settings.maxBytes)
+    const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
+    await this.#use(sid, 'write', (queries, id) => queries.write(id, text, ms))
+  }
+
+  /** Moves a live session's expiry to `ttl` ms from now, never back. What isn't there stays so. */
+  async touch(sid: string, ttl?: Ttl): Promise<void> {
+    const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
+    await this.#use(sid, 'touch', (queries, id) => queries.touch(id, ms))
+  }
+
+  /** Ends a session; nothing brings it back. What isn't there stays so. */
+  destroy(sid: string, ..._: unknown[]): Yieldable<void> {
+    return yieldable(this.#use(sid, 'destroy', (queries, id) => queries.destroy(id)))
+  }
+
+  /** Saves a new session under an id of 192 random bits and answers the id. */
+  async create(session: object, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
+    const sid = newId()
+    await this.#set(sid, session, ttl)
+    return sid
+  }
+
+  /** How many sessions are alive. */
+  count(): Promise<number> {
+    return this.#call('count the sessions', async () => (await this.#whenReady()).queries.count())
+  }
+
+  /**
+   * Waits for the calls under way, then ends the connections that the store opened itself. May be called twice. What is
+   * called later rejects.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #close(): Promise<void> {
+    this.#stop.abort()
+    if (this.#calls > 0)
+      await new Promise<void>((resolve) => {
+        this.#idle = resolve
+      })
+    await Promise.allSettled([this.#setup, this.#hashing])
+    await this.#connection.end()
+  }
+
+  /** Runs what concerns one session: with the table ready, under the id that the table has for it. */
+  async #use<T>(
+    sid: string,
+    what: string,
+    work: (queries: Queries, id: string) => Promise<T>,
+  ): Promise<T | undefined> {
+    checkId(sid)
+    const raw = rawId(sid)
+    const id = this.#settings.hashIds ? digest(sid) : raw
+    // Nothing is stored under such an id, and nothing has to be asked.
+    if (id === undefined) return undefined
+    const run = async (): Promise<T> => {
+      const { queries, hasRawIds } = await this.#whenReady()
+      if (hasRawIds && raw !== undefined) await queries.turn(raw, id)
+      return work(queries, id)
+    }
+    return this.#call(`${what} the session`, run, [sid, id])
+  }
+
+  async #call<T>(what: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
+    if (this.#closing !== undefined) throw new Error(`can't ${what}: the session store is closed`)
+    this.#calls++
+    try {
+      return await work()
+    } catch (error) {
+      if (error instanceof SetupError) throw error
+      // Set up again at the next use: somebody may just have mended or moved the table.
+      if (tableChanged.has(codeOf(error) ?? '')) this.#ready = undefined
+      const cause = withoutSecrets(error, secrets)
+      throw new DatabaseError(`can't ${what}: ${cause.message}`, { cause })
+    } finally {
+      this.#calls--
+      if (this.#calls === 0) this.#idle?.()
+    }
+  }
+
+  /** What setup finds out; waits for it no longer than a connection may take. */
+  async #whenReady(): Promise<Ready> {
+    return (
+      this.#ready ?? within(this.#prepare(), this.#connection.connectMs, 'the session table is not ready')
+    )
+  }
+
+  /** One attempt at a time, whoever asks; a failed one is forgotten. */
+  #prepare(): Promise<Ready> {
+    this.#setup ??= this.#attempt().finally(() => {
+      this.#setup = undefined
+    })
+    return this.#setup
+  }
+
+  async #attempt(): Promise<Ready> {
+    const warn = (error: Error): void => this.#warn(error)
+    const table = await prepare(this.#connection, this.#settings, warn)
+    const queries = new Queries(this.#connection, table, this.#settings.maxLifetime)
+    this.#ready = { queries, hasRawIds: table.hasRawIds }
+    if (table.hasRawIds && this.#settings.create)
+      this.#hashing ??= hashIds(this.#connection, this.#settings, this.#stop.signal, warn)
+    this.emit('connect')
+    return this.#ready
+  }
+
+  #warn(error: Error): void {
+    this.emit('warning', error)
+  }
+}

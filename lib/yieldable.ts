@@ -1,0 +1,14 @@
+// Promises that generators can yield and delegate to.
+import type { Yieldable } from './types.js'
+
+function* delegate<T>(this: Promise<T>): Generator<Promise<T>, T, T> {
+  return yield this
+}
+
+/**
+ * Gives a promise the iterator that `yield*` needs. The promise itself, not a subclass: `await` takes its short way for
+ * native promises alone.
+ */
+export function yieldable<T>(promise: Promise<T>): Yieldable<T> {
+  return Object.assign(promise, { [Symbol.iterator]: delegate<T> })
+}

@@ -1,0 +1,9 @@
+-- Makes `expiry` of a koa-pg-session table a timestamptz, so that no TimeZone setting moves it.
+--
+--   psql -v schema=public -v table=session -f sql/004-expiry.sql
+--
+-- The times are read in the TimeZone of the session that runs this, which has to be the one that koa-pg-session's
+-- connections have (as a rule the server's own). Where that is UTC it takes a moment; elsewhere the table is
+-- rewritten, about a second for a million sessions, and nobody reads or writes it meanwhile.
+
+alter table :"schema".:"table" alter column expiry type timestamptz;

@@ -1,0 +1,24 @@
+-- Turns raw session ids, as koa-pg-session stores them, into digests: `sha256:` and the SHA-256 in base64url.
+-- Works on the rows between two places in the table, so that a big one can be done in parts; answers how many it turned.
+--
+--   psql -v schema=public -v table=session -v first='(0,0)' -v after='(4294967295,0)' -f sql/005-hash-ids.sql
+--
+-- Only for a table that no koa-pg-session and no store with `hashIds: false` uses any more: they'd not find the sessions.
+-- A raw row whose digest is there already is older than it, and goes.
+
+with raw as (
+  select ctid, id,
+    'sha256:' || rtrim(translate(encode(sha256(convert_to(id, 'UTF8')), 'base64'), '+/', '-_'), '=') as digest
+  from :"schema".:"table"
+  where ctid >= :'first'::tid and ctid < :'after'::tid and id !~ '^sha256:[A-Za-z0-9_-]{43}$'
+  for update
+), gone as (
+  delete from :"schema".:"table" t using raw
+  where t.ctid = raw.ctid and exists (select from :"schema".:"table" d where d.id = raw.digest)
+  returning 1
+), turned as (
+  update :"schema".:"table" t set id = raw.digest from raw
+  where t.ctid = raw.ctid and not exists (select from :"schema".:"table" d where d.id = raw.digest)
+  returning 1
+)
+select ((select count(*) from gone) + (select count(*) from turned))::float8 as turned;
