@@ -1,7 +1,6 @@
 // The four forms of `connection` as one: runs a statement, with an end to every wait.
-import pg, { type Pool, type PoolClient, type PoolConfig } from 'pg'
-import { codeOf } from './errors.js'
-import { describe } from './options.js'
+import pg, { type Pool, type PoolClient, type PoolConfig, type QueryConfig } from 'pg'
+import { codeOf, describe } from './errors.js'
 import type { ConnectionSource, QueryFunction, Row } from './types.js'
 
 /** How long a connection may take, where neither pool nor configuration says. */
@@ -92,23 +91,27 @@ class PoolConnection implements Connection {
     pool.on('error', warn)
   }
 
-  async query(text: string, values: readonly unknown[] = [], within = this.#statementMs): Promise<Row[]> {
-    const client = await this.#acquire()
-    let lost: Error | undefined
-    // pg rejects the query too; the listener keeps the event from ending the process.
-    const onError = (error: Error): void => {
-      lost = error
-    }
-    client.on('error', onError)
-    try {
-      const statement = { text, values: [...values], query_timeout: within }
-      return (await client.query<Row>(statement)).rows
-    } catch (error) {
-      if (!isStatementError(error)) lost ??= error as Error
-      throw error
-    } finally {
-      client.off('error', onError)
-      client.release(lost)
+  async query(text: string, values: readonly unknown[] = [], ms = this.#statementMs): Promise<Row[]> {
+    for (let attempt = 1; ; attempt++) {
+      const client = await this.#acquire()
+      let lost: Error | undefined
+      // pg rejects the query too; the listener keeps the event from ending the process.
+      const onError = (error: Error): void => {
+        lost = error
+      }
+      client.on('error', onError)
+      try {
+        return (await client.query<Row>({ text, values: [...values], query_timeout: ms } as QueryConfig)).rows
+      } catch (error) {
+        if (!isStatementError(error)) lost ??= error as Error
+        if (attempt > this.#pool.options.max || lost === undefined || !canRepeat(text, error as Error))
+          throw error
+      } finally {
+        client.off('error', onError)
+        client.release(lost)
+      }
+      // The server closes many connections at once, each in its own time: at most all of them. Let the pool hear first.
+      await new Promise((resolve) => setImmediate(resolve))
     }
   }
 
@@ -120,9 +123,9 @@ class PoolConnection implements Connection {
         late = true
         reject(new Error(`no connection to PostgreSQL within ${this.connectMs} ms`))
       }, this.connectMs)
-      this.#pool.connect((error, client, release) => {
+      this.#pool.connect((error, client) => {
         clearTimeout(timer)
-        if (late) release()
+        if (late) client?.release()
         else if (client === undefined) reject(error ?? new Error('the pool gave no connection'))
         else resolve(client)
       })
@@ -159,6 +162,15 @@ class FunctionConnection implements Connection {
 function isStatementError(error: unknown): boolean {
   // A former primary refuses writes until the connection is given up (25006).
   return error instanceof Error && Reflect.get(error, 'severity') === 'ERROR' && codeOf(error) !== '25006'
+}
+
+/**
+ * Whether a statement may be sent again over another connection after this one was lost, as happens to one that the pool
+ * hands out while the server is closing it: it only reads, or it was certainly not executed.
+ */
+function canRepeat(text: string, error: Error): boolean {
+  if (error.message === 'Query read timeout') return false
+  return text.startsWith('select') || codeOf(error) === '57P01'
 }
 
 /** The promise, or an error after `ms`. */

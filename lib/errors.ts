@@ -34,13 +34,16 @@ export class DatabaseError extends Error {
 
 const kept = ['code', 'severity', 'hint', 'schema', 'table', 'column', 'constraint', 'routine'] as const
 
+/** What is shorter may stand in any message, and protects nobody. */
+const shortestSecret = 8
+
 /**
  * A copy of a driver's error without what may hold ids or sessions: PostgreSQL's `detail` and `where` quote values, and
  * other drivers hang statement and parameters on their errors.
  */
 export function withoutSecrets(error: unknown, secrets: readonly string[] = []): Error {
   let message = messageOf(error)
-  for (const secret of secrets) if (secret !== '') message = message.replaceAll(secret, '…')
+  for (const secret of secrets) if (secret.length >= shortestSecret) message = message.replaceAll(secret, '…')
   const copy = new Error(message)
   if (!(error instanceof Error)) return copy
   copy.name = error.name
@@ -65,4 +68,14 @@ export function messageOf(error: unknown): string {
 export function codeOf(error: unknown): string | undefined {
   const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined
   return typeof code === 'string' ? code : undefined
+}
+
+/** A value as an error names it. */
+export function describe(value: unknown): string {
+  if (typeof value === 'string')
+    return `${JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value)} (a string)`
+  if (Array.isArray(value)) return 'an array'
+  if (typeof value === 'object' && value !== null) return 'an object'
+  if (typeof value === 'function') return 'a function'
+  return String(value)
 }

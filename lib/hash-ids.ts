@@ -1,7 +1,7 @@
 // Turns the raw ids of a table that comes from koa-pg-session into digests, in the background, in parts.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Connection } from './connection.js'
-import { messageOf, withoutSecrets } from './errors.js'
+import { messageOf } from './errors.js'
 import type { Settings } from './options.js'
 import { fill, markHashed, qualified } from './schema.js'
 import { sql } from './sql.js'
@@ -28,12 +28,7 @@ export async function hashIds(
         return await markHashed(connection, settings)
     } catch (error) {
       if (signal.aborted) return
-      const cause = withoutSecrets(error)
-      warn(
-        new Error(`not all session ids are hashed yet, it goes on in a minute: ${messageOf(error)}`, {
-          cause,
-        }),
-      )
+      warn(new Error(`not all session ids are hashed yet, it goes on in a minute: ${messageOf(error)}`))
     }
     // An aborted pause is the end, not an error.
     await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => undefined)

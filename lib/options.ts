@@ -1,4 +1,5 @@
 // The options: their defaults, their checks, and a frozen copy that the rest of the store reads.
+import { describe } from './errors.js'
 import type { PgStoreOptions } from './types.js'
 
 /** The options as the store uses them. */
@@ -66,14 +67,4 @@ function wrong(name: string, right: string, value: unknown): never {
 
 function outOfRange(name: string, right: string, value: unknown): never {
   throw new RangeError(`option "${name}" must be ${right}; received ${describe(value)}`)
-}
-
-/** A value as an error names it. */
-export function describe(value: unknown): string {
-  if (typeof value === 'string')
-    return `${JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value)} (a string)`
-  if (Array.isArray(value)) return 'an array'
-  if (typeof value === 'object' && value !== null) return 'an object'
-  if (typeof value === 'function') return 'a function'
-  return String(value)
 }

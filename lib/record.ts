@@ -1,6 +1,6 @@
 // A session and its id on their way into a row and out of it: pure functions, no I/O.
 import { hash, randomBytes } from 'node:crypto'
-import { SessionTooLargeError } from './errors.js'
+import { describe, SessionTooLargeError } from './errors.js'
 import type { Session, Ttl } from './types.js'
 
 const century = 100 * 365.25 * 24 * 60 * 60 * 1000
@@ -41,9 +41,7 @@ export function lifetime(ttl: Ttl, fallback: number, maxLifetime = century): num
   if (ttl === undefined || ttl === null || ttl === 'session' || Number.isNaN(ttl))
     return Math.min(fallback, maxLifetime)
   if (typeof ttl !== 'number')
-    throw new TypeError(
-      `ttl must be a number of milliseconds; received ${JSON.stringify(ttl)} (${typeof ttl})`,
-    )
+    throw new TypeError(`ttl must be a number of milliseconds; received ${describe(ttl)}`)
   return Math.max(0, Math.min(Math.ceil(ttl), maxLifetime, century))
 }
 
@@ -86,7 +84,8 @@ function canStringify(value: unknown): boolean {
   }
 }
 
-/** The session that `encode` wrote: an object of the caller's own. */
-export function decode(text: string): Session {
-  return JSON.parse(text) as Session
+/** The session that `encode` wrote: an object of the caller's own. Other software may have written no object at all. */
+export function decode(text: string): Session | undefined {
+  const value: unknown = JSON.parse(text)
+  return typeof value === 'object' && value !== null ? (value as Session) : undefined
 }

@@ -56,26 +56,24 @@ export async function prepare(
         `PostgreSQL is version ${Math.floor(found.server / 10_000)}; koa-pg-store needs 13 or newer`,
       )
     if (found.exists) checkOurs(found, name)
+    let refusal: unknown
     if (settings.create && missing(found, settings).length > 0) {
-      try {
-        await connection.query(upgrade(settings), [], setupMs)
-      } catch (error) {
-        const usable = found.exists && problems(found, settings).length === 0
-        if (!usable || !['42501', '55P03'].includes(codeOf(error) ?? '')) throw error
-        const cause = withoutSecrets(error)
-        const columns = missing(found, settings).join(', ')
-        warn(
-          new SetupError(`${name} is used as it is: it lacks ${columns}, and ${hint(error, settings)}`, {
-            cause,
-          }),
-        )
-      }
+      refusal = await connection.query(upgrade(settings), [], setupMs).then(
+        () => undefined,
+        (error) => error,
+      )
       found = await inspect(connection, settings)
     }
     const wrong = problems(found, settings)
-    if (wrong.length > 0) throw new SetupError(`${name} can't be used: ${wrong.join('; ')}`)
-    if (settings.create && expiryType(found) === 'timestamp without time zone')
-      warn(new SetupError(`${name} is large: at a quiet time, run ${psql('004-expiry', settings)}`))
+    if (wrong.length > 0) throw refusal ?? new SetupError(`${name} can't be used: ${wrong.join('; ')}`)
+    const lacking = settings.create ? missing(found, settings) : []
+    if (lacking.length > 0) {
+      const why =
+        refusal === undefined
+          ? `it is large: at a quiet time, run ${psql('004-expiry', settings)}`
+          : hint(refusal, settings)
+      warn(new SetupError(`${name} is used as it is, without ${lacking.join(', ')}: ${why}`))
+    }
     return {
       name,
       columns: new Set(found.columns.map((column) => column.name)),

@@ -62,18 +62,18 @@ export class PgStore extends EventEmitter<Events> {
    * Call it at start to learn early that something is wrong. Rejects with a `SetupError` that says what to run.
    */
   async setup(): Promise<void> {
-    await this.#call('set up the session table', () => this.#prepare())
+    await this.#call('set up the session table', async () => this.#ready ?? this.#prepare())
   }
 
   /**
    * The session under this id, or `undefined` if there is none or it has expired; an object of the caller's own.
-   * Ignores the further arguments that koa-session gives.
+   * `T` is what the caller knows of its attributes; nothing checks it. Ignores the further arguments of koa-session.
    */
-  get(sid: string, ..._: unknown[]): Yieldable<Session | undefined> {
+  get<T extends object = Session>(sid: string, ..._: unknown[]): Yieldable<T | undefined> {
     return yieldable(
       this.#use(sid, 'read', async (queries, id) => {
         const text = await queries.read(id)
-        return text === undefined ? undefined : decode(text)
+        return text === undefined ? undefined : (decode(text) as T | undefined)
       }),
     )
   }
@@ -95,7 +95,7 @@ export class PgStore extends EventEmitter<Events> {
       throw new RangeError('session id has more than 1024 characters, a NUL, or the form of a stored digest')
     const text = encode(session, this.#settings.maxBytes)
     const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
-    await this.#use(sid, 'write', (queries, id) => queries.write(id, text, ms))
+    await this.#use(sid, 'write', (queries, id) => queries.write(id, text, ms), text)
   }
 
   /** Moves a live session's expiry to `ttl` ms from now, never back. What isn't there stays so. */
@@ -149,6 +149,7 @@ export class PgStore extends EventEmitter<Events> {
     sid: string,
     what: string,
     work: (queries: Queries, id: string) => Promise<T>,
+    text = '',
   ): Promise<T | undefined> {
     checkId(sid)
     const raw = rawId(sid)
@@ -160,7 +161,7 @@ export class PgStore extends EventEmitter<Events> {
       if (hasRawIds && raw !== undefined) await queries.turn(raw, id)
       return work(queries, id)
     }
-    return this.#call(`${what} the session`, run, [sid, id])
+    return this.#call(`${what} the session`, run, [sid, id, text])
   }
 
   async #call<T>(what: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
@@ -207,6 +208,6 @@ export class PgStore extends EventEmitter<Events> {
   }
 
   #warn(error: Error): void {
-    this.emit('warning', error)
+    this.emit('warning', error instanceof SetupError ? error : withoutSecrets(error))
   }
 }

@@ -32,7 +32,7 @@ export type Ttl = number | 'session' | null | undefined
  * A promise that generators may `yield` and, by its iterator, delegate to with `yield*`: the calling conventions of
  * `koa-generic-session` 1 and of `koa-pg-session`.
  */
-export type Yieldable<T> = Promise<T> & { [Symbol.iterator](): Generator<Promise<T>, T, T> }
+export type Yieldable<T> = Promise<T> & { [Symbol.iterator](): Generator<Promise<T>, T, unknown> }
 
 /** Options of `PgStore`; each is checked when the store is made. All durations are in milliseconds. */
 export interface PgStoreOptions {

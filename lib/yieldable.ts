@@ -1,8 +1,8 @@
 // Promises that generators can yield and delegate to.
 import type { Yieldable } from './types.js'
 
-function* delegate<T>(this: Promise<T>): Generator<Promise<T>, T, T> {
-  return yield this
+function* delegate<T>(this: Promise<T>): Generator<Promise<T>, T, unknown> {
+  return (yield this) as T
 }
 
 /**

@@ -1,0 +1,237 @@
+import { expect } from 'chai'
+import { PgStore, type PgStoreOptions } from '../lib/index.js'
+import { digest } from '../lib/record.js'
+import { message, start } from './helpers/processes.js'
+import { rejection } from './helpers/rejection.js'
+import { at, freshDatabase, sql } from './helpers/server.js'
+import { until } from './helpers/until.js'
+
+const types = ['timestamp', 'timestamptz'] as const
+
+/** A table as koa-pg-session makes it, or somebody made for it, with `rows` sessions. */
+async function oldTable(type: string, rows = 3): Promise<string> {
+  const url = await freshDatabase()
+  await sql(
+    url,
+    `create table session (id text not null primary key, expiry ${type} not null, session json, tenant int default 7);
+     insert into session (id, expiry, session)
+       select 'koa:sess:' || n, now() + '1 hour', json_build_object('n', n) from generate_series(1, ${rows}) n;
+     insert into session (id, expiry, session) values ('koa:sess:expired', now() - interval '1 second', '{}')`,
+  )
+  return url
+}
+
+async function withStore(
+  url: string,
+  options: PgStoreOptions,
+  use: (store: PgStore, warnings: string[]) => Promise<unknown>,
+): Promise<void> {
+  const store = new PgStore(url, options)
+  const warnings: string[] = []
+  store.on('warning', (error) => warnings.push(error.message))
+  try {
+    await use(store, warnings)
+  } finally {
+    await store.close()
+  }
+}
+
+const rawIds = (url: string) => sql(url, `select id from session where id not like 'sha256:%'`)
+
+describe('a table of koa-pg-session', () => {
+  for (const type of types) {
+    it(`is used as it is with create: false (${type})`, async () => {
+      const url = await oldTable(type)
+      const columns = `select attname, atttypid::regtype from pg_attribute where attrelid = 'session'::regclass and attnum > 0`
+      const before = await sql(url, columns)
+      await withStore(url, { create: false, hashIds: false }, async (store) => {
+        expect(await store.get('koa:sess:1')).to.deep.equal({ n: 1 })
+        expect(await store.get('koa:sess:expired')).to.equal(undefined)
+        await store.set('koa:sess:1', { n: 'new' }, 600_000)
+        await store.set('koa:sess:new', { n: 4 }, 600_000)
+        await store.touch('koa:sess:2', 7_200_000)
+        await store.destroy('koa:sess:3')
+        await store.set('koa:sess:3', { late: true })
+        expect(await store.get('koa:sess:1')).to.deep.equal({ n: 'new' })
+        expect(await store.get('koa:sess:3')).to.equal(undefined)
+        expect(await store.count()).to.equal(3)
+      })
+      expect(await sql(url, columns)).to.deep.equal(before)
+      const [row] = await sql(
+        url,
+        `select extract(epoch from expiry::timestamptz - now())::float8 as left, tenant from session where id = 'koa:sess:2'`,
+      )
+      expect(row?.left).to.be.within(7_000, 7_200)
+      expect(row?.tenant).to.equal(7)
+    })
+
+    it(`is upgraded in place with create: true and hashIds: false (${type})`, async () => {
+      const url = await oldTable(type)
+      await withStore(url, { hashIds: false }, async (store, warnings) => {
+        expect(await store.get('koa:sess:2')).to.deep.equal({ n: 2 })
+        expect(await store.count()).to.equal(3)
+        expect(warnings).to.deep.equal([])
+      })
+      const names = await sql(
+        url,
+        `select attname || ' ' || format_type(atttypid, null) as c from pg_attribute where attrelid = 'session'::regclass and attnum > 0 order by attnum`,
+      )
+      expect(names.map(({ c }) => c)).to.deep.equal([
+        'id text',
+        'expiry timestamp with time zone',
+        'session json',
+        'tenant integer',
+        'user_id text',
+        'created_at timestamp with time zone',
+        'last_access timestamp with time zone',
+        'version bigint',
+      ])
+      expect(await rawIds(url)).to.have.length(4)
+    })
+
+    it(`loses nobody when its ids are hashed (${type})`, async () => {
+      const url = await oldTable(type, 5_000)
+      await withStore(url, {}, async (store) => {
+        // Some before their row is turned, some after, some while it is.
+        const found = await Promise.all(
+          Array.from({ length: 500 }, (_, i) => store.get(`koa:sess:${5_000 - i * 10}`)),
+        )
+        expect(found.map((session) => session?.n)).to.deep.equal(
+          Array.from({ length: 500 }, (_, i) => 5_000 - i * 10),
+        )
+        await until(async () => (await rawIds(url)).length === 0)
+        expect(await store.get('koa:sess:1')).to.deep.equal({ n: 1 })
+        expect(await store.count()).to.equal(5_000)
+        const [row] = await sql(url, 'select session, tenant from session where id = $1', [
+          digest('koa:sess:17'),
+        ])
+        expect(row).to.deep.equal({ session: { n: 17 }, tenant: 7 })
+      })
+    })
+  }
+
+  it('keeps working for a process of the old software while it is upgraded', async () => {
+    const url = await freshDatabase()
+    const child = start('old-software.js', [url])
+    try {
+      expect(await message(child)).to.equal('under way')
+      const sids: string[] = []
+      await withStore(url, { hashIds: false }, async (store) => {
+        for (let n = 0; n < 100; n++) sids.push(await store.create({ n }))
+        expect(await store.get('koa:sess:old-0')).to.have.property('n')
+        await sql(url, `select pg_sleep(0.2)`)
+        child.send('stop')
+        const { sessions, errors } = await message<{ sessions: Record<string, number>; errors: string[] }>(
+          child,
+        )
+        expect(errors).to.deep.equal([])
+        expect(Object.keys(sessions)).to.have.length(200)
+        for (const [sid, n] of Object.entries(sessions)) expect(await store.get(sid)).to.deep.equal({ n })
+        for (const [n, sid] of sids.entries()) expect(await store.get(sid)).to.deep.equal({ n })
+      })
+    } finally {
+      child.kill()
+    }
+  })
+
+  it('never opens a session to a digest, before, while and after ids are hashed', async () => {
+    const url = await oldTable('timestamptz', 2_000)
+    const digests = Array.from({ length: 2_000 }, (_, i) => digest(`koa:sess:${i + 1}`))
+    for (const create of [false, true])
+      await withStore(url, { create }, async (store) => {
+        await store.get('koa:sess:1')
+        for (let i = 0; i < 2_000; i += 50) {
+          const opened = await Promise.all(digests.slice(i, i + 50).map((id) => store.get(id)))
+          expect(opened.filter(Boolean)).to.deep.equal([])
+        }
+        if (create) await until(async () => (await rawIds(url)).length === 0)
+        const stored = await sql<{ id: string }>(url, `select id from session where id like 'sha256:%'`)
+        for (const { id } of stored.slice(0, 200)) {
+          expect(await store.get(id)).to.equal(undefined)
+          await store.destroy(id)
+        }
+      })
+    await withStore(url, { hashIds: false, create: false }, async (store) => {
+      expect(await store.get(digest('koa:sess:1'))).to.equal(undefined)
+      expect((await rejection(store.set(digest('koa:sess:1'), {}))).message).to.match(
+        /form of a stored digest/,
+      )
+    })
+    await withStore(url, {}, async (store) => {
+      await store.set(digest('koa:sess:1'), { forged: true })
+      expect(await store.get('koa:sess:1')).to.deep.equal({ n: 1 })
+    })
+  })
+
+  it('lets every call find a row that is not turned yet', async () => {
+    const url = await oldTable('timestamptz')
+    await withStore(url, { create: false }, async (store) => {
+      await store.set('koa:sess:1', { n: 'saved' })
+      await store.touch('koa:sess:2', 7_200_000)
+      await store.destroy('koa:sess:3')
+      expect(await rawIds(url)).to.deep.equal([{ id: 'koa:sess:expired' }])
+      expect(await store.get('koa:sess:1')).to.deep.equal({ n: 'saved' })
+      expect(await store.get('koa:sess:3')).to.equal(undefined)
+      // The old software's late save of a session that was destroyed.
+      await sql(
+        url,
+        `insert into session (id, expiry, session) values ('koa:sess:3', now() + '1 hour', '{"late": true}')`,
+      )
+      expect(await store.get('koa:sess:3')).to.equal(undefined)
+      expect(await rawIds(url)).to.deep.equal([{ id: 'koa:sess:expired' }])
+    })
+  })
+
+  it('notes when only digests are left, and looks for raw ids a day longer', async () => {
+    const url = await oldTable('timestamptz', 0)
+    await sql(url, 'delete from session')
+    const comment = async () =>
+      (await sql<{ c: string | null }>(url, `select col_description('session'::regclass, 1) as c`))[0]?.c
+    await withStore(url, {}, async (store) => {
+      await store.setup()
+      await until(async () => (await comment()) !== null)
+    })
+    expect(await comment()).to.match(
+      /^SHA-256 of the session id, and of no other since 20\d\d-\d\d-\d\dT[\d:]+Z$/,
+    )
+    const late = `insert into session (id, expiry, session) values ('koa:sess:late', now() + '1 hour', '{}') on conflict do nothing`
+    await sql(url, late)
+    await withStore(url, {}, async (store) => expect(await store.get('koa:sess:late')).to.deep.equal({}))
+    await sql(
+      url,
+      `comment on column session.id is 'SHA-256 of the session id, and of no other since 2020-01-01T00:00:00Z'; delete from session`,
+    )
+    await sql(url, late)
+    await withStore(url, {}, async (store) => expect(await store.get('koa:sess:late')).to.equal(undefined))
+    // A store that keeps raw ids takes the note away.
+    await withStore(url, { hashIds: false }, async (store) =>
+      expect(await store.get('koa:sess:late')).to.deep.equal({}),
+    )
+    expect(await comment()).to.equal('session id')
+    await withStore(url, {}, async (store) => expect(await store.get('koa:sess:late')).to.deep.equal({}))
+  })
+
+  it('is used as it is, with a warning, by a role that may not alter it', async () => {
+    const url = await oldTable('timestamp')
+    await sql(
+      url,
+      `do $$ begin if not exists (select from pg_roles where rolname = 'not_owner') then create role not_owner login password 'pw'; end if; end $$; grant select, insert, update, delete on session to not_owner`,
+    )
+    const asRole = at(url, { user: 'not_owner', password: 'pw' })
+    await withStore(asRole, { hashIds: false }, async (store, warnings) => {
+      expect(await store.get('koa:sess:1')).to.deep.equal({ n: 1 })
+      expect(warnings).to.have.length(1)
+      expect(warnings[0]).to.match(
+        /used as it is, without user_id, created_at, last_access, version, timestamptz for expiry: must be owner of table session: run as the owner: .*-f sql\/003-columns.sql/,
+      )
+    })
+    await withStore(asRole, { hashIds: false, maxLifetime: 1_000 }, async (store) => {
+      expect((await rejection(store.setup())).message).to.match(/must be owner of table session/)
+    })
+    await withStore(asRole, { hashIds: false, create: false, maxLifetime: 1_000 }, async (store) => {
+      expect((await rejection(store.setup())).message).to.match(
+        /maxLifetime needs the column created_at: run psql -v schema=public -v table=session -f sql\/003-columns.sql/,
+      )
+    })
+  })
+})

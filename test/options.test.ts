@@ -1,0 +1,108 @@
+import { expect } from 'chai'
+import pg from 'pg'
+import { type ConnectionSource, PgStore, type PgStoreOptions } from '../lib/index.js'
+
+const url = 'postgres://user:secret@localhost/app'
+
+describe('new PgStore', () => {
+  const cases: [PgStoreOptions | unknown, typeof TypeError | typeof RangeError, string][] = [
+    [null, TypeError, 'options must be an object; received null'],
+    ['public', TypeError, 'options must be an object; received "public" (a string)'],
+    [{ shema: 'x' }, TypeError, 'option "shema" is unknown; known are schema, table,'],
+    [{ schema: 1 }, TypeError, 'option "schema" must be a string; received 1'],
+    [
+      { schema: '' },
+      RangeError,
+      'option "schema" must be a name of 1 to 63 bytes without NUL; received "" (a string)',
+    ],
+    [{ table: 'x'.repeat(64) }, RangeError, 'option "table" must be a name of 1 to 63 bytes'],
+    [{ table: 'a\0' }, RangeError, 'option "table" must be a name of 1 to 63 bytes'],
+    [{ table: null }, TypeError, 'option "table" must be a string; received null'],
+    [{ create: 'no' }, TypeError, 'option "create" must be true or false; received "no" (a string)'],
+    [{ hashIds: 1 }, TypeError, 'option "hashIds" must be true or false; received 1'],
+    [
+      { ttl: '1 day' },
+      TypeError,
+      'option "ttl" must be a number of milliseconds; received "1 day" (a string)',
+    ],
+    [{ ttl: 0 }, RangeError, 'option "ttl" must be a number of milliseconds above 0; received 0'],
+    [{ ttl: NaN }, RangeError, 'option "ttl" must be a number of milliseconds above 0; received NaN'],
+    [
+      { ttl: Infinity },
+      RangeError,
+      'option "ttl" must be a number of milliseconds above 0; received Infinity',
+    ],
+    [
+      { maxLifetime: -1 },
+      RangeError,
+      'option "maxLifetime" must be a number of milliseconds above 0; received -1',
+    ],
+    [
+      { maxLifetime: [] },
+      TypeError,
+      'option "maxLifetime" must be a number of milliseconds; received an array',
+    ],
+    [
+      { maxBytes: '1mb' },
+      TypeError,
+      'option "maxBytes" must be a number of bytes; received "1mb" (a string)',
+    ],
+    [
+      { maxBytes: 1.5 },
+      RangeError,
+      'option "maxBytes" must be a whole number of bytes, 2 or more; received 1.5',
+    ],
+  ]
+  for (const [options, kind, message] of cases)
+    it(`throws a ${kind.name}: ${message}`, () => {
+      expect(() => new PgStore(url, options as PgStoreOptions)).to.throw(kind, message)
+    })
+
+  it('takes undefined for an option as not given', () => {
+    expect(
+      () => new PgStore(url, { schema: undefined, ttl: undefined, maxLifetime: undefined }),
+    ).not.to.throw()
+  })
+
+  const connections: [unknown, string][] = [
+    [
+      undefined,
+      'connection must be a connection string, a pg configuration, a pg.Pool or a query function; received undefined',
+    ],
+    [
+      null,
+      'connection must be a connection string, a pg configuration, a pg.Pool or a query function; received null',
+    ],
+    [5432, 'received 5432'],
+    [[], 'received an array'],
+    [
+      '',
+      'connection string must look like postgres://user:password@host:5432/database; received an empty one',
+    ],
+    ['redis://localhost', 'received one that begins with redis://'],
+    ['user:secret@localhost/app', 'received one without postgres://'],
+    ['postgres://user:secret@localhost:port/app', "received one that can't be read"],
+    [{ connectionString: 7 }, 'connection string must look like'],
+    [{ connectionString: 'mysql://user:secret@localhost/app' }, 'received one that begins with mysql://'],
+    [new pg.Client(), 'received a client: give (text, values) => client.query(text, values)'],
+  ]
+  for (const [connection, message] of connections)
+    it(`throws a TypeError for a connection: ${message}`, () => {
+      expect(() => new PgStore(connection as ConnectionSource)).to.throw(TypeError, message)
+      try {
+        new PgStore(connection as ConnectionSource)
+      } catch (error) {
+        expect((error as Error).message).not.to.include('secret')
+      }
+    })
+
+  it('does no I/O', async () => {
+    // Nothing listens there: a connection would be an error.
+    const store = new PgStore('postgres://user:secret@127.0.0.1:1/app')
+    const warnings: Error[] = []
+    store.on('warning', (error) => warnings.push(error))
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(warnings).to.deep.equal([])
+    await store.close()
+  })
+})
