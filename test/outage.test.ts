@@ -21,16 +21,19 @@ describe('an outage', () => {
     const warnings: Error[] = []
     store.on('warning', (error) => warnings.push(error))
     await store.set('a', { a: 1 }, 600_000)
-    // Under way while the server is killed: each settles, and none says "no such session".
-    const underWay = Array.from({ length: 50 }, () =>
-      store.get('a').then(
-        (session) => session ?? 'missing',
-        (error: Error) => error,
-      ),
-    )
+    // Under way while the server is killed, behind a lock: each settles, and none says "no such session".
+    const holder = new pg.Client(mortal.url)
+    holder.on('error', () => undefined)
+    await holder.connect()
+    await holder.query('begin; lock table session')
+    const underWay = [1, 2, 3, 4, 5].flatMap(() => [
+      rejection(store.get('a')),
+      rejection(store.set('a', { b: 2 })),
+    ])
+    const waiting = `select from pg_locks where not granted and relation = 'session'::regclass`
+    await until(async () => (await holder.query(waiting)).rowCount === 10)
     await mortal.kill()
-    for (const outcome of await Promise.all(underWay))
-      if (!(outcome instanceof Error)) expect(outcome).to.deep.equal({ a: 1 })
+    for (const error of await Promise.all(underWay)) expect(error).to.be.instanceOf(DatabaseError)
     for (const call of [
       store.get('a'),
       store.set('a', {}),
@@ -100,17 +103,22 @@ describe('an outage', () => {
     }
   })
 
-  it('of idle connections (pg_terminate_backend) costs no request', async () => {
+  it('of the connections alone (pg_terminate_backend) costs no read', async () => {
     const url = await freshDatabase()
     const store = new PgStore(url)
     await store.set('a', { a: 1 })
     for (let round = 0; round < 10; round++) {
-      await Promise.all(Array.from({ length: 10 }, () => store.get('a')))
-      await sql(
+      const ended = sql(
         url,
         `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`,
       )
-      expect(await store.get('a')).to.deep.equal({ a: 1 })
+      let over = false
+      void ended.then(() => {
+        over = true
+      })
+      while (!over)
+        for (const found of await Promise.all([store.get('a'), store.get('a')]))
+          expect(found).to.deep.equal({ a: 1 })
     }
     await store.close()
   })
@@ -148,6 +156,29 @@ describe('an outage', () => {
 })
 
 describe('a pool', () => {
+  it('of the application that sets no time limits ends every wait all the same', async () => {
+    const url = new URL(await freshDatabase())
+    const proxy = await startProxy(Number(url.port))
+    url.port = String(proxy.port)
+    const pool = new pg.Pool({ connectionString: url.href, max: 1 })
+    const store = new PgStore(pool)
+    await store.setup()
+    proxy.stall()
+    const [first, second] = await Promise.all([rejection(store.get('a')), rejection(store.get('b'))])
+    expect(first.message).to.match(/Query read timeout/)
+    expect(second.message).to.match(/no connection to PostgreSQL within 5000 ms/)
+    proxy.resume()
+    await until(() =>
+      store.get('a').then(
+        () => true,
+        () => false,
+      ),
+    )
+    await store.close()
+    await pool.end()
+    await proxy.close()
+  })
+
   it('of one connection serves any number of calls at once', async () => {
     const pool = new pg.Pool({ connectionString: await freshDatabase(), max: 1 })
     const store = new PgStore(pool)

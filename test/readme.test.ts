@@ -1,0 +1,75 @@
+import { spawn } from 'node:child_process'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { expect } from 'chai'
+import { freshDatabase, sql } from './helpers/server.js'
+
+const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
+const examples = [...readme.matchAll(/^```js( cjs)?\n(.*?)^```$/gms)].map(([, cjs, code]) => ({
+  cjs: cjs !== undefined,
+  code: code ?? '',
+}))
+
+/** Runs a program inside the package, where its name is itself; answers what it printed, and its first HTTP answers. */
+async function run(code: string, extension: string): Promise<{ printed: string; visits: string[] }> {
+  const file = fileURLToPath(new URL(`./readme-example.${extension}`, import.meta.url))
+  const listens = code.includes('app.listen(3000)')
+  const announce = 'const server = app.listen(0, () => console.log(server.address().port))'
+  writeFileSync(file, code.replace('app.listen(3000)', announce))
+  const child = spawn(process.execPath, [file], { stdio: ['ignore', 'pipe', 'pipe'] })
+  try {
+    let printed = ''
+    let errors = ''
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      errors += text
+    })
+    const visits: string[] = []
+    let cookie = ''
+    for await (const text of child.stdout.setEncoding('utf8')) {
+      printed += text
+      if (!listens) continue
+      while (visits.length < 2) {
+        const response = await fetch(`http://127.0.0.1:${printed.trim()}/`, { headers: { cookie } })
+        const cookies = response.headers.getSetCookie().map((line) => line.split(';')[0])
+        if (cookies.length > 0) cookie = cookies.join('; ')
+        visits.push(await response.text())
+      }
+      child.kill()
+    }
+    if (!listens && child.exitCode === null) await new Promise((resolve) => child.once('exit', resolve))
+    expect(errors).to.equal('')
+    if (!listens) expect(child.exitCode).to.equal(0)
+    return { printed, visits }
+  } finally {
+    child.kill()
+    rmSync(file)
+  }
+}
+
+describe('the README', () => {
+  it('has examples', () => {
+    expect(examples.length).to.be.at.least(5)
+  })
+
+  for (const [n, { cjs, code }] of examples.entries())
+    it(`has an example ${n + 1} that does what it says`, async () => {
+      const url = await freshDatabase()
+      const { printed, visits } = await run(
+        code.replaceAll('postgres://user:password@localhost/app', url),
+        cjs ? 'cjs' : 'mjs',
+      )
+      if (code.includes('app.listen')) expect(visits).to.deep.equal(['Visit 1', 'Visit 2'])
+      // Each console.log whose comment says what it prints.
+      const promised = [...code.matchAll(/console\.log\(.*?\) \/\/ (.*)$/gm)].map(([, comment]) => comment)
+      if (promised.length > 0) expect(printed.trim().split('\n')).to.deep.equal(promised)
+    })
+
+  it('shows the table as the store makes it', async () => {
+    const statement = /^```sql\n(create table session .*?)^```$/ms.exec(readme)?.[1] ?? ''
+    const file = readFileSync(new URL('../../sql/002-table.sql', import.meta.url), 'utf8')
+    const squeeze = (text: string) =>
+      text.replace(/\s+/g, ' ').replace(':"schema".:"table"', 'session').trim()
+    expect(squeeze(file)).to.include(squeeze(statement))
+    await sql(await freshDatabase(), statement)
+  })
+})
