@@ -1,0 +1,191 @@
+// The files of sql/ as a DBA runs them: by the command at the head of each, with the psql of the server's own version.
+import { execFile } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { delimiter } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { expect } from 'chai'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { rejection } from '../helpers/rejection.js'
+import { at, freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
+
+const root = fileURLToPath(new URL('../../../', import.meta.url))
+const bin = process.env.TEST_POSTGRES_BIN ?? ''
+const files = readdirSync(`${root}sql`).filter((name) => name.endsWith('.sql'))
+
+/** The command at the head of a numbered file. */
+function command(number: string): string {
+  const file = files.find((name) => name.startsWith(number)) ?? ''
+  const commands = [...readFileSync(`${root}sql/${file}`, 'utf8').matchAll(/^-- +(psql .*)$/gm)]
+  const [[, text = ''] = []] = commands
+  expect(commands, `commands in ${file}`).to.have.length(1)
+  expect(text).to.include(`-f sql/${file}`)
+  return text
+}
+
+/** Types a command into a shell whose environment says which database; answers what psql printed. */
+async function psql(url: string, text: string): Promise<string> {
+  const { hostname, port, username, password, pathname } = new URL(url)
+  const env = {
+    ...{ PATH: `${bin}${delimiter}${process.env.PATH}`, PSQLRC: '/dev/null', LC_ALL: 'C' },
+    ...{ PGHOST: hostname, PGPORT: port, PGUSER: username, PGPASSWORD: password },
+    PGDATABASE: pathname.slice(1),
+  }
+  const { stdout, stderr } = await promisify(execFile)('sh', ['-c', text], { cwd: root, env })
+  // psql goes on after an error, and ends well.
+  expect(stderr).to.equal('')
+  return stdout
+}
+
+/** All that there is to know about the session table. */
+async function shape(url: string): Promise<object> {
+  const columns = await sql(
+    url,
+    `select attname as name, format_type(atttypid, atttypmod) as type, attnotnull as needed,
+       pg_get_expr(adbin, adrelid) as default, col_description(attrelid, attnum) as comment
+     from pg_attribute left join pg_attrdef on adrelid = attrelid and adnum = attnum
+     where attrelid = 'public.session'::regclass and attnum > 0 and not attisdropped order by attnum`,
+  )
+  const indexes = await sql(url, `select indexdef from pg_indexes where tablename = 'session' order by 1`)
+  const relation = await sql(
+    url,
+    `select relkind, relpersistence, relacl::text, reloptions, obj_description(oid) as comment,
+       pg_get_userbyid(relowner) as owner from pg_class where oid = 'public.session'::regclass`,
+  )
+  return { columns, indexes, relation }
+}
+
+/** What a store's own setup makes of a database. */
+async function setUp(url: string, options: PgStoreOptions): Promise<object> {
+  const store = new PgStore(url, options)
+  await store.setup()
+  await store.close()
+  return shape(url)
+}
+
+/** The table as koa-pg-session creates it, with two people in it. */
+async function formerTable(url: string): Promise<void> {
+  await sql(
+    url,
+    `create table session (id text not null, expiry timestamp without time zone not null, session json,
+       constraint session_pkey primary key (id));
+     insert into session values ('koa:sess:ann', now() + interval '1 day', '{"user":"Ann"}'),
+       ('koa:sess:bob', now() + interval '1 day', '{"user":"Bob"}')`,
+  )
+}
+
+describe('a file of sql/', () => {
+  before(() => {
+    expect(bin, 'TEST_POSTGRES_BIN').to.not.equal('')
+  })
+
+  it('is run by the psql of the server that the tests run', async () => {
+    const printed = await psql(await freshDatabase(), `psql -A -t -c 'show server_version'`)
+    const { stdout: own } = await promisify(execFile)('psql', ['--version'], { env: { PATH: bin } })
+    expect(own.trim()).to.equal(`psql (PostgreSQL) ${printed.trim()}`)
+  })
+
+  it('names one command, and names itself in it', () => {
+    expect(files).to.have.length.above(0)
+    for (const file of files) expect(command(file.slice(0, 3))).to.match(/^psql (-v \w+=\S.* )+-f sql\/\S+$/)
+  })
+
+  it('001 creates the schema that setup creates', async () => {
+    const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
+    const schema = `select nspname, nspacl::text, pg_get_userbyid(nspowner) as owner, obj_description(oid) as comment
+      from pg_namespace where nspname = 'public'`
+    for (const url of [byHand, byStore]) await sql(url, 'drop schema public')
+    await psql(byHand, command('001'))
+    await setUp(byStore, {})
+    const made = await sql(byHand, schema)
+    expect(made).to.have.length(1)
+    expect(made).to.deep.equal(await sql(byStore, schema))
+  })
+
+  it('002 creates the table that setup creates', async () => {
+    const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
+    await psql(byHand, command('002'))
+    expect(await shape(byHand)).to.deep.equal(await setUp(byStore, {}))
+  })
+
+  it('002 creates the table for raw ids that setup creates, with the variable its head names for that', async () => {
+    const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
+    const [other = ''] = /-v ids='session id'/.exec(readFileSync(`${root}sql/002-table.sql`, 'utf8')) ?? []
+    await psql(byHand, command('002').replace(/-v ids='[^']*'/, other))
+    expect(await shape(byHand)).to.deep.equal(await setUp(byStore, { hashIds: false }))
+  })
+
+  it('002 creates a table that a role with the rights that its head names can use', async () => {
+    const url = await freshDatabase()
+    await psql(url, command('002'))
+    const [, grant = ''] = /(grant .* to) …;/.exec(readFileSync(`${root}sql/002-table.sql`, 'utf8')) ?? []
+    await sql(url, `create role webshop login password 'pw'; ${grant} webshop`)
+    const store = new PgStore(at(url, { user: 'webshop', password: 'pw' }))
+    const warnings: Error[] = []
+    store.on('warning', (warning) => warnings.push(warning))
+    await store.set('a', { visits: 1 })
+    expect(await store.get('a')).to.deep.equal({ visits: 1 })
+    await store.destroy('a')
+    await store.close()
+    await sql(url, 'drop owned by webshop; drop role webshop')
+    expect(warnings).to.deep.equal([])
+  })
+
+  it('003 and 004 upgrade a table of koa-pg-session as setup does', async () => {
+    const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
+    for (const url of [byHand, byStore]) await formerTable(url)
+    await psql(byHand, command('003'))
+    await psql(byHand, command('004'))
+    expect(await shape(byHand)).to.deep.equal(await setUp(byStore, { hashIds: false }))
+    const rows = 'select id, session, user_id, version from session order by id'
+    expect(await sql(byHand, rows)).to.deep.equal(await sql(byStore, rows))
+  })
+
+  it('004 moves no expiry, whatever the TimeZone of the server is', async () => {
+    const url = await freshDatabase()
+    const name = new URL(url).pathname.slice(1)
+    await sql(url, `alter database ${name} set timezone to 'America/St_Johns'`)
+    await formerTable(url)
+    await psql(url, command('004'))
+    const [row] = await sql(
+      url,
+      `select bool_and(expiry between now() + interval '23 hours 59 minutes' and now() + interval '1 day') as same from session`,
+    )
+    expect(row).to.deep.equal({ same: true })
+  })
+
+  it('005 turns the ids that the store turns, and says how many', async () => {
+    const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
+    for (const url of [byHand, byStore]) await formerTable(url)
+    const ids = 'select id from session order by id'
+    expect(await psql(byHand, command('005'))).to.match(/^ *turned *\n-+\n *2\n\(1 row\)/)
+    expect(await psql(byHand, command('005'))).to.match(/^ *turned *\n-+\n *0\n\(1 row\)/)
+    const store = new PgStore(byStore)
+    expect(await store.get('koa:sess:ann')).to.deep.equal({ user: 'Ann' })
+    await until(async () => (await sql(byStore, `${ids} limit 1`))[0]?.id !== 'koa:sess:bob')
+    await until(async () => (await sql(byStore, `select from session where id like 'koa:%'`)).length === 0)
+    await store.close()
+    const turned = await sql(byHand, ids)
+    expect(turned).to.have.length(2)
+    expect(turned).to.deep.equal(await sql(byStore, ids))
+    const later = new PgStore(byHand)
+    expect(await later.get('koa:sess:bob')).to.deep.equal({ user: 'Bob' })
+    await later.close()
+  })
+
+  it('is the way out that a store names which may not create: setup fails, the command is run, the store works', async () => {
+    const url = await freshDatabase()
+    await sql(url, 'drop schema public')
+    const store = new PgStore(url, { create: false })
+    for (const number of ['001', '002']) {
+      const { message } = await rejection(store.setup())
+      const [, advice = ''] = new RegExp(`run (psql .*-f sql/${number}\\S+\\.sql)`).exec(message) ?? []
+      expect(advice, message).to.equal(command(number))
+      await psql(url, advice)
+    }
+    await store.set('a', { visits: 1 })
+    expect(await store.get('a')).to.deep.equal({ visits: 1 })
+    await store.close()
+  })
+})

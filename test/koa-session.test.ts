@@ -1,0 +1,448 @@
+import { hash } from 'node:crypto'
+import { expect } from 'chai'
+import Koa from 'koa'
+import { type CreateSessionOptions, createSession } from 'koa-session'
+import type pg from 'pg'
+import { PgStore, SetupError } from '../lib/index.js'
+import { Browser, listen } from './helpers/http.js'
+import { freshDatabase, sql } from './helpers/server.js'
+
+/** What koa-session's types leave out. */
+interface Session {
+  name?: unknown
+  visits?: number
+  [attribute: string]: unknown
+  maxAge: number | 'session'
+  save(): Promise<void>
+  regenerate(): Promise<void>
+  manuallyCommit(): Promise<void>
+}
+
+type Context = Omit<Koa.Context, 'session'> & { session: Session | Record<string, unknown> | null }
+type Route = (ctx: Context, session: Session) => unknown
+
+const commonRoutes: Record<string, Route> = {
+  '/': (_, session) => session.name ?? 'nobody',
+  '/sign-in': (ctx, session) => {
+    session.name = ctx.query.name
+  },
+  '/visit': (_, session) => {
+    session.visits = (session.visits ?? 0) + 1
+    return session.visits
+  },
+  '/sign-out': (ctx) => {
+    ctx.session = null
+  },
+  '/idle': () => {},
+}
+
+interface Row {
+  id: string
+  session: Record<string, unknown> | null
+  version: string
+  /** Seconds until it expires, by the server's clock. */
+  left: number
+  /** Seconds from its last save until it expires. */
+  lifetime: number
+}
+
+const hour = 3_600_000
+const day = 24 * hour
+
+describe('koa-session 7 on Koa 3', () => {
+  let url: string
+  const cleanups: (() => Promise<unknown>)[] = []
+
+  beforeEach(async () => {
+    url = await freshDatabase()
+  })
+
+  afterEach(async () => {
+    for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
+  })
+
+  async function makeStore(options: ConstructorParameters<typeof PgStore>[1] = {}): Promise<PgStore> {
+    const store = closing(new PgStore(url, options))
+    await store.setup()
+    return store
+  }
+
+  function closing(store: PgStore): PgStore {
+    cleanups.push(() => store.close())
+    return store
+  }
+
+  /** An application of the common routes and those of a test. */
+  async function serve(options: CreateSessionOptions, routes: Record<string, Route> = {}) {
+    const errors: Error[] = []
+    const app = new Koa()
+    app.keys = ['the key of all these applications']
+    // Koa itself takes back every header of a request that failed; an application that answers errors doesn't.
+    app.use(async (ctx, next) => {
+      try {
+        await next()
+      } catch (error) {
+        errors.push(error as Error)
+        ctx.status = 500
+        ctx.body = (error as Error).message
+      }
+    })
+    app.use(createSession(options, app))
+    app.use(async (ctx) => {
+      const route = { ...commonRoutes, ...routes }[ctx.path]
+      if (route === undefined) return
+      const result = await route(ctx as unknown as Context, ctx.session as unknown as Session)
+      ctx.body = result === undefined ? 'done' : typeof result === 'string' ? result : JSON.stringify(result)
+    })
+    const served = await listen(app)
+    cleanups.push(() => served.stop())
+    return { url: served.url, errors }
+  }
+
+  async function rows(): Promise<Row[]> {
+    return sql<Row & pg.QueryResultRow>(
+      url,
+      `select id, session, version, extract(epoch from expiry - now())::float8 as left,
+        extract(epoch from expiry - last_access)::float8 as lifetime from session order by created_at`,
+    )
+  }
+
+  async function onlyRow(): Promise<Row> {
+    const all = await rows()
+    expect(all).to.have.length(1)
+    return all[0] as Row
+  }
+
+  function storedId(sid: string | undefined): string {
+    return `sha256:${hash('sha256', String(sid), 'base64url')}`
+  }
+
+  it('signs in, keeps changes, outlives a restart, and signs out', async () => {
+    const site = await serve({ store: await makeStore() })
+    const browser = new Browser()
+    await browser.get(`${site.url}/sign-in?name=ann`)
+    expect((await browser.get(`${site.url}/visit`)).text).to.equal('1')
+    const restarted = await serve({ store: await makeStore() })
+    expect((await browser.get(`${restarted.url}/visit`)).text).to.equal('2')
+    expect((await browser.get(`${restarted.url}/`)).text).to.equal('ann')
+    const row = await onlyRow()
+    expect(row.id).to.equal(storedId(browser.cookies.get('koa.sess')))
+    expect(row.session).to.deep.include({ name: 'ann', visits: 2 })
+    const copy = browser.copy()
+    await browser.get(`${restarted.url}/sign-out`)
+    expect(browser.cookies.has('koa.sess')).to.equal(false)
+    expect((await copy.get(`${restarted.url}/`)).text).to.equal('nobody')
+    expect((await onlyRow()).session).to.equal(null)
+  })
+
+  it('replaces a session that is assigned, under the same id', async () => {
+    const site = await serve(
+      { store: await makeStore() },
+      {
+        '/replace': (ctx) => {
+          ctx.session = { name: 'bob' }
+        },
+      },
+    )
+    const browser = new Browser()
+    await browser.get(`${site.url}/visit`)
+    const sid = browser.cookies.get('koa.sess')
+    await browser.get(`${site.url}/replace`)
+    expect(browser.cookies.get('koa.sess')).to.equal(sid)
+    expect((await browser.get(`${site.url}/`)).text).to.equal('bob')
+    expect((await onlyRow()).session).not.to.have.property('visits')
+  })
+
+  it('writes nothing and sets no cookie for a visitor who stores nothing', async () => {
+    const site = await serve({ store: await makeStore() })
+    for (const path of ['/', '/idle'])
+      expect((await new Browser().get(`${site.url}${path}`)).setCookie).to.deep.equal([])
+    expect(await rows()).to.deep.equal([])
+  })
+
+  it('writes no row for a visitor who signs out as nobody', async () => {
+    const site = await serve({ store: await makeStore() })
+    expect((await new Browser().get(`${site.url}/sign-out`)).status).to.equal(200)
+    expect(await rows()).to.deep.equal([])
+  })
+
+  it('stores a session ten seconds longer than its cookie lives, a day unless maxAge says otherwise', async () => {
+    for (const [options, seconds] of [
+      [{}, day / 1000],
+      [{ maxAge: 2 * hour }, 7200],
+    ] as const) {
+      const site = await serve({ store: await makeStore(), ...options })
+      await new Browser().get(`${site.url}/sign-in?name=ann`)
+      expect((await rows()).at(-1)?.lifetime).to.equal(seconds + 10)
+    }
+  })
+
+  it('maxAge session: a cookie for as long as the browser runs, a session for the ttl of the store', async () => {
+    const site = await serve({ store: await makeStore({ ttl: 5 * hour }), maxAge: 'session' })
+    const browser = new Browser()
+    const { setCookie } = await browser.get(`${site.url}/visit`)
+    expect(setCookie[0]).not.to.include('expires')
+    expect((await browser.get(`${site.url}/visit`)).text).to.equal('2')
+    expect((await onlyRow()).left).to.be.within(17_940, 18_000)
+  })
+
+  it('a maxAge of one session alone: a person who is to be remembered longer', async () => {
+    const site = await serve(
+      { store: await makeStore() },
+      {
+        '/remember': (_, session) => {
+          session.maxAge = 30 * day
+        },
+      },
+    )
+    const browser = new Browser()
+    await browser.get(`${site.url}/sign-in?name=ann`)
+    await browser.get(`${site.url}/remember`)
+    expect((await onlyRow()).left).to.be.within((30 * day) / 1000 - 50, (30 * day) / 1000 + 10)
+    expect((await browser.get(`${site.url}/`)).text).to.equal('ann')
+  })
+
+  it('regenerate: goes on under another id, and the old one is dead', async () => {
+    const site = await serve(
+      { store: await makeStore() },
+      { '/regenerate': (_, session) => session.regenerate() },
+    )
+    const browser = new Browser()
+    await browser.get(`${site.url}/sign-in?name=ann`)
+    const old = browser.copy()
+    await browser.get(`${site.url}/regenerate`)
+    expect(browser.cookies.get('koa.sess')).not.to.equal(old.cookies.get('koa.sess'))
+    expect((await browser.get(`${site.url}/`)).text).to.equal('ann')
+    expect((await old.copy().get(`${site.url}/`)).text).to.equal('nobody')
+    const all = await rows()
+    expect(all.map(({ id }) => id)).to.deep.equal([
+      storedId(old.cookies.get('koa.sess')),
+      storedId(browser.cookies.get('koa.sess')),
+    ])
+    expect(all[0]?.session).to.equal(null)
+  })
+
+  it('save and manuallyCommit: the session is in the table before the request goes on', async () => {
+    const found: Row[][] = []
+    const look = async () => {
+      found.push(await rows())
+    }
+    const store = await makeStore()
+    const site = await serve(
+      { store },
+      {
+        '/save': async (_, session) => {
+          await session.save()
+          await look()
+        },
+      },
+    )
+    const manual = await serve(
+      { store, autoCommit: false },
+      {
+        '/commit': async (_, session) => {
+          session.name = 'bob'
+          await session.manuallyCommit()
+          await look()
+        },
+      },
+    )
+    await new Browser().get(`${site.url}/save`)
+    expect(found[0]).to.have.length(1)
+    const browser = new Browser()
+    await browser.get(`${manual.url}/sign-in?name=ann`)
+    expect(await rows()).to.have.length(1)
+    await browser.get(`${manual.url}/commit`)
+    expect(found[1]?.[1]?.session).to.include({ name: 'bob' })
+    expect((await browser.get(`${manual.url}/`)).text).to.equal('bob')
+  })
+
+  it('rolling: saves an unchanged session anew, for its whole time', async () => {
+    const still = await serve({ store: await makeStore() })
+    const rolling = await serve({ store: await makeStore(), rolling: true })
+    const browser = new Browser()
+    await browser.get(`${still.url}/sign-in?name=ann`)
+    await sql(url, `update session set expiry = now() + interval '100 s'`)
+    await browser.get(`${still.url}/`)
+    expect((await onlyRow()).left).to.be.within(1, 100)
+    await browser.get(`${rolling.url}/`)
+    expect((await onlyRow()).left).to.be.within(day / 1000 - 50, day / 1000 + 10)
+  })
+
+  it('prefix: ids that begin with it', async () => {
+    const site = await serve({ store: await makeStore(), prefix: 'shop:' })
+    const browser = new Browser()
+    await browser.get(`${site.url}/sign-in?name=ann`)
+    expect(browser.cookies.get('koa.sess')).to.match(/^shop:[\w-]{36}$/)
+    expect((await onlyRow()).id).to.equal(storedId(browser.cookies.get('koa.sess')))
+    expect((await browser.get(`${site.url}/`)).text).to.equal('ann')
+  })
+
+  it('genid: ids of one’s own', async () => {
+    const site = await serve({ store: await makeStore(), genid: (ctx) => `${ctx.method}-${Math.random()}` })
+    const browser = new Browser()
+    await browser.get(`${site.url}/sign-in?name=ann`)
+    expect(browser.cookies.get('koa.sess')).to.match(/^GET-0\.\d+$/)
+    expect((await browser.get(`${site.url}/`)).text).to.equal('ann')
+  })
+
+  it('externalKey: ids in a header instead of a cookie', async () => {
+    const site = await serve({
+      store: await makeStore(),
+      externalKey: {
+        get: (ctx) => ctx.get('x-session'),
+        set: (ctx, key) => ctx.set('x-session', key),
+      },
+    })
+    const client = new Browser()
+    const { headers, setCookie } = await client.get(`${site.url}/sign-in?name=ann`)
+    expect(setCookie).to.deep.equal([])
+    const token = { 'x-session': headers.get('x-session') ?? '' }
+    expect((await client.get(`${site.url}/`, token)).text).to.equal('ann')
+    expect((await client.get(`${site.url}/`)).text).to.equal('nobody')
+  })
+
+  it('ContextStore: a class of the application’s own around the store, one for each request', async () => {
+    const store = await makeStore()
+    const calls: string[] = []
+    class TenantStore {
+      readonly #ctx: Koa.Context
+      constructor(ctx: Koa.Context) {
+        this.#ctx = ctx
+      }
+      #id(key: string): string {
+        return `${this.#ctx.get('x-tenant')}:${key}`
+      }
+      async get(key: string, maxAge: number, options: object): Promise<unknown> {
+        calls.push('get')
+        return store.get(this.#id(key), maxAge, options)
+      }
+      async set(key: string, session: object, maxAge: number, options: object): Promise<void> {
+        calls.push('set')
+        await store.set(this.#id(key), session, maxAge, options)
+      }
+      async destroy(key: string, options: object): Promise<void> {
+        calls.push('destroy')
+        await store.destroy(this.#id(key), options)
+      }
+    }
+    const site = await serve({ ContextStore: TenantStore })
+    const one = { 'x-tenant': 'one' }
+    const browser = new Browser()
+    await browser.get(`${site.url}/sign-in?name=ann`, one)
+    expect((await onlyRow()).id).to.equal(storedId(`one:${browser.cookies.get('koa.sess')}`))
+    expect((await browser.copy().get(`${site.url}/`, { 'x-tenant': 'two' })).text).to.equal('nobody')
+    expect((await browser.get(`${site.url}/`, one)).text).to.equal('ann')
+    const copy = browser.copy()
+    await browser.get(`${site.url}/sign-out`, one)
+    expect((await copy.get(`${site.url}/`, one)).text).to.equal('nobody')
+    expect(calls).to.deep.equal(['set', 'get', 'get', 'get', 'destroy', 'get'])
+  })
+
+  it('finds nobody once the session has expired by the clock of the server', async () => {
+    const site = await serve({ store: await makeStore() })
+    const browser = new Browser()
+    await browser.get(`${site.url}/sign-in?name=ann`)
+    await sql(url, `update session set expiry = now()`)
+    expect((await browser.get(`${site.url}/`)).text).to.equal('nobody')
+  })
+
+  for (const way of ['kept', 'replaced', 'saved by hand'])
+    it(`does not bring a session back that was signed out while a request had it, ${way}`, async () => {
+      const store = await makeStore()
+      let arrive = () => {}
+      let open = () => {}
+      const arrived = new Promise<void>((resolve) => {
+        arrive = resolve
+      })
+      const opened = new Promise<void>((resolve) => {
+        open = resolve
+      })
+      const site = await serve(
+        { store },
+        {
+          '/slow': async (ctx, session) => {
+            arrive()
+            await opened
+            if (way === 'replaced') ctx.session = { name: session.name, late: true }
+            else session.late = true
+            if (way === 'saved by hand') await session.save()
+          },
+        },
+      )
+      const elsewhere = await serve({ store: await makeStore() })
+      const browser = new Browser()
+      await browser.get(`${site.url}/sign-in?name=ann`)
+      const slow = browser.get(`${site.url}/slow`)
+      await arrived
+      await browser.copy().get(`${elsewhere.url}/sign-out`)
+      open()
+      expect((await slow).status).to.equal(200)
+      expect((await browser.copy().get(`${site.url}/`)).text).to.equal('nobody')
+      expect((await browser.copy().get(`${elsewhere.url}/`)).text).to.equal('nobody')
+      expect((await onlyRow()).session).to.equal(null)
+    })
+
+  it('answers an error, and signs nobody out, when the database cannot be asked', async () => {
+    const good = await serve({ store: await makeStore() })
+    const browser = new Browser()
+    await browser.get(`${good.url}/sign-in?name=ann`)
+    const store = closing(new PgStore({ host: '/nowhere', user: 'postgres', database: 'postgres' }))
+    const bad = await serve({ store })
+    for (const path of ['/', '/visit', '/sign-out']) {
+      const answer = await browser.get(`${bad.url}${path}`)
+      expect(answer.status).to.equal(500)
+      expect(answer.setCookie).to.deep.equal([])
+    }
+    const stranger = await new Browser().get(`${bad.url}/sign-in?name=bob`)
+    expect(stranger.status).to.equal(500)
+    expect(stranger.setCookie).to.deep.equal([])
+    for (const error of bad.errors) expect(error).to.be.instanceOf(SetupError)
+    expect((await browser.get(`${good.url}/`)).text).to.equal('ann')
+  })
+
+  const circle: Record<string, unknown> = {}
+  circle.self = circle
+  for (const [what, value] of [
+    ['a BigInt', 10n],
+    ['a circle', circle],
+    ['two megabytes', 'x'.repeat(2 ** 21)],
+  ] as const)
+    it(`refuses ${what} in a session, and the stored one stays as it was`, async () => {
+      const site = await serve(
+        { store: await makeStore() },
+        {
+          '/break': (_, session) => {
+            Object.assign(session, { name: 'bob', value })
+          },
+          // Past koa-session's own look at it.
+          '/force': (_, session) => {
+            Object.assign(session, { name: 'bob', value })
+            return session.save()
+          },
+        },
+      )
+      const browser = new Browser()
+      await browser.get(`${site.url}/sign-in?name=ann`)
+      for (const path of ['/break', '/force']) {
+        const answer = await browser.get(`${site.url}${path}`)
+        expect(answer.status).to.equal(500)
+        expect(answer.setCookie).to.deep.equal([])
+        expect((await browser.get(`${site.url}/`)).text).to.equal('ann')
+      }
+    })
+
+  it('takes any unsigned cookie for nobody, and never as the id of a session', async () => {
+    const site = await serve({ store: await makeStore(), signed: false })
+    const strange = [`'; drop table session --`, '\\', '$1', '%00', '__proto__', '😀', 'x'.repeat(10_000)]
+    for (const [n, id] of strange.entries()) {
+      const sent = Buffer.from(id).toString('latin1')
+      const browser = new Browser([['koa.sess', sent]])
+      expect((await browser.get(`${site.url}/`)).text, id).to.equal('nobody')
+      await browser.get(`${site.url}/sign-in?name=ann`)
+      expect(browser.cookies.get('koa.sess')).to.match(/^[\w-]{36}$/)
+      expect(await rows()).to.have.length(n + 1)
+    }
+    expect(site.errors).to.deep.equal([])
+  })
+})

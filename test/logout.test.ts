@@ -1,0 +1,186 @@
+import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect } from 'chai'
+import pg from 'pg'
+import { PgStore } from '../lib/index.js'
+import type { Listening } from './helpers/app.js'
+import { Browser } from './helpers/http.js'
+import { message, start } from './helpers/processes.js'
+import { freshDatabase, sql } from './helpers/server.js'
+
+interface Row {
+  session: Record<string, unknown> | null
+  user_id: string | null
+  version: string
+  expiry: Date
+}
+
+describe('a person who signs out', () => {
+  const processes: ChildProcess[] = []
+  /** Two processes of one application. */
+  let sites: string[]
+  let url: string
+  let gates = 0
+
+  before(async () => {
+    url = await freshDatabase()
+    for (let n = 0; n < 2; n++) processes.push(start('./app.js', [url]))
+    sites = (await Promise.all(processes.map((child) => message<Listening>(child)))).map(({ url }) => url)
+  })
+
+  after(async () => {
+    for (const child of processes) {
+      const exited = once(child, 'exit')
+      child.disconnect()
+      await exited
+    }
+  })
+
+  beforeEach(async () => {
+    for (const site of sites) await new Browser().get(`${site}/sign-in?name=setup`)
+    await sql(url, 'truncate session')
+  })
+
+  function rows(): Promise<Row[]> {
+    return sql<Row & pg.QueryResultRow>(url, 'select session, user_id, version, expiry from session')
+  }
+
+  /** A request that has loaded its session, and goes on when it is let go. */
+  async function slow(browser: Browser, site: string, path: string) {
+    const gate = `gate=${++gates}`
+    const answer = browser.get(`${site}${path}?${gate}`)
+    await new Browser().get(`${site}/gate/arrived?${gate}`)
+    return {
+      async finish(): Promise<void> {
+        await new Browser().get(`${site}/gate/open?${gate}`)
+        expect((await answer).status).to.equal(200)
+      },
+    }
+  }
+
+  async function expectNobody(browser: Browser): Promise<void> {
+    // Each process gets the cookies as they are: the first answer may take them away.
+    for (const site of sites) expect((await browser.copy().get(`${site}/`)).text).to.equal('nobody')
+    for (const { session, user_id } of await rows())
+      expect({ session, user_id }).to.deep.equal({ session: null, user_id: null })
+  }
+
+  const ways: [string, string][] = [
+    ['/slow/keep', 'changes and saves it'],
+    ['/slow/replace', 'saves another object in its place'],
+    ['/slow/force', 'saves it unchanged'],
+    ['/slow/touch', 'touches it'],
+  ]
+  for (const [path, what] of ways)
+    for (const elsewhere of [true, false])
+      it(`stays signed out when a request that had the session before ${what}, ${elsewhere ? 'on another process' : 'on the same process'}`, async () => {
+        const [here = '', there = ''] = sites
+        const browser = new Browser()
+        await browser.get(`${here}/sign-in?name=ann`)
+        for (const site of sites) expect((await browser.get(`${site}/`)).text).to.equal('ann')
+        await sql(url, `update session set user_id = 'ann'`)
+        const cookies = browser.copy()
+        const request = await slow(browser, here, path)
+        await browser.get(`${elsewhere ? there : here}/sign-out`)
+        const [ended] = await rows()
+        expect(ended).to.include({ session: null, user_id: null })
+        await request.finish()
+        // With the cookies that the last answer left, and with those of before.
+        await expectNobody(browser)
+        await expectNobody(cookies)
+        expect(await rows()).to.deep.equal([ended])
+      })
+
+  it('stays signed out when several requests save at once, before, while and after', async () => {
+    const [here = '', there = ''] = sites
+    for (let round = 0; round < 30; round++) {
+      const browser = new Browser()
+      await browser.get(`${here}/sign-in?name=ann`)
+      const requests = await Promise.all(
+        ways.map(([path], n) => slow(browser.copy(), sites[n % 2] ?? '', path)),
+      )
+      const finished = requests.map((request) => request.finish())
+      await browser.copy().get(`${round % 2 ? here : there}/sign-out`)
+      await Promise.all(finished)
+      await expectNobody(browser)
+    }
+    expect(await rows()).to.have.length(30)
+  })
+
+  it('stays signed out when two requests sign out at once', async () => {
+    const [here = '', there = ''] = sites
+    const browser = new Browser()
+    await browser.get(`${here}/sign-in?name=ann`)
+    const first = await slow(browser.copy(), here, '/slow/sign-out')
+    const second = await slow(browser.copy(), there, '/slow/sign-out')
+    await Promise.all([first.finish(), second.finish()])
+    await expectNobody(browser)
+    expect(await rows()).to.have.length(1)
+  })
+
+  it('stays signed out when a save waits for the row while the sign-out is committed', async () => {
+    await using store = new PgStore(url)
+    const client = new pg.Client(url)
+    await client.connect()
+    try {
+      const sid = await store.create({ name: 'ann' })
+      await client.query('begin')
+      await client.query(`update session set session = null, user_id = null, version = version + 1`)
+      const late = [store.set(sid, { name: 'ann', late: true }), store.touch(sid, 3_600_000)]
+      const waiting = `select from pg_locks where not granted and locktype in ('transactionid', 'tuple')`
+      let over = false
+      Promise.race(late).finally(() => {
+        over = true
+      })
+      while (!over && (await sql(url, waiting)).length < late.length) await sleep(10)
+      expect(over).to.equal(false)
+      await client.query('commit')
+      await Promise.all(late)
+      expect(await store.get(sid)).to.equal(undefined)
+      expect((await rows())[0]?.session).to.equal(null)
+    } finally {
+      await client.end()
+    }
+  })
+
+  it('can sign in again at once, under another id, on both processes', async () => {
+    const [here = '', there = ''] = sites
+    const browser = new Browser()
+    await browser.get(`${here}/sign-in?name=ann`)
+    const request = await slow(browser.copy(), here, '/slow/keep')
+    await browser.get(`${there}/sign-out`)
+    await browser.get(`${there}/sign-in?name=ann`)
+    await request.finish()
+    for (const site of sites) expect((await browser.get(`${site}/`)).text).to.equal('ann')
+    const all = await rows()
+    expect(all.filter(({ session }) => session !== null)).to.have.length(1)
+    expect(all).to.have.length(2)
+  })
+
+  it('leaves other sessions as they are, those of the same person too', async () => {
+    const [here = '', there = ''] = sites
+    const phone = new Browser()
+    const laptop = new Browser()
+    await phone.get(`${here}/sign-in?name=ann`)
+    await laptop.get(`${there}/sign-in?name=ann`)
+    await phone.get(`${there}/sign-out`)
+    for (const site of sites) expect((await laptop.get(`${site}/`)).text).to.equal('ann')
+  })
+
+  it('leaves no row for an id that was not there, and create works after all that', async () => {
+    await using store = new PgStore(url)
+    await store.destroy('koa:sess:never was')
+    await store.destroy('koa:sess:never was')
+    expect(await rows()).to.deep.equal([])
+    // Nor does it forbid the id.
+    await store.set('koa:sess:never was', { name: 'ann' })
+    expect(await store.get('koa:sess:never was')).to.deep.equal({ name: 'ann' })
+    const ended = await store.create({ name: 'bob' })
+    await store.destroy(ended)
+    const sid = await store.create({ name: 'bob' })
+    expect(await store.get(ended)).to.equal(undefined)
+    expect(await store.get(sid)).to.deep.equal({ name: 'bob' })
+    expect(await store.count()).to.equal(2)
+  })
+})

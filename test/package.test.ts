@@ -1,0 +1,357 @@
+// The package as npm packs it, used as a new user would: installed into an empty project, in a process of its own.
+import { execFile } from 'node:child_process'
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { homedir, tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { expect } from 'chai'
+import { type BuildOptions, build } from 'esbuild'
+import { freshDatabase, sql } from './helpers/server.js'
+
+const root = fileURLToPath(new URL('../../', import.meta.url))
+const tsc = join(dirname(fileURLToPath(import.meta.resolve('typescript/package.json'))), 'bin', 'tsc')
+
+/** The packages that stand beside it in a user's project, in the versions that are installed here. */
+const companions = ['koa', 'koa-generic-session', '@types/koa', '@types/koa-generic-session', '@types/node']
+
+/** Runs a program; answers what it printed. Throws if it fails, with what it said about it. */
+async function run(file: string, args: string[], cwd: string): Promise<{ stdout: string; stderr: string }> {
+  try {
+    return await promisify(execFile)(file, args, { cwd })
+  } catch (error) {
+    const { message, stdout } = error as Error & { stdout?: string }
+    throw new Error(`${message}\n${stdout ?? ''}`)
+  }
+}
+
+/** Runs a consumer, which must end by itself and complain about nothing; answers the values that it printed as JSON. */
+async function values(file: string, url: string): Promise<unknown[]> {
+  const { stdout, stderr } = await run(process.execPath, [file, url], dirname(file))
+  expect(stderr).to.equal('')
+  const lines = stdout.split('\n').filter((line) => line !== '')
+  return lines.map((line) => JSON.parse(line) as unknown)
+}
+
+const filesOf = async (folder: string): Promise<string[]> => {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true })
+  const files = entries.filter((entry) => entry.isFile())
+  return files.map((entry) => join(entry.parentPath, entry.name).slice(folder.length + 1)).sort()
+}
+
+describe('the packed package', function () {
+  this.timeout(180_000)
+  let temporary: string
+  /** An empty project, but for what `npm install koa-pg-store koa koa-generic-session` brings. */
+  let project: string
+  /** A folder with no node_modules at any height. */
+  let alone: string
+  let installed: string
+
+  before(async () => {
+    temporary = await mkdtemp(join(tmpdir(), 'koa-pg-store-package-'))
+    project = join(temporary, 'project')
+    alone = join(temporary, 'alone')
+    installed = join(project, 'node_modules', 'koa-pg-store')
+    await mkdir(project)
+    await mkdir(alone)
+    // Whoever runs the tests has built the package already.
+    await run('npm', ['pack', '--ignore-scripts', '--pack-destination', temporary], root)
+    const tarball = (await readdir(temporary)).find((name) => name.endsWith('.tgz')) ?? ''
+    await write('package.json', '{ "name": "shop", "private": true }')
+    const versions = companions.map(async (name) => {
+      const file = join(root, 'node_modules', name, 'package.json')
+      const { version } = JSON.parse(await readFile(file, 'utf8')) as { version: string }
+      return `${name}@${version}`
+    })
+    // `npm ci` has left all of it in npm's cache; where somebody emptied that, npm asks its registry.
+    const options = ['--prefer-offline', '--ignore-scripts', '--no-audit', '--no-fund']
+    await run('npm', ['install', ...options, join('..', tarball), ...(await Promise.all(versions))], project)
+  })
+
+  after(async () => {
+    await rm(temporary, { recursive: true, force: true })
+  })
+
+  /** Writes a file of the user's; answers where it is. */
+  async function write(name: string, text: string): Promise<string> {
+    const file = join(project, name)
+    await mkdir(dirname(file), { recursive: true })
+    await writeFile(file, text)
+    return file
+  }
+
+  /** Compiles files of the user's, strictly and with a look at everybody's types; answers where the output is. */
+  async function compile(module: 'nodenext' | 'commonjs', files: Record<string, string>): Promise<string> {
+    const folder = await mkdtemp(join(project, `${module}-`))
+    const name = folder.slice(project.length + 1)
+    const type = module === 'nodenext' ? 'module' : 'commonjs'
+    const options = { strict: true, skipLibCheck: false, target: 'es2023', types: ['node'] }
+    // The older ways to resolve modules, which know no `exports`, are gone with TypeScript 7.
+    const moduleResolution = module === 'nodenext' ? 'nodenext' : 'bundler'
+    const folders = { rootDir: '.', outDir: 'out' }
+    const compilerOptions = { ...options, ...folders, module, moduleResolution }
+    await write(join(name, 'package.json'), JSON.stringify({ type }))
+    await write(join(name, 'tsconfig.json'), JSON.stringify({ compilerOptions }))
+    for (const [file, text] of Object.entries(files)) await write(join(name, file), text)
+    await run(process.execPath, [tsc, '--project', folder], folder)
+    return join(folder, 'out')
+  }
+
+  describe('as files', () => {
+    it('is the built lib/, the SQL, README, LICENSE, CHANGELOG and package.json, and nothing else', async () => {
+      const sources = (await readdir(join(root, 'lib'))).map((name) => name.replace(/\.ts$/, ''))
+      const built = sources.flatMap((name) => [`${name}.d.ts`, `${name}.js`, `${name}.js.map`])
+      const numbered = (await readdir(join(root, 'sql'))).filter((name) => name.endsWith('.sql'))
+      expect(await filesOf(installed)).to.have.members([
+        'CHANGELOG.md',
+        'LICENSE',
+        'README.md',
+        'package.json',
+        ...built.map((name) => join('build', 'lib', name)),
+        ...numbered.map((name) => join('sql', name)),
+      ])
+    })
+
+    it('is built from lib/ as it stands', async () => {
+      for (const name of await readdir(join(root, 'lib'))) {
+        const map = join(installed, 'build', 'lib', name.replace(/\.ts$/, '.js.map'))
+        const { sourcesContent } = JSON.parse(await readFile(map, 'utf8')) as { sourcesContent: string[] }
+        expect(sourcesContent, name).to.deep.equal([await readFile(join(root, 'lib', name), 'utf8')])
+      }
+    })
+
+    it('carries the statements of sql/ as they stand', async () => {
+      const copy = join(temporary, 'copy')
+      await cp(join(root, 'sql'), join(copy, 'sql'), { recursive: true })
+      await mkdir(join(copy, 'lib'))
+      await writeFile(join(copy, 'package.json'), '{ "type": "module" }')
+      await run(process.execPath, [join('sql', 'embed.js')], copy)
+      const made = await readFile(join(copy, 'lib', 'sql.ts'), 'utf8')
+      expect(await readFile(join(root, 'lib', 'sql.ts'), 'utf8')).to.equal(made)
+    })
+
+    it('names no path of the machine that packed it', async () => {
+      const paths = [root, temporary, homedir(), 'file://'].filter((path) => path.length > 1)
+      for (const file of await filesOf(installed)) {
+        const text = await readFile(join(installed, file), 'utf8')
+        for (const path of paths) expect(text.includes(path), `${file} names ${path}`).to.equal(false)
+      }
+    })
+
+    it('is locked for every platform, and without saying which registry its dependencies came from', async () => {
+      interface Locked {
+        resolved?: string
+        integrity?: string
+        optionalDependencies?: Record<string, string>
+      }
+      const lock = await readFile(join(root, 'package-lock.json'), 'utf8')
+      const { packages } = JSON.parse(lock) as { packages: Record<string, Locked> }
+      const { '': own, ...others } = packages
+      const names = new Set(Object.keys(others).map((path) => path.replace(/^.*node_modules\//, '')))
+      for (const [path, { resolved, integrity, optionalDependencies = {} }] of Object.entries(others)) {
+        expect(resolved, path).to.equal(undefined)
+        expect(integrity, path).to.match(/^sha512-/)
+        // Else `npm ci` refuses the lockfile. npm leaves out what a registry doesn't have.
+        for (const name of Object.keys(optionalDependencies)) expect(names, path).to.include(name)
+      }
+      expect(own).to.have.property('name', 'koa-pg-store')
+    })
+  })
+
+  describe('in JavaScript', () => {
+    it('gives an ES module the class by its name and by default', async () => {
+      const file = await write(
+        'app.mjs',
+        `import PgStore from 'koa-pg-store'
+        import { PgStore as Named } from 'koa-pg-store'
+        import * as all from 'koa-pg-store'
+        console.log(JSON.stringify([PgStore === Named, Object.keys(all)]))
+        ${roundTrip}`,
+      )
+      const names = ['DatabaseError', 'PgStore', 'SessionTooLargeError', 'SetupError', 'default']
+      const [[same, keys] = [], ...rest] = (await values(file, await freshDatabase())) as [unknown[]]
+      expect([same, ...rest]).to.deep.equal([true, { visits: 1 }])
+      expect(keys).to.include.members(names)
+    })
+
+    it('gives a CommonJS module the class itself, with the other exports as its properties', async () => {
+      const file = await write(
+        'app.cjs',
+        `const PgStore = require('koa-pg-store')
+        const { PgStore: Named, SetupError, DatabaseError, SessionTooLargeError } = require('koa-pg-store')
+        const byDefault = require('koa-pg-store').default
+        console.log(JSON.stringify([PgStore.name, Named === PgStore, byDefault === PgStore]))
+        const errors = [SetupError, DatabaseError, SessionTooLargeError]
+        console.log(JSON.stringify(errors.map((Class) => Class.prototype instanceof Error)))
+        async function main() { ${roundTrip} }
+        main()`,
+      )
+      expect(await values(file, await freshDatabase())).to.deep.equal([
+        ['PgStore', true, true],
+        [true, true, true],
+        { visits: 1 },
+      ])
+    })
+
+    it('gives both in one process the same class', async () => {
+      const file = await write(
+        'both.cjs',
+        `const PgStore = require('koa-pg-store')
+        import('koa-pg-store').then((all) => console.log(all.PgStore === PgStore && all.default === PgStore))`,
+      )
+      expect(await values(file, await freshDatabase())).to.deep.equal([true])
+    })
+  })
+
+  describe('in TypeScript', () => {
+    it('has types for an ES module, where module is nodenext', async () => {
+      const out = await compile('nodenext', {
+        'app.ts': `import Koa from 'koa'
+        import session from 'koa-generic-session'
+        import PgStore, { PgStore as Named, SetupError } from 'koa-pg-store'
+        ${typed}
+        const app = new Koa()
+        app.use(session({ store: new Named(url) }))
+        console.log(JSON.stringify([PgStore === Named, new SetupError('no') instanceof Error]))
+        ${roundTrip}`,
+      })
+      const printed = await values(join(out, 'app.js'), await freshDatabase())
+      expect(printed).to.deep.equal([[true, true], { visits: 1 }])
+    })
+
+    it('has types for a CommonJS module, where module is nodenext', async () => {
+      const out = await compile('nodenext', {
+        'app.cts': `import Koa = require('koa')
+        import session = require('koa-generic-session')
+        import PgStore = require('koa-pg-store')
+        import { PgStore as Named, SetupError } from 'koa-pg-store'
+        ${typed}
+        const app = new Koa()
+        app.use(session({ store: new PgStore(url) }))
+        console.log(JSON.stringify([PgStore === Named, PgStore.SetupError === SetupError]))
+        async function main() { ${roundTrip} }
+        main()`,
+      })
+      const printed = await values(join(out, 'app.cjs'), await freshDatabase())
+      expect(printed).to.deep.equal([[true, true], { visits: 1 }])
+    })
+
+    it('has types for a CommonJS module, where module is commonjs', async () => {
+      const out = await compile('commonjs', {
+        'app.ts': `import Koa from 'koa'
+        import session from 'koa-generic-session'
+        import PgStore, { PgStore as Named } from 'koa-pg-store'
+        import * as all from 'koa-pg-store'
+        ${typed}
+        const app = new Koa()
+        app.use(session({ store: new PgStore(url) }))
+        console.log(JSON.stringify([PgStore === Named, all.PgStore === Named, all.default === Named]))
+        async function main() { ${roundTrip} }
+        main()`,
+      })
+      expect(await readFile(join(out, 'app.js'), 'utf8')).to.include('require("koa-pg-store")')
+      const printed = await values(join(out, 'app.js'), await freshDatabase())
+      expect(printed).to.deep.equal([[true, true, true], { visits: 1 }])
+    })
+
+    it('names the class as a type too, however it is imported', async () => {
+      const open = 'export const open = (url: string): PgStore => new PgStore(url)\n'
+      await compile('nodenext', {
+        'named.ts': `import { PgStore } from 'koa-pg-store'\n${open}`,
+        'default.ts': `import PgStore from 'koa-pg-store'\n${open}`,
+        'named.cts': `import { PgStore } from 'koa-pg-store'\n${open}`,
+        'default.cts': `import PgStore from 'koa-pg-store'\n${open}`,
+        'required.cts': `import PgStore = require('koa-pg-store')\n${open}`,
+      })
+    })
+
+    it('refuses what the store would refuse', async () => {
+      await compile('nodenext', {
+        'wrong.ts': `import { PgStore, type PgStoreOptions } from 'koa-pg-store'
+        // @ts-expect-error: there is no such option
+        export const options: PgStoreOptions = { tabel: 'session' }
+        // @ts-expect-error: nor here
+        export const a = new PgStore('', { tabel: 'session' })
+        // @ts-expect-error: not a number
+        export const b = new PgStore('', { ttl: '1 day' })
+        // @ts-expect-error: nowhere to connect to
+        export const c = new PgStore()
+        // @ts-expect-error: not a connection
+        export const d = new PgStore(5432)
+        // @ts-expect-error: not an object
+        export const e = b.set('a-session', 'signed in')
+        // @ts-expect-error: it may not be there
+        export const f = (await b.get('a-session')).visits`,
+      })
+    })
+  })
+
+  describe('in one file made by esbuild', () => {
+    async function bundle(name: string, text: string, options: BuildOptions): Promise<string> {
+      const outfile = join(alone, name)
+      const entry = await write(`bundled-${name}`, text)
+      const result = await build({
+        ...{ entryPoints: [entry], outfile, bundle: true, platform: 'node', external: ['pg-native'] },
+        ...{ logLevel: 'silent', ...options },
+      })
+      expect(result.warnings).to.deep.equal([])
+      return outfile
+    }
+
+    /** Runs a bundle that has neither node_modules nor sql/ beside it. */
+    async function makesItsTable(file: string): Promise<void> {
+      const url = await freshDatabase()
+      expect(await readdir(alone)).to.deep.equal([file.slice(alone.length + 1)])
+      expect(await values(file, url)).to.deep.equal([{ visits: 1 }])
+      expect(await sql(url, 'select count(*)::int from session')).to.deep.equal([{ count: 1 }])
+      await rm(file)
+    }
+
+    it('makes its table as an ES module', async () => {
+      const text = `import { PgStore } from 'koa-pg-store'\n${roundTrip}`
+      // pg is CommonJS, whose require() esbuild leaves to the user in an ES module.
+      const js =
+        "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"
+      await makesItsTable(await bundle('app.mjs', text, { format: 'esm', banner: { js } }))
+    })
+
+    it('makes its table as a CommonJS module', async () => {
+      // esbuild's own require() knows no `module.exports` among the exports: the class has its name there.
+      const text = `const { PgStore } = require('koa-pg-store')\nasync function main() { ${roundTrip} }\nmain()`
+      await makesItsTable(await bundle('app.cjs', text, { format: 'cjs' }))
+    })
+
+    it('makes its table as a CommonJS module that was an ES module', async () => {
+      const text = `import PgStore from 'koa-pg-store'\nasync function main() { ${roundTrip} }\nmain()`
+      await makesItsTable(await bundle('app.cjs', text, { format: 'cjs' }))
+    })
+  })
+})
+
+/** What a new user does first. */
+const roundTrip = `
+  const store = new PgStore(process.argv[2])
+  await store.set('a-session', { visits: 1 }, 60_000)
+  console.log(JSON.stringify(await store.get('a-session')))
+  await store.close()
+`
+
+/** What types alone can say, for a module that imports `PgStore` and runs with a connection string. */
+const typed = `
+  import type { PgStoreOptions, Session } from 'koa-pg-store'
+  const url = process.argv[2]
+  const options: PgStoreOptions = { schema: 'public', table: 'session', create: true, ttl: 60_000, hashIds: true }
+  type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false
+  async function check() {
+    const store = new PgStore(url, options)
+    const found = await store.get('a-session')
+    const isSession: Same<typeof found, Session | undefined> = true
+    const saved: void = await store.set('a-session', { visits: 1 })
+    const sid: string = await store.create({ visits: 1 }, { ttl: 1000 })
+    const alive: number = await store.count()
+    store.on('warning', (error) => console.error(error.message))
+    return { isSession, saved, sid, alive }
+  }
+  void check
+`
