@@ -82,11 +82,16 @@ export class Cache {
   }
 
   /**
-   * `fill`, once for all who ask at the same time. Who asks after a change was heard of never gets the answer of a read that began before it.
+   * `fill`, once for all who ask at the same time. Who asks after a change was heard of never gets the answer of a read
+   * that began before it; and as nobody is told of a new session, that there was none is said only of the time since one
+   * asked.
    */
-  read(name: string, load: () => Promise<Stored | undefined>): Promise<Stored | undefined> {
+  async read(name: string, load: () => Promise<Stored | undefined>): Promise<Stored | undefined> {
+    const earlier = this.#reads.get(name)
+    const stored = earlier && (await earlier)
+    if (stored !== undefined) return stored
     const running = this.#reads.get(name)
-    if (running !== undefined) return running
+    if (running !== undefined && running !== earlier) return running
     const read = this.fill(name, load).finally(() => {
       if (this.#reads.get(name) === read) this.#reads.delete(name)
     })

@@ -73,6 +73,7 @@ export class Listener {
   /** For good, and at once. */
   stop(): void {
     this.#stopped = true
+    this.#trusted = false
     clearTimeout(this.#timer)
     this.#drop()
   }

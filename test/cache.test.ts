@@ -71,6 +71,7 @@ describe('the cache', () => {
       })
     }
     const reads = [c.read('a', load), c.read('a', load), c.read('a', load)]
+    await Promise.resolve()
     answer(stored(1))
     expect(await Promise.all(reads)).to.deep.equal([stored(1), stored(1), stored(1)])
     expect(asked).to.equal(1)
@@ -85,12 +86,35 @@ describe('the cache', () => {
       const before = c.read('a', load)
       tell()
       const after = c.read('a', load)
+      await Promise.resolve()
       expect(answers).to.have.length(2)
       answers[1]?.(stored(2))
       answers[0]?.(stored(1))
       expect([await before, await after]).to.deep.equal([stored(1), stored(2)])
       expect(c.get('a')).to.deep.equal({ version: 2 })
     }
+  })
+
+  it('says that there is nothing only after having asked since', async () => {
+    const c = cache()
+    let answer: (value?: ReturnType<typeof stored>) => void = () => {}
+    let asked = 0
+    const load = () => {
+      asked++
+      return new Promise<ReturnType<typeof stored> | undefined>((resolve) => {
+        answer = resolve
+      })
+    }
+    const first = c.read('a', load)
+    // Made by another instance while the first read is under way.
+    const later = [c.read('a', load), c.read('a', load)]
+    await Promise.resolve()
+    answer(undefined)
+    expect(await first).to.equal(undefined)
+    await new Promise((resolve) => setImmediate(resolve))
+    answer(stored(1))
+    expect(await Promise.all(later)).to.deep.equal([stored(1), stored(1)])
+    expect(asked).to.equal(2)
   })
 
   it('lets a failed read fail for all who share it, and asks anew afterwards', async () => {
