@@ -81,10 +81,10 @@ export class Listener {
   async #connect(): Promise<void> {
     const socket = new Socket()
     const client = new pg.Client({
-      fallback_application_name: 'koa-pg-store listener',
       stream: () => socket,
       ...this.#options.config,
       keepAlive: true,
+      fallback_application_name: 'koa-pg-store listener',
     })
     this.#socket = socket
     this.#client = client
