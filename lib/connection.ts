@@ -1,5 +1,5 @@
 // The four forms of `connection` as one: runs a statement, with an end to every wait.
-import pg, { type Pool, type PoolClient, type PoolConfig, type QueryConfig } from 'pg'
+import pg, { type ClientConfig, type Pool, type PoolClient, type PoolConfig, type QueryConfig } from 'pg'
 import { codeOf, describe } from './errors.js'
 import type { ConnectionSource, QueryFunction, Row } from './types.js'
 
@@ -15,9 +15,15 @@ export interface Connection {
   readonly connectMs: number
   /** Runs one statement and answers its rows; `within` is for the few that may take longer than a request. */
   query(text: string, values?: readonly unknown[], within?: number): Promise<Row[]>
+  /** Runs statements in one transaction, if this form of connection can. */
+  transaction<T>(work: (query: Query) => Promise<T>): Promise<T>
+  /** A connection of one's own to the same server, as far as that is known. */
+  readonly clientConfig: ClientConfig | undefined
   /** Ends what it opened itself. */
   end(): Promise<void>
 }
+
+type Query = (text: string, values: readonly unknown[]) => Promise<Row[]>
 
 /**
  * Makes the connection without opening it. `warn` gets the errors of idle connections, which nobody waits for. Throws a
@@ -30,17 +36,29 @@ export function connect(source: ConnectionSource, warn: (error: Error) => void):
   return new PoolConnection(new pg.Pool(poolConfig(source)), warn, true)
 }
 
-function poolConfig(source: string | PoolConfig): PoolConfig {
-  const config = typeof source === 'string' ? { connectionString: connectionString(source) } : source
-  const forms = 'a connection string, a pg configuration, a pg.Pool or a query function'
+/** What the listener connects with: its own configuration, or the same as the store; `undefined`: it can't. */
+export function listenConfig(
+  listen: string | ClientConfig | false | undefined,
+  connection: Connection,
+): ClientConfig | undefined {
+  if (listen === false) return undefined
+  return listen === undefined
+    ? connection.clientConfig
+    : poolConfig(listen, 'option "listen"', 'a connection string, a pg configuration or false')
+}
+
+const sources = 'a connection string, a pg configuration, a pg.Pool or a query function'
+
+function poolConfig(source: string | PoolConfig, what = 'connection', forms = sources): PoolConfig {
+  const config = typeof source === 'string' ? { connectionString: connectionString(source, what) } : source
   if (typeof config !== 'object' || config === null || Array.isArray(config))
-    throw new TypeError(`connection must be ${forms}; received ${describe(config)}`)
+    throw new TypeError(`${what} must be ${forms}; received ${describe(config)}`)
   if (config instanceof pg.Client || typeof Reflect.get(config, 'query') === 'function')
     throw new TypeError(
-      `connection must be ${forms}; received a client: give (text, values) => client.query(text, values)`,
+      `${what} must be ${forms}; received a client: give (text, values) => client.query(text, values)`,
     )
   if ('connectionString' in config && config.connectionString !== undefined)
-    connectionString(config.connectionString)
+    connectionString(config.connectionString, what)
   return {
     connectionTimeoutMillis: connectMs,
     keepAlive: true,
@@ -51,8 +69,8 @@ function poolConfig(source: string | PoolConfig): PoolConfig {
   }
 }
 
-function connectionString(value: unknown): string {
-  const right = 'connection string must look like postgres://user:password@host:5432/database'
+function connectionString(value: unknown, what: string): string {
+  const right = `${what} string must look like postgres://user:password@host:5432/database`
   if (typeof value !== 'string') throw new TypeError(`${right}; received ${describe(value)}`)
   if (value.trim() === '') throw new TypeError(`${right}; received an empty one`)
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(value)?.[1]?.toLowerCase()
@@ -81,6 +99,11 @@ class PoolConnection implements Connection {
   readonly #statementMs: number
   readonly #warn: (error: Error) => void
 
+  /** The pool hides its password from whoever enumerates, and must not hide it here. */
+  get clientConfig(): ClientConfig {
+    return { ...this.#pool.options, password: this.#pool.options.password }
+  }
+
   constructor(pool: Pool, warn: (error: Error) => void, owned: boolean) {
     this.#pool = pool
     this.#owned = owned
@@ -94,24 +117,53 @@ class PoolConnection implements Connection {
   async query(text: string, values: readonly unknown[] = [], ms = this.#statementMs): Promise<Row[]> {
     for (let attempt = 1; ; attempt++) {
       const client = await this.#acquire()
-      let lost: Error | undefined
-      // pg rejects the query too; the listener keeps the event from ending the process.
-      const onError = (error: Error): void => {
-        lost = error
-      }
-      client.on('error', onError)
       try {
-        return (await client.query<Row>({ text, values: [...values], query_timeout: ms } as QueryConfig)).rows
+        return await this.#use(client, () => this.#send(client, text, values, ms))
       } catch (error) {
-        if (!isStatementError(error)) lost ??= error as Error
-        if (attempt > this.#pool.options.max || lost === undefined || !canRepeat(text, error as Error))
-          throw error
-      } finally {
-        client.off('error', onError)
-        client.release(lost)
+        if (attempt > this.#pool.options.max || !canRepeat(text, error)) throw error
       }
       // The server closes many connections at once, each in its own time: at most all of them. Let the pool hear first.
       await new Promise((resolve) => setImmediate(resolve))
+    }
+  }
+
+  async transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
+    const client = await this.#acquire()
+    return this.#use(client, async () => {
+      const query: Query = (text, values) => this.#send(client, text, values, this.#statementMs)
+      await query('begin', [])
+      try {
+        const result = await work(query)
+        await query('commit', [])
+        return result
+      } catch (error) {
+        // A connection that can't roll back is lost, and the transaction with it.
+        if (isStatementError(error)) await query('rollback', [])
+        throw error
+      }
+    })
+  }
+
+  async #send(client: PoolClient, text: string, values: readonly unknown[], ms: number): Promise<Row[]> {
+    return (await client.query<Row>({ text, values: [...values], query_timeout: ms } as QueryConfig)).rows
+  }
+
+  /** Gives the client back in the end, or up if the connection was lost. */
+  async #use<T>(client: PoolClient, work: () => Promise<T>): Promise<T> {
+    let lost: Error | undefined
+    // pg rejects the query too; the listener keeps the event from ending the process.
+    const onError = (error: Error): void => {
+      lost = error
+    }
+    client.on('error', onError)
+    try {
+      return await work()
+    } catch (error) {
+      if (!isStatementError(error)) lost ??= error as Error
+      throw error
+    } finally {
+      client.off('error', onError)
+      client.release(lost)
     }
   }
 
@@ -144,6 +196,7 @@ class PoolConnection implements Connection {
 
 class FunctionConnection implements Connection {
   readonly connectMs = connectMs
+  readonly clientConfig = undefined
   readonly #run: QueryFunction
 
   constructor(run: QueryFunction) {
@@ -156,6 +209,11 @@ class FunctionConnection implements Connection {
     if (!Array.isArray(rows))
       throw new TypeError(`the query function must answer rows or { rows }; it answered ${describe(result)}`)
     return rows as Row[]
+  }
+
+  /** Each call may run on another connection: no transaction, but the statements in their order. */
+  transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
+    return work((text, values) => this.query(text, values))
   }
 
   async end(): Promise<void> {}
@@ -171,16 +229,19 @@ function isStatementError(error: unknown): boolean {
  * Whether a statement may be sent again over another connection after this one was lost, as happens to one that the pool
  * hands out while the server is closing it: it only reads, or it was certainly not executed.
  */
-function canRepeat(text: string, error: Error): boolean {
-  if (error.message === 'Query read timeout') return false
+function canRepeat(text: string, error: unknown): boolean {
+  if (isStatementError(error) || !(error instanceof Error)) return false
+  // A time that is up isn't given a second time.
+  if (/timeout|within \d+ ms/.test(error.message)) return false
   return text.startsWith('select') || codeOf(error) === '57P01'
 }
 
-/** The promise, or an error after `ms`. */
-export async function within<T>(promise: PromiseLike<T>, ms: number, what: string): Promise<T> {
+/** The promise, or an error after `ms`; `ref: false`: waiting for it doesn't keep the process alive. */
+export async function within<T>(promise: PromiseLike<T>, ms: number, what: string, ref = true): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error(`${what} within ${ms} ms`)), ms)
+    if (!ref) timer.unref()
   })
   try {
     return await Promise.race([promise, late])

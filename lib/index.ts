@@ -3,11 +3,15 @@ import { DatabaseError, SessionTooLargeError, SetupError } from './errors.js'
 import { PgStore } from './store.js'
 
 export type {
+  CacheOptions,
+  CacheStats,
   ConnectionSource,
+  GetOptions,
   PgStoreOptions,
   QueryFunction,
   Row,
   Session,
+  Stats,
   Ttl,
   Yieldable,
 } from './types.js'

@@ -1,4 +1,5 @@
 // The options: their defaults, their checks, and a frozen copy that the rest of the store reads.
+import type { ClientConfig } from 'pg'
 import { describe } from './errors.js'
 import type { PgStoreOptions } from './types.js'
 
@@ -11,6 +12,27 @@ export interface Settings {
   readonly maxLifetime: number | undefined
   readonly maxBytes: number
   readonly hashIds: boolean
+  readonly cache: CacheSettings | false
+  readonly listen: string | ClientConfig | false | undefined
+}
+
+export interface CacheSettings {
+  readonly max: number
+  readonly maxBytes: number
+  readonly ttl: number
+  readonly propagate: 'invalidate' | 'update'
+  readonly maxStaleness: number
+  /** The user set a `ttl`, and so a bound on staleness that holds without notifications. */
+  readonly withoutNotices: boolean
+}
+
+const cacheDefaults: CacheSettings = {
+  max: 10_000,
+  maxBytes: 64 * 1024 * 1024,
+  ttl: 60_000,
+  propagate: 'invalidate',
+  maxStaleness: 5_000,
+  withoutNotices: false,
 }
 
 const defaults: Settings = {
@@ -21,28 +43,56 @@ const defaults: Settings = {
   maxLifetime: undefined,
   maxBytes: 1024 * 1024,
   hashIds: true,
+  cache: cacheDefaults,
+  listen: undefined,
 }
 
 /** Checks what the user gave and fills in the rest. Throws `TypeError` or `RangeError`, naming the option. */
 export function readOptions(options: PgStoreOptions = {}): Settings {
-  if (typeof options !== 'object' || options === null || Array.isArray(options))
-    throw new TypeError(`options must be an object; received ${describe(options)}`)
-  const known = Object.keys(defaults)
-  for (const name of Object.keys(options))
-    if (!known.includes(name))
-      throw new TypeError(`option "${name}" is unknown; known are ${known.join(', ')}`)
-  const given = Object.entries(options).filter(([, value]) => value !== undefined)
-  const settings: Settings = { ...defaults, ...Object.fromEntries(given) }
+  const settings: Settings = { ...merge('options', defaults, options), cache: readCache(options) }
   identifier('schema', settings.schema)
   identifier('table', settings.table)
   boolean('create', settings.create)
   boolean('hashIds', settings.hashIds)
   milliseconds('ttl', settings.ttl)
   if (settings.maxLifetime !== undefined) milliseconds('maxLifetime', settings.maxLifetime)
-  if (typeof settings.maxBytes !== 'number') wrong('maxBytes', 'a number of bytes', settings.maxBytes)
-  if (!Number.isInteger(settings.maxBytes) || settings.maxBytes < 2)
-    outOfRange('maxBytes', 'a whole number of bytes, 2 or more', settings.maxBytes)
+  count('maxBytes', settings.maxBytes, 'bytes', 2)
   return Object.freeze(settings)
+}
+
+function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
+  if (cache === false) return false
+  const { withoutNotices: _, ...known } = cacheDefaults
+  const settings = { ...merge('option "cache"', known, cache), withoutNotices: cache?.ttl !== undefined }
+  count('cache.max', settings.max, 'sessions', 1)
+  count('cache.maxBytes', settings.maxBytes, 'bytes', 1)
+  if (settings.ttl !== 0) milliseconds('cache.ttl', settings.ttl)
+  milliseconds('cache.maxStaleness', settings.maxStaleness)
+  if (settings.propagate !== 'invalidate' && settings.propagate !== 'update')
+    wrong('cache.propagate', "'invalidate' or 'update'", settings.propagate)
+  return settings.ttl === 0 ? false : Object.freeze(settings)
+}
+
+/** The defaults, overridden by what was given; `undefined` is not given. */
+function merge<T extends object>(what: string, defaults: T, given: object): T {
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw new TypeError(`${what} must be an object; received ${describe(given)}`)
+  const known = Object.keys(defaults)
+  const unknown = Object.keys(given).find((name) => !known.includes(name))
+  if (unknown !== undefined) {
+    const prefix = what === 'options' ? '' : 'cache.'
+    throw new TypeError(`option "${prefix}${unknown}" is unknown; known are ${known.join(', ')}`)
+  }
+  return {
+    ...defaults,
+    ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
+  }
+}
+
+function count(name: string, value: unknown, unit: string, least: number): void {
+  if (typeof value !== 'number') wrong(name, `a number of ${unit}`, value)
+  if (!Number.isSafeInteger(value) || value < least)
+    outOfRange(name, `a whole number of ${unit}, ${least} or more`, value)
 }
 
 function identifier(name: string, value: unknown): void {

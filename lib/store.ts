@@ -1,30 +1,39 @@
 // PgStore: the only room that knows the others.
 import { EventEmitter } from 'node:events'
-import { type Connection, connect, within } from './connection.js'
+import type { ClientConfig } from 'pg'
+import { Cache } from './cache.js'
+import { type Connection, connect, listenConfig, within } from './connection.js'
 import { codeOf, DatabaseError, SetupError, withoutSecrets } from './errors.js'
 import { hashIds } from './hash-ids.js'
+import { Listener } from './listener.js'
+import { channelOf, nameOf } from './notice.js'
 import { readOptions, type Settings } from './options.js'
 import { Queries } from './queries.js'
-import { checkId, decode, digest, encode, lifetime, newId, rawId } from './record.js'
-import { prepare } from './schema.js'
-import type { ConnectionSource, PgStoreOptions, Session, Ttl, Yieldable } from './types.js'
+import { checkId, digest, encode, lifetime, newId, rawId } from './record.js'
+import { prepare, type Table } from './schema.js'
+import { Sessions } from './sessions.js'
+import type { ConnectionSource, GetOptions, PgStoreOptions, Session, Stats, Ttl, Yieldable } from './types.js'
 import { yieldable } from './yieldable.js'
 
 /** What the store has once the table is ready. */
 interface Ready {
+  readonly table: Table
   readonly queries: Queries
-  readonly hasRawIds: boolean
+  readonly sessions: Sessions
 }
 
 /** The table or one of its columns went away, or its type changed: what setup found out isn't true any more. */
 const tableChanged = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
 
 /**
- * Events: `connect` once the table is ready (again, where it had to be set up again); `warning` with an `Error` that
- * nobody could be given, such as the loss of an idle connection. There is no `disconnect` and no `error`.
+ * Events: `connect` once the table is ready (again, where it had to be set up again); `trust` and `distrust`, the cache is
+ * answered from or not; `warning` with an `Error` that nobody could be given, such as the loss of an idle connection.
+ * There is no `disconnect` and no `error`.
  */
 interface Events {
   connect: []
+  trust: []
+  distrust: []
   warning: [Error]
 }
 
@@ -39,7 +48,12 @@ interface Events {
 export class PgStore extends EventEmitter<Events> {
   readonly #settings: Settings
   readonly #connection: Connection
+  readonly #listen: ClientConfig | undefined
+  readonly #cache: Cache | undefined
   readonly #stop = new AbortController()
+  #listener: Listener | undefined
+  /** The cache needs no listener: a `ttl` was given, and nothing can be heard. */
+  #withoutNotices = false
   #ready: Ready | undefined
   #setup: Promise<Ready> | undefined
   #hashing: Promise<void> | undefined
@@ -55,6 +69,8 @@ export class PgStore extends EventEmitter<Events> {
     super()
     this.#settings = readOptions(options)
     this.#connection = connect(connection, (error) => this.#warn(error))
+    this.#listen = listenConfig(this.#settings.listen, this.#connection)
+    if (this.#settings.cache) this.#cache = new Cache(this.#settings.cache)
   }
 
   /**
@@ -67,15 +83,23 @@ export class PgStore extends EventEmitter<Events> {
 
   /**
    * The session under this id, or `undefined` if there is none or it has expired; an object of the caller's own.
-   * `T` is what the caller knows of its attributes; nothing checks it. Ignores the further arguments of koa-session.
+   * `T` is what the caller knows of its attributes; nothing checks it. `{ fresh: true }` asks the database, whatever is
+   * cached. Ignores the arguments of koa-session.
    */
-  get<T extends object = Session>(sid: string, ..._: unknown[]): Yieldable<T | undefined> {
-    return yieldable(
-      this.#use(sid, 'read', async (queries, id) => {
-        const text = await queries.read(id)
-        return text === undefined ? undefined : (decode(text) as T | undefined)
-      }),
-    )
+  get<T extends object = Session>(
+    sid: string,
+    options?: GetOptions | Ttl,
+    ..._: unknown[]
+  ): Yieldable<T | undefined> {
+    const fresh = typeof options === 'object' && options?.fresh === true
+    return yieldable(this.#get(sid, fresh) as Promise<T | undefined>)
+  }
+
+  async #get(sid: string, fresh: boolean): Promise<Session | undefined> {
+    checkId(sid)
+    const name = nameOf(sid)
+    const known = fresh || this.#closing ? undefined : this.#ready?.sessions.known(name)
+    return known ?? this.#use(sid, 'read', ({ sessions }, id) => sessions.read(name, id, fresh))
   }
 
   /**
@@ -95,18 +119,19 @@ export class PgStore extends EventEmitter<Events> {
       throw new RangeError('session id has more than 1024 characters, a NUL, or the form of a stored digest')
     const text = encode(session, this.#settings.maxBytes)
     const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
-    await this.#use(sid, 'write', (queries, id) => queries.write(id, text, ms), text)
+    const name = nameOf(sid)
+    await this.#use(sid, 'write', ({ sessions }, id) => sessions.write(name, id, text, ms), text)
   }
 
   /** Moves a live session's expiry to `ttl` ms from now, never back. What isn't there stays so. */
   async touch(sid: string, ttl?: Ttl): Promise<void> {
     const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
-    await this.#use(sid, 'touch', (queries, id) => queries.touch(id, ms))
+    await this.#use(sid, 'touch', ({ queries }, id) => queries.touch(id, ms))
   }
 
   /** Ends a session; nothing brings it back. What isn't there stays so. */
   destroy(sid: string, ..._: unknown[]): Yieldable<void> {
-    return yieldable(this.#use(sid, 'destroy', (queries, id) => queries.destroy(id)))
+    return yieldable(this.#use(sid, 'destroy', ({ sessions }, id) => sessions.destroy(nameOf(sid), id)))
   }
 
   /** Saves a new session under an id of 192 random bits and answers the id. */
@@ -119,6 +144,41 @@ export class PgStore extends EventEmitter<Events> {
   /** How many sessions are alive. */
   count(): Promise<number> {
     return this.#call('count the sessions', async () => (await this.#whenReady()).queries.count())
+  }
+
+  /** Empties the cache of every instance. */
+  clearCache(): Promise<void> {
+    return this.#call('clear the caches', async () => {
+      const { queries } = await this.#whenReady()
+      await queries.notify('flush')
+      this.#cache?.flush()
+    })
+  }
+
+  /** What the store did and knows. Asks the database one thing: how full its queue of notifications is. */
+  stats(): Promise<Stats> {
+    return this.#call('ask for the statistics', async () => {
+      const { queries, sessions, table } = await this.#whenReady()
+      const listener = this.#listener
+      const age = listener?.proofAge
+      return {
+        cache: this.#cache !== undefined && {
+          hits: this.#cache.hits,
+          misses: this.#cache.misses,
+          size: this.#cache.size,
+          bytes: this.#cache.bytes,
+          trusted: this.#isTrusted(),
+          proofAge: age === Number.POSITIVE_INFINITY ? undefined : age,
+        },
+        notifications: {
+          sent: sessions.notified,
+          received: listener?.received ?? 0,
+          queueUsage: await queries.queueUsage(),
+        },
+        reconnects: listener?.reconnects ?? 0,
+        triggers: table.hasTriggers,
+      }
+    })
   }
 
   /**
@@ -141,6 +201,7 @@ export class PgStore extends EventEmitter<Events> {
         this.#idle = resolve
       })
     await Promise.allSettled([this.#setup, this.#hashing])
+    this.#listener?.stop()
     await this.#connection.end()
   }
 
@@ -148,7 +209,7 @@ export class PgStore extends EventEmitter<Events> {
   async #use<T>(
     sid: string,
     what: string,
-    work: (queries: Queries, id: string) => Promise<T>,
+    work: (ready: Ready, id: string) => Promise<T>,
     text = '',
   ): Promise<T | undefined> {
     checkId(sid)
@@ -157,9 +218,9 @@ export class PgStore extends EventEmitter<Events> {
     // Nothing is stored under such an id, and nothing has to be asked.
     if (id === undefined) return undefined
     const run = async (): Promise<T> => {
-      const { queries, hasRawIds } = await this.#whenReady()
-      if (hasRawIds && raw !== undefined) await queries.turn(raw, id)
-      return work(queries, id)
+      const ready = await this.#whenReady()
+      if (ready.table.hasRawIds && raw !== undefined) await ready.queries.turn(raw, id)
+      return work(ready, id)
     }
     return this.#call(`${what} the session`, run, [sid, id, text])
   }
@@ -199,12 +260,63 @@ export class PgStore extends EventEmitter<Events> {
   async #attempt(): Promise<Ready> {
     const warn = (error: Error): void => this.#warn(error)
     const table = await prepare(this.#connection, this.#settings, warn)
-    const queries = new Queries(this.#connection, table, this.#settings.maxLifetime)
-    this.#ready = { queries, hasRawIds: table.hasRawIds }
+    const queries = new Queries(
+      this.#connection,
+      table,
+      channelOf(this.#settings),
+      this.#settings.maxLifetime,
+    )
+    const propagate = this.#settings.cache ? this.#settings.cache.propagate : 'invalidate'
+    const sessions = new Sessions({
+      queries,
+      cache: this.#cache,
+      isTrusted: () => this.#isTrusted(),
+      propagate,
+    })
+    this.#cache?.flush()
+    this.#ready = { table, queries, sessions }
     if (table.hasRawIds && this.#settings.create)
       this.#hashing ??= hashIds(this.#connection, this.#settings, this.#stop.signal, warn)
+    this.#listenOnce(table)
     this.emit('connect')
     return this.#ready
+  }
+
+  #isTrusted(): boolean {
+    return this.#withoutNotices || this.#listener?.trusted === true
+  }
+
+  /** Begins to listen, or finds out why that can't be. */
+  #listenOnce(table: Table): void {
+    const { cache } = this.#settings
+    if (!cache || this.#listener !== undefined || this.#withoutNotices) return
+    const why = !table.columns.has('version')
+      ? 'the table has no column "version" (see sql/003-columns.sql)'
+      : this.#settings.listen === false
+        ? 'the option "listen" is false'
+        : this.#listen === undefined && 'a query function can’t listen: give the option "listen" a connection'
+    if (why) {
+      this.#withoutNotices = cache.withoutNotices
+      if (!cache.withoutNotices)
+        this.#warn(
+          new Error(`nothing is cached, as changes can’t be heard of: ${why}, or cache a "ttl" of its own`),
+        )
+      return
+    }
+    this.#listener = new Listener({
+      config: this.#listen ?? {},
+      channel: channelOf(this.#settings),
+      maxStaleness: cache.maxStaleness,
+      notify: async (payload) => this.#ready?.queries.notify(payload),
+      onNotice: (notice) => this.#ready?.sessions.hear(notice),
+      onTrust: () => {
+        this.#cache?.flush()
+        queueMicrotask(() => this.emit('trust'))
+      },
+      onDistrust: () => this.emit('distrust'),
+      warn: (error) => this.#warn(error),
+    })
+    this.#listener.start()
   }
 
   #warn(error: Error): void {

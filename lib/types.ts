@@ -1,5 +1,5 @@
 // What a user of the package, and TypeScript, call things.
-import type { Pool, PoolConfig } from 'pg'
+import type { ClientConfig, Pool, PoolConfig } from 'pg'
 
 /** A session: a plain object whose attributes JSON can hold. */
 export type Session = Record<string, unknown>
@@ -53,4 +53,62 @@ export interface PgStoreOptions {
    * `false` for a table that older software shares.
    */
   hashIds?: boolean | undefined
+  /**
+   * Answer sessions from memory while what other processes change is heard at once; `false`: ask the database every time.
+   * What can't hear (a query function, `listen: false`, a pooler that swallows notifications) asks the database every
+   * time too, unless a `ttl` is given here: then that is the only bound on how old an answer may be.
+   */
+  cache?: CacheOptions | false | undefined
+  /**
+   * A connection for LISTEN where `connection` goes through a pooler; `false`: none. Default: one of its own as
+   * `connection` says.
+   */
+  listen?: string | ClientConfig | false | undefined
+}
+
+export interface CacheOptions {
+  /** How many sessions at most. Default 10,000. */
+  max?: number | undefined
+  /** How many characters of JSON at most. Default 64 Mi. */
+  maxBytes?: number | undefined
+  /** How long a session may be answered from memory; 0: not at all. Default a minute. */
+  ttl?: number | undefined
+  /** What to do with a cached session that another process changed: drop it, or read it again. Default `'invalidate'`. */
+  propagate?: 'invalidate' | 'update' | undefined
+  /**
+   * How old an answer may be in trouble: a cache whose listener has not proved itself for so long isn't used. In health
+   * it hears of a change within milliseconds. Default 5 seconds.
+   */
+  maxStaleness?: number | undefined
+}
+
+/** How one call of `get` differs from others. */
+export interface GetOptions {
+  /** Ask the database, whatever is cached. */
+  fresh?: boolean | undefined
+}
+
+/** What the store did and knows; numbers count from the store's beginning. */
+export interface Stats {
+  /** `false` where nothing is cached. */
+  readonly cache: false | CacheStats
+  /** Notifications of changes, by this store and to it, and how full the server's queue of them is (0 to 1). */
+  readonly notifications: { readonly sent: number; readonly received: number; readonly queueUsage: number }
+  /** How often the listener lost its connection or couldn't get one. */
+  readonly reconnects: number
+  /** Whether changes made past the store are heard of: the table has the triggers of sql/006-notify.sql. */
+  readonly triggers: boolean
+}
+
+export interface CacheStats {
+  readonly hits: number
+  readonly misses: number
+  /** Sessions held. */
+  readonly size: number
+  /** Characters of JSON held. */
+  readonly bytes: number
+  /** Whether it is answered from now. */
+  readonly trusted: boolean
+  /** How long ago, in ms, the listener last proved itself; `undefined` if it has not, or there is none. */
+  readonly proofAge: number | undefined
 }

@@ -17,7 +17,7 @@ describe('an outage', () => {
   after(() => mortal.stop())
 
   it('makes every call reject, ends nothing, and is over without a restart', async () => {
-    const store = new PgStore(mortal.url)
+    const store = new PgStore(mortal.url, { cache: false })
     const warnings: Error[] = []
     store.on('warning', (error) => warnings.push(error))
     await store.set('a', { a: 1 }, 600_000)
@@ -105,7 +105,7 @@ describe('an outage', () => {
 
   it('of the connections alone (pg_terminate_backend) costs no read', async () => {
     const url = await freshDatabase()
-    const store = new PgStore(url)
+    const store = new PgStore(url, { cache: false })
     await store.set('a', { a: 1 })
     for (let round = 0; round < 10; round++) {
       const ended = sql(
@@ -127,11 +127,14 @@ describe('an outage', () => {
     const url = new URL(await freshDatabase())
     const proxy = await startProxy(Number(url.port))
     url.port = String(proxy.port)
-    const store = new PgStore({
-      connectionString: url.href,
-      connectionTimeoutMillis: 500,
-      query_timeout: 500,
-    })
+    const store = new PgStore(
+      {
+        connectionString: url.href,
+        connectionTimeoutMillis: 500,
+        query_timeout: 500,
+      },
+      { cache: false },
+    )
     await store.set('a', { a: 1 }, 600_000)
     proxy.stall()
     const error = await rejection(store.get('a'))
@@ -161,7 +164,7 @@ describe('a pool', () => {
     const proxy = await startProxy(Number(url.port))
     url.port = String(proxy.port)
     const pool = new pg.Pool({ connectionString: url.href, max: 1 })
-    const store = new PgStore(pool)
+    const store = new PgStore(pool, { cache: false })
     await store.setup()
     proxy.stall()
     const [first, second] = await Promise.all([rejection(store.get('a')), rejection(store.get('b'))])
@@ -181,7 +184,7 @@ describe('a pool', () => {
 
   it('of one connection serves any number of calls at once', async () => {
     const pool = new pg.Pool({ connectionString: await freshDatabase(), max: 1 })
-    const store = new PgStore(pool)
+    const store = new PgStore(pool, { cache: false })
     const ids = await Promise.all(Array.from({ length: 50 }, (_, n) => store.create({ n })))
     const found = await Promise.all(ids.flatMap((id) => [store.get(id), store.touch(id), store.count()]))
     expect(found.filter((value) => value === undefined)).to.have.length(50)
@@ -192,7 +195,7 @@ describe('a pool', () => {
   it('of the application that is used up ends the wait, and nothing is written late', async () => {
     const url = await freshDatabase()
     const pool = new pg.Pool({ connectionString: url, max: 1, connectionTimeoutMillis: 300 })
-    const store = new PgStore(pool)
+    const store = new PgStore(pool, { cache: false })
     await store.set('a', { a: 1 })
     const client = await pool.connect()
     expect((await rejection(store.set('a', { late: true }))).message).to.match(
@@ -207,7 +210,7 @@ describe('a pool', () => {
 
   it('of the application is neither ended nor left with listeners by close', async () => {
     const pool = new pg.Pool({ connectionString: await freshDatabase() })
-    const store = new PgStore(pool)
+    const store = new PgStore(pool, { cache: false })
     await store.set('a', { a: 1 })
     expect(pool.listenerCount('error')).to.equal(1)
     await store.close()
@@ -220,7 +223,7 @@ describe('a pool', () => {
   it('of the application that loses its idle connections does not end the process', async () => {
     const url = await freshDatabase()
     const pool = new pg.Pool({ connectionString: url })
-    const store = new PgStore(pool)
+    const store = new PgStore(pool, { cache: false })
     const warnings: Error[] = []
     store.on('warning', (error) => warnings.push(error))
     await store.set('a', { a: 1 })

@@ -1,5 +1,14 @@
-// A TCP proxy that can be stalled (both ends stay open and hear nothing), or cut.
+// A TCP proxy that can be stalled (both ends stay open and hear nothing), or slow.
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+
+/** Passes on what comes, later, in its order. */
+function delay(from: Socket, to: Socket, lag: () => number): void {
+  let due = 0
+  from.on('data', (chunk) => {
+    due = Math.max(due, performance.now() + lag())
+    setTimeout(() => to.write(chunk), due - performance.now())
+  })
+}
 
 export interface Proxy {
   readonly port: number
@@ -9,7 +18,8 @@ export interface Proxy {
   close(): Promise<void>
 }
 
-export async function startProxy(target: number): Promise<Proxy> {
+/** `lag` answers how many ms the server's next answer takes longer. */
+export async function startProxy(target: number, lag?: () => number): Promise<Proxy> {
   const sockets = new Set<Socket>()
   let stalled = false
   const server = createServer((near) => {
@@ -24,7 +34,8 @@ export async function startProxy(target: number): Promise<Proxy> {
         sockets.delete(from)
         to.destroy()
       })
-      from.pipe(to)
+      if (lag === undefined || from === near) from.pipe(to)
+      else delay(from, to, lag)
     }
     if (stalled) freeze(near, far)
   })

@@ -29,15 +29,16 @@ export async function freshDatabase(): Promise<string> {
   return at(url, { database: name })
 }
 
-/** The same server, as somebody else or at another database. */
+/** The same server, as somebody else, at another database or by another way. */
 export function at(
   url: string,
-  { database, user, password }: Partial<Record<'database' | 'user' | 'password', string>>,
+  { database, user, password, port }: { database?: string; user?: string; password?: string; port?: number },
 ): string {
   const changed = new URL(url)
   if (database !== undefined) changed.pathname = `/${database}`
   if (user !== undefined) changed.username = user
   if (password !== undefined) changed.password = password
+  if (port !== undefined) changed.port = String(port)
   return changed.href
 }
 

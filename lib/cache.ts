@@ -1,0 +1,158 @@
+// A bounded cache of sessions that refuses to learn what it has already heard to be old.
+import { LRUCache } from 'lru-cache'
+import { copy, decode } from './record.js'
+import type { Session } from './types.js'
+
+/** A session as the database answered it. */
+export interface Stored {
+  /** The id that the table has. */
+  readonly id: string
+  /** The JSON. */
+  readonly text: string
+  readonly version: number
+  /** Milliseconds that it had to live when it was asked for. */
+  readonly left: number
+}
+
+interface Entry {
+  readonly id: string
+  /** The JSON until somebody wants the session, then the session itself, of which each caller gets a copy. */
+  kept: string | Session
+  readonly version: number
+  /** When it is over, by the monotonic clock. */
+  readonly until: number
+}
+
+/** A read or write under way, whose answer may come after the notice of something newer. */
+export interface Fill {
+  readonly name: string
+  readonly since: number
+  readonly epoch: number
+  /** What is older than this is known to be stale. */
+  floor: number
+}
+
+export interface CacheLimits {
+  readonly max: number
+  readonly maxBytes: number
+  readonly ttl: number
+}
+
+/** Sessions by name: the digest of their id. */
+export class Cache {
+  readonly #entries: LRUCache<string, Entry>
+  readonly #ttl: number
+  readonly #now: () => number
+  readonly #fills = new Map<string, Set<Fill>>()
+  readonly #reads = new Map<string, Promise<Stored | undefined>>()
+  #epoch = 0
+  hits = 0
+  misses = 0
+
+  /** `now` is a monotonic clock in ms. */
+  constructor({ max, maxBytes, ttl }: CacheLimits, now: () => number = () => performance.now()) {
+    this.#entries = new LRUCache({ max, maxSize: maxBytes })
+    this.#ttl = ttl
+    this.#now = now
+  }
+
+  get size(): number {
+    return this.#entries.size
+  }
+
+  /** Characters of JSON held. */
+  get bytes(): number {
+    return this.#entries.calculatedSize
+  }
+
+  /** A session of the caller's own, if it is here and alive. */
+  get(name: string): Session | undefined {
+    const entry = this.#entries.get(name)
+    const session = entry === undefined || entry.until <= this.#now() ? undefined : this.#sessionOf(entry)
+    if (session === undefined) this.misses++
+    else this.hits++
+    return session && copy(session)
+  }
+
+  #sessionOf(entry: Entry): Session | undefined {
+    if (typeof entry.kept !== 'string') return entry.kept
+    const session = decode(entry.kept)
+    if (session !== undefined) entry.kept = session
+    return session
+  }
+
+  /**
+   * `fill`, once for all who ask at the same time. Who asks after a change was heard of never gets the answer of a read
+   * that began before it; and as nobody is told of a new session, that there was none is said only of the time since one
+   * asked.
+   */
+  async read(name: string, load: () => Promise<Stored | undefined>): Promise<Stored | undefined> {
+    const earlier = this.#reads.get(name)
+    const stored = earlier && (await earlier)
+    if (stored !== undefined) return stored
+    const running = this.#reads.get(name)
+    if (running !== undefined && running !== earlier) return running
+    const read = this.fill(name, load).finally(() => {
+      if (this.#reads.get(name) === read) this.#reads.delete(name)
+    })
+    this.#reads.set(name, read)
+    return read
+  }
+
+  /** Asks `load`, and keeps the answer if nothing newer was heard of meanwhile. */
+  async fill(name: string, load: () => Promise<Stored | undefined>): Promise<Stored | undefined> {
+    const fill = this.begin(name)
+    let stored: Stored | undefined
+    try {
+      stored = await load()
+      return stored
+    } finally {
+      this.end(fill, stored)
+    }
+  }
+
+  /** To be called before the database is asked or told; `end` must follow. */
+  begin(name: string): Fill {
+    const fill: Fill = { name, since: this.#now(), epoch: this.#epoch, floor: 0 }
+    const fills = this.#fills.get(name)
+    if (fills === undefined) this.#fills.set(name, new Set([fill]))
+    else fills.add(fill)
+    return fill
+  }
+
+  /** What came of it; kept unless something newer was heard of, or everything was forgotten, since `begin`. */
+  end(fill: Fill, stored?: Stored): void {
+    const fills = this.#fills.get(fill.name)
+    fills?.delete(fill)
+    if (fills?.size === 0) this.#fills.delete(fill.name)
+    if (stored === undefined || fill.epoch !== this.#epoch || stored.version < fill.floor) return
+    const there = this.#entries.peek(fill.name)
+    if (there !== undefined && there.version > stored.version) return
+    const until = fill.since + Math.min(stored.left, this.#ttl)
+    this.#entries.set(
+      fill.name,
+      { id: stored.id, kept: stored.text, version: stored.version, until },
+      { size: stored.text.length },
+    )
+  }
+
+  /**
+   * Something changed to `version`: what is older goes, and doesn't come back. Answers the table's id of what went, if
+   * anything did.
+   */
+  changed(name: string, version: number): string | undefined {
+    this.#reads.delete(name)
+    for (const fill of this.#fills.get(name) ?? []) fill.floor = Math.max(fill.floor, version)
+    const entry = this.#entries.peek(name)
+    if (entry === undefined || entry.version >= version) return undefined
+    this.#entries.delete(name)
+    return entry.id
+  }
+
+  /** Forgets everything, also what is under way. */
+  flush(): void {
+    this.#epoch++
+    this.#reads.clear()
+    this.#entries.clear()
+  }
+}

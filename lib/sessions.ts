@@ -1,0 +1,97 @@
+// The sessions of the table by way of the cache: what is answered from memory, and what the database's answers and other
+// instances' notices do to it.
+import type { Cache, Stored } from './cache.js'
+import type { Notice } from './notice.js'
+import type { Queries } from './queries.js'
+import { decode } from './record.js'
+import { Rereads } from './rereads.js'
+import type { Session } from './types.js'
+
+export interface SessionsOptions {
+  readonly queries: Queries
+  /** None: every read asks the database. */
+  readonly cache: Cache | undefined
+  /** Whether the cache may be answered from, and filled, now. */
+  readonly isTrusted: () => boolean
+  readonly propagate: 'invalidate' | 'update'
+}
+
+/** A session is called by its `name` in the cache and in notices, by its `id` in the table. */
+export class Sessions {
+  readonly #queries: Queries
+  readonly #cache: Cache | undefined
+  readonly #isTrusted: () => boolean
+  readonly #rereads: Rereads | undefined
+  /** How many changes others were told of. */
+  notified = 0
+
+  constructor({ queries, cache, isTrusted, propagate }: SessionsOptions) {
+    this.#queries = queries
+    this.#cache = cache
+    this.#isTrusted = isTrusted
+    if (cache && propagate === 'update') this.#rereads = new Rereads(cache, (ids) => queries.readMany(ids))
+  }
+
+  /** A session of the caller's own from memory. */
+  known(name: string): Session | undefined {
+    return this.#isTrusted() ? this.#cache?.get(name) : undefined
+  }
+
+  /** A session of the caller's own from the database; those who ask at the same time share the answer, unless `fresh`. */
+  async read(name: string, id: string, fresh: boolean): Promise<Session | undefined> {
+    const ask = () => this.#queries.read(id)
+    const cache = this.#isTrusted() ? this.#cache : undefined
+    const stored = await (cache === undefined ? ask() : fresh ? cache.fill(name, ask) : cache.read(name, ask))
+    return stored && decode(stored.text)
+  }
+
+  /** Saves a session, unless it was destroyed. */
+  async write(name: string, id: string, text: string, ttl: number): Promise<void> {
+    await this.#change(name, async () => {
+      const changed = await this.#queries.write(id, text, ttl, name)
+      return changed && { ...changed, id, text }
+    })
+  }
+
+  async destroy(name: string, id: string): Promise<void> {
+    await this.#change(name, async () => {
+      const changed = await this.#queries.destroy(id, name)
+      return changed && { ...changed, id, text: '' }
+    })
+  }
+
+  /** What another instance changed, or this one: its own echo is no news. */
+  hear(notice: Exclude<Notice, { beat: string }>): void {
+    if (notice === 'flush') this.#cache?.flush()
+    else
+      for (const { name, version } of notice) {
+        const id = this.#cache?.changed(name, version)
+        if (id !== undefined) this.#rereads?.add(name, id)
+      }
+  }
+
+  /** Makes a change, after which the cache has the new state or none. */
+  async #change(
+    name: string,
+    work: () => Promise<(Stored & { notify: boolean }) | undefined>,
+  ): Promise<void> {
+    const cache = this.#cache
+    if (cache === undefined) {
+      if ((await work())?.notify) this.notified++
+      return
+    }
+    const fill = cache.begin(name)
+    // If it fails, or finds the session destroyed, nobody knows what is there; a table without versions can't say.
+    let version = Number.POSITIVE_INFINITY
+    let stored: Stored | undefined
+    try {
+      const changed = await work()
+      if (changed?.notify) this.notified++
+      if (changed?.version) version = changed.version
+      if (changed?.text && this.#isTrusted()) stored = changed
+    } finally {
+      cache.changed(name, version)
+      cache.end(fill, stored)
+    }
+  }
+}

@@ -1,0 +1,60 @@
+-- Tells the stores' caches of changes that are made past the store: an update, delete or truncate in psql, or by other
+-- software. What the store itself changes it tells itself, and raises `version`: these triggers pass it over.
+--
+--   psql -v schema=public -v table=session -f sql/006-notify.sql
+--
+-- Optional: without it such a change is seen when a cached session is read anew, after the cache's `ttl`.
+-- Needs the columns of sql/003-columns.sql. A payload names a session by SHA-256 of its id and the version that it now has.
+
+create or replace function :"schema".koa_pg_store_changed() returns trigger language plpgsql as $function$
+declare
+  channel text := 'koa_pg_store_' ||
+    left(encode(sha256(convert_to(tg_table_schema || '.' || tg_table_name, 'UTF8')), 'hex'), 16);
+  changes int := coalesce(nullif(current_setting('koa_pg_store.changes', true), ''), '0')::int + 1;
+begin
+  if tg_op = 'TRUNCATE' then
+    perform pg_notify(channel, 'flush');
+    return null;
+  end if;
+  if tg_op = 'UPDATE' then
+    new.version := old.version + 1;
+  end if;
+  perform set_config('koa_pg_store.changes', changes::text, true);
+  -- Of many changes in one transaction each instance would rather forget everything once than be told of every one.
+  if changes > 1000 then
+    perform pg_notify(channel, 'flush');
+  else
+    perform pg_notify(channel, case
+      when old.id ~ '^sha256:[A-Za-z0-9_-]{43}$' then substr(old.id, 8)
+      else rtrim(translate(encode(sha256(convert_to(old.id, 'UTF8')), 'base64'), '+/', '-_'), '=')
+    end || to_hex(old.version + 1));
+  end if;
+  return case when tg_op = 'UPDATE' then new end;
+end
+$function$;
+
+drop trigger if exists koa_pg_store_update on :"schema".:"table";
+drop trigger if exists koa_pg_store_update_expiry on :"schema".:"table";
+drop trigger if exists koa_pg_store_delete on :"schema".:"table";
+drop trigger if exists koa_pg_store_truncate on :"schema".:"table";
+
+-- A row whose raw id is turned into its digest is the same session.
+create trigger koa_pg_store_update before update of id, session, user_id, created_at on :"schema".:"table"
+  for each row when (new.version = old.version and (
+    new.session::text is distinct from old.session::text
+    or new.user_id is distinct from old.user_id
+    or new.created_at <> old.created_at
+    or new.id <> old.id and not (new.id like 'sha256:%' and old.id not like 'sha256:%')))
+  execute function :"schema".koa_pg_store_changed();
+
+-- Later is a touch, and tells nobody anything that a cache must know.
+create trigger koa_pg_store_update_expiry before update of expiry on :"schema".:"table"
+  for each row when (new.version = old.version and new.expiry < old.expiry)
+  execute function :"schema".koa_pg_store_changed();
+
+create trigger koa_pg_store_delete after delete on :"schema".:"table"
+  for each row when (old.session is not null and old.expiry > now())
+  execute function :"schema".koa_pg_store_changed();
+
+create trigger koa_pg_store_truncate after truncate on :"schema".:"table"
+  for each statement execute function :"schema".koa_pg_store_changed();
