@@ -1,6 +1,19 @@
 // What the package exports, nothing else.
 import { DatabaseError, SessionTooLargeError, SetupError } from './errors.js'
 import { PgStore } from './store.js'
+import type {
+  CacheOptions,
+  CacheStats,
+  ConnectionSource,
+  GetOptions,
+  PgStoreOptions,
+  QueryFunction,
+  Row,
+  Session,
+  Stats,
+  Ttl,
+  Yieldable,
+} from './types.js'
 
 export type {
   CacheOptions,
@@ -14,17 +27,34 @@ export type {
   Stats,
   Ttl,
   Yieldable,
-} from './types.js'
+}
 export { DatabaseError, PgStore, PgStore as default, SessionTooLargeError, SetupError }
 
 // `require('koa-pg-store')` answers the class itself. The other exports are properties of it, for `const { PgStore } =
 // require(…)` and for what TypeScript makes of an import in a CommonJS module.
-const required = Object.assign(PgStore, {
-  PgStore,
-  default: PgStore,
-  DatabaseError,
-  SessionTooLargeError,
-  SetupError,
-})
+Object.assign(PgStore, { PgStore, default: PgStore, DatabaseError, SessionTooLargeError, SetupError })
 
-export { required as 'module.exports' }
+export { PgStore as 'module.exports' }
+
+declare module './store.js' {
+  namespace PgStore {
+    export {
+      type CacheOptions,
+      type CacheStats,
+      type ConnectionSource,
+      DatabaseError,
+      type GetOptions,
+      PgStore,
+      PgStore as default,
+      type PgStoreOptions,
+      type QueryFunction,
+      type Row,
+      type Session,
+      SessionTooLargeError,
+      SetupError,
+      type Stats,
+      type Ttl,
+      type Yieldable,
+    }
+  }
+}

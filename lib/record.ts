@@ -50,11 +50,13 @@ export function lifetime(ttl: Ttl, fallback: number, maxLifetime = century): num
  * content, and a `SessionTooLargeError`.
  */
 export function encode(session: unknown, maxBytes: number): string {
-  if (typeof session !== 'object' || session === null || Array.isArray(session)) {
-    const kind = session === null ? 'null' : Array.isArray(session) ? 'an array' : typeof session
-    throw new TypeError(`session must be an object; received ${kind}`)
-  }
-  const text = stringify(session)
+  // Its kind, not itself: what is in a session isn't for error messages.
+  const kind = session === null ? 'null' : Array.isArray(session) ? 'an array' : typeof session
+  if (kind !== 'object') throw new TypeError(`session must be an object; received ${kind}`)
+  // As koa-generic-session's saveSession gives it with `defer`; JSON would make an empty session of it.
+  if (typeof Reflect.get(session as object, 'then') === 'function')
+    throw new TypeError('session must be an object; received a promise')
+  const text = stringify(session as object)
   if (text?.[0] !== '{')
     throw new TypeError(`session must become a JSON object; its toJSON() answers otherwise`)
   // No character of UTF-16 takes more than three bytes of UTF-8: most sessions needn't be measured.

@@ -691,7 +691,7 @@ describe('koa-generic-session 2 on Koa 3', () => {
         maxUses: 1,
       })
       cleanups.push(() => pool.end())
-      const broken = closing(new PgStore(pool))
+      const broken = closing(new PgStore(pool, { cache: false }))
       await broken.setup()
       const { good, bad, handled, browser } = await withoutSocket(broken)
       expect((await browser.get(`${bad.url}/`)).text).to.equal('ann')

@@ -32,21 +32,28 @@ describe('the history of several processes', () => {
       if (trouble) expect(reconnects).to.be.above(0)
     })
 
+  /** Whether some history of a few shows an old answer: a race is a matter of chance. */
+  async function findsStale(library: string, trouble: boolean): Promise<boolean> {
+    for (let seed = 1; seed <= 8; seed++) {
+      const { faults } = await run({ ...(await options()), seed, library, trouble })
+      if (faults.some(({ what }) => what === 'stale')) return true
+    }
+    return false
+  }
+
   it('shows a fault where a fill may be older than a notice', () =>
     withFault('cache.js', 'fill.floor = Math.max(fill.floor, version);', async (library) => {
-      const { faults } = await run({ ...(await options()), library })
-      expect(faults.map(({ what }) => what)).to.include('stale')
-    }))
+      expect(await findsStale(library, false)).to.equal(true)
+    })).timeout(120_000)
 
   it('shows a fault where nothing is flushed on reconnect', () =>
     withFault(
       'store.js',
       "this.#cache?.flush();\n                queueMicrotask(() => this.emit('trust'));",
       async (library) => {
-        const { faults } = await run({ ...(await options()), library, trouble: true })
-        expect(faults.map(({ what }) => what)).to.include('stale')
+        expect(await findsStale(library, true)).to.equal(true)
       },
-    ))
+    )).timeout(120_000)
 })
 
 describe('the history checker', () => {

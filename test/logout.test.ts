@@ -8,6 +8,7 @@ import type { Listening } from './helpers/app.js'
 import { Browser } from './helpers/http.js'
 import { message, start } from './helpers/processes.js'
 import { freshDatabase, sql } from './helpers/server.js'
+import { until } from './helpers/until.js'
 
 interface Row {
   session: Record<string, unknown> | null
@@ -61,7 +62,9 @@ describe('a person who signs out', () => {
 
   async function expectNobody(browser: Browser): Promise<void> {
     // Each process gets the cookies as they are: the first answer may take them away.
-    for (const site of sites) expect((await browser.copy().get(`${site}/`)).text).to.equal('nobody')
+    // The other process knows as soon as the notification is there.
+    for (const site of sites)
+      await until(async () => (await browser.copy().get(`${site}/`)).text === 'nobody')
     for (const { session, user_id } of await rows())
       expect({ session, user_id }).to.deep.equal({ session: null, user_id: null })
   }
