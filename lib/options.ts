@@ -16,7 +16,7 @@ export interface Settings {
   readonly listen: string | ClientConfig | false | undefined
 }
 
-export interface CacheSettings {
+interface CacheSettings {
   readonly max: number
   readonly maxBytes: number
   readonly ttl: number

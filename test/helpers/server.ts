@@ -12,7 +12,7 @@ export function ownServer(settings: Record<string, string> = {}): Promise<Postgr
 }
 
 /** The server of this test run, started at the first call. */
-export function server(): Promise<PostgresServer> {
+function server(): Promise<PostgresServer> {
   running ??= ownServer({ max_connections: '200' })
   return running
 }
