@@ -68,17 +68,21 @@ export class Cache {
   /** A session of the caller's own, if it is here and alive. */
   get(name: string): Session | undefined {
     const entry = this.#entries.get(name)
-    const session = entry === undefined || entry.until <= this.#now() ? undefined : this.#sessionOf(entry)
+    const session = entry === undefined || entry.until <= this.#now() ? undefined : this.#copyOf(entry)
     if (session === undefined) this.misses++
     else this.hits++
-    return session && copy(session)
+    return session
   }
 
-  #sessionOf(entry: Entry): Session | undefined {
-    if (typeof entry.kept !== 'string') return entry.kept
-    const session = decode(entry.kept)
-    if (session !== undefined) entry.kept = session
-    return session
+  #copyOf(entry: Entry): Session | undefined {
+    try {
+      if (typeof entry.kept === 'string') entry.kept = decode(entry.kept) ?? entry.kept
+      return typeof entry.kept === 'string' ? undefined : copy(entry.kept)
+    } catch (error) {
+      // Nested too deeply for a copy, though not for JSON.parse.
+      if (error instanceof RangeError) return undefined
+      throw error
+    }
   }
 
   /**

@@ -14,7 +14,7 @@ export interface Connection {
   /** How long, in ms, getting a connection may take. */
   readonly connectMs: number
   /** Runs one statement and answers its rows; `within` is for the few that may take longer than a request. */
-  query(text: string, values?: readonly unknown[], within?: number): Promise<Row[]>
+  query(statement: string | Statement, values?: readonly unknown[], within?: number): Promise<Row[]>
   /** Runs statements in one transaction, if this form of connection can. */
   transaction<T>(work: (query: Query) => Promise<T>): Promise<T>
   /** A connection of one's own to the same server, as far as that is known. */
@@ -23,7 +23,16 @@ export interface Connection {
   end(): Promise<void>
 }
 
-type Query = (text: string, values: readonly unknown[]) => Promise<Row[]>
+type Query = (statement: string | Statement, values: readonly unknown[]) => Promise<Row[]>
+
+/** One with a name is prepared, once on each connection. */
+export interface Statement {
+  readonly name: string
+  readonly text: string
+}
+
+/** What is said of a prepared statement by a pooler that hands each transaction another connection, and after an upgrade. */
+const unprepared = new Set(['26000', '42P05', '0A000'])
 
 /**
  * Makes the connection without opening it. `warn` gets the errors of idle connections, which nobody waits for. Throws a
@@ -92,11 +101,20 @@ function isPool(source: object): source is Pool {
   return has('connect') && has('query') && typeof Reflect.get(source, 'totalCount') === 'number'
 }
 
+/** A client of the pool while it is used, and the errors that say that its connection is lost. */
+interface Lease {
+  readonly client: PoolClient
+  readonly losses: Error[]
+  readonly onError: (loss: Error) => void
+}
+
 class PoolConnection implements Connection {
   readonly connectMs: number
   readonly #pool: Pool
   readonly #owned: boolean
   readonly #statementMs: number
+  /** Until a pooler shows that it can't. */
+  #prepares = true
   readonly #warn: (error: Error) => void
 
   /** The pool hides its password from whoever enumerates, and must not hide it here. */
@@ -114,23 +132,45 @@ class PoolConnection implements Connection {
     pool.on('error', warn)
   }
 
-  async query(text: string, values: readonly unknown[] = [], ms = this.#statementMs): Promise<Row[]> {
+  async query(
+    statement: string | Statement,
+    values: readonly unknown[] = [],
+    ms = this.#statementMs,
+  ): Promise<Row[]> {
     for (let attempt = 1; ; attempt++) {
-      const client = await this.#acquire()
+      const lease = await this.#acquire()
       try {
-        return await this.#use(client, () => this.#send(client, text, values, ms))
+        return await this.#use(lease, () => this.#send(lease.client, statement, values, ms))
       } catch (error) {
-        if (attempt > this.#pool.options.max || !canRepeat(text, error)) throw error
+        if (attempt > this.#pool.options.max || !this.#canRepeat(statement, error)) throw error
       }
       // The server closes many connections at once, each in its own time: at most all of them. Let the pool hear first.
       await new Promise((resolve) => setImmediate(resolve))
     }
   }
 
+  /**
+   * Whether a statement may be sent again: it was certainly not executed, or it only reads and the connection was lost, as
+   * happens to one that the pool hands out while the server is closing it.
+   */
+  #canRepeat(statement: string | Statement, error: unknown): boolean {
+    const code = codeOf(error)
+    if (typeof statement !== 'string' && this.#prepares && unprepared.has(code ?? '')) {
+      this.#prepares = false
+      return true
+    }
+    if (isStatementError(error) || !(error instanceof Error)) return false
+    // A time that is up isn't given a second time.
+    if (/timeout|within \d+ ms/.test(error.message)) return false
+    const text = typeof statement === 'string' ? statement : statement.text
+    return text.startsWith('select') || code === '57P01'
+  }
+
   async transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
-    const client = await this.#acquire()
-    return this.#use(client, async () => {
-      const query: Query = (text, values) => this.#send(client, text, values, this.#statementMs)
+    const lease = await this.#acquire()
+    return this.#use(lease, async () => {
+      const query: Query = (statement, values) =>
+        this.#send(lease.client, statement, values, this.#statementMs)
       await query('begin', [])
       try {
         const result = await work(query)
@@ -144,31 +184,34 @@ class PoolConnection implements Connection {
     })
   }
 
-  async #send(client: PoolClient, text: string, values: readonly unknown[], ms: number): Promise<Row[]> {
-    return (await client.query<Row>({ text, values: [...values], query_timeout: ms } as QueryConfig)).rows
+  async #send(
+    client: PoolClient,
+    statement: string | Statement,
+    values: readonly unknown[],
+    ms: number,
+  ): Promise<Row[]> {
+    const { text, name = undefined } = typeof statement === 'string' ? { text: statement } : statement
+    const named = this.#prepares && name !== undefined && { name }
+    return (
+      await client.query<Row>({ text, values: [...values], query_timeout: ms, ...named } as QueryConfig)
+    ).rows
   }
 
   /** Gives the client back in the end, or up if the connection was lost. */
-  async #use<T>(client: PoolClient, work: () => Promise<T>): Promise<T> {
-    let lost: Error | undefined
-    // pg rejects the query too; the listener keeps the event from ending the process.
-    const onError = (error: Error): void => {
-      lost = error
-    }
-    client.on('error', onError)
+  async #use<T>({ client, losses, onError }: Lease, work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (error) {
-      if (!isStatementError(error)) lost ??= error as Error
+      if (!isStatementError(error)) losses.push(error as Error)
       throw error
     } finally {
       client.off('error', onError)
-      client.release(lost)
+      client.release(losses[0])
     }
   }
 
   /** A client, or an error in time; one that comes too late goes back unused, so that nothing is written late. */
-  #acquire(): Promise<PoolClient> {
+  #acquire(): Promise<Lease> {
     return new Promise((resolve, reject) => {
       let late = false
       const timer = setTimeout(() => {
@@ -179,7 +222,14 @@ class PoolConnection implements Connection {
         clearTimeout(timer)
         if (late) client?.release()
         else if (client === undefined) reject(error ?? new Error('the pool gave no connection'))
-        else resolve(client)
+        else {
+          const losses: Error[] = []
+          // pg rejects the statement too; the listener keeps the event from ending the process. It must be there before
+          // this function returns: the server's farewell can be in the same packet as its welcome.
+          const onError = (loss: Error): void => void losses.push(loss)
+          client.on('error', onError)
+          resolve({ client, losses, onError })
+        }
       })
     })
   }
@@ -203,7 +253,12 @@ class FunctionConnection implements Connection {
     this.#run = run
   }
 
-  async query(text: string, values: readonly unknown[] = [], ms = statementMs): Promise<Row[]> {
+  async query(
+    statement: string | Statement,
+    values: readonly unknown[] = [],
+    ms = statementMs,
+  ): Promise<Row[]> {
+    const text = typeof statement === 'string' ? statement : statement.text
     const result = await within(this.#run(text, [...values]), ms, 'the query function did not answer')
     const rows: unknown = Array.isArray(result) ? result : Reflect.get(Object(result), 'rows')
     if (!Array.isArray(rows))
@@ -213,7 +268,7 @@ class FunctionConnection implements Connection {
 
   /** Each call may run on another connection: no transaction, but the statements in their order. */
   transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
-    return work((text, values) => this.query(text, values))
+    return work((statement, values) => this.query(statement, values))
   }
 
   async end(): Promise<void> {}
@@ -223,17 +278,6 @@ class FunctionConnection implements Connection {
 function isStatementError(error: unknown): boolean {
   // A former primary refuses writes until the connection is given up (25006).
   return error instanceof Error && Reflect.get(error, 'severity') === 'ERROR' && codeOf(error) !== '25006'
-}
-
-/**
- * Whether a statement may be sent again over another connection after this one was lost, as happens to one that the pool
- * hands out while the server is closing it: it only reads, or it was certainly not executed.
- */
-function canRepeat(text: string, error: unknown): boolean {
-  if (isStatementError(error) || !(error instanceof Error)) return false
-  // A time that is up isn't given a second time.
-  if (/timeout|within \d+ ms/.test(error.message)) return false
-  return text.startsWith('select') || codeOf(error) === '57P01'
 }
 
 /** The promise, or an error after `ms`; `ref: false`: waiting for it doesn't keep the process alive. */

@@ -43,7 +43,11 @@ const shortestSecret = 8
  */
 export function withoutSecrets(error: unknown, secrets: readonly string[] = []): Error {
   let message = messageOf(error)
-  for (const secret of secrets) if (secret.length >= shortestSecret) message = message.replaceAll(secret, '…')
+  for (const secret of secrets) {
+    if (secret.length < shortestSecret) continue
+    // As it is, and as it stands inside JSON.
+    for (const form of [secret, JSON.stringify(secret).slice(1, -1)]) message = message.replaceAll(form, '…')
+  }
   const copy = new Error(message)
   if (!(error instanceof Error)) return copy
   copy.name = error.name

@@ -1,6 +1,7 @@
 // One connection that hears what other instances change, and knows at any time how fresh its knowledge is.
 import { randomBytes } from 'node:crypto'
 import { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
 import { within } from './connection.js'
 import { messageOf } from './errors.js'
@@ -29,15 +30,19 @@ export interface ListenerOptions {
 
 /** A heartbeat on its way, by both clocks: the monotonic one stands still while the machine sleeps. */
 interface Beat {
-  readonly token: string
   readonly monotonic: number
   readonly wall: number
 }
 
+/** One connection, from its beginning. */
+interface Attempt {
+  stream: Duplex | undefined
+  client: pg.Client | undefined
+}
+
 export class Listener {
   readonly #options: ListenerOptions
-  #client: pg.Client | undefined
-  #socket: Socket | undefined
+  #attempt: Attempt | undefined
   #timer: NodeJS.Timeout | undefined
   #heard: ((token: string) => void) | undefined
   /** The heartbeat that came back last: all that was committed before it was sent is known. */
@@ -79,52 +84,52 @@ export class Listener {
   }
 
   async #connect(): Promise<void> {
-    const socket = new Socket()
-    const client = new pg.Client({
-      stream: () => socket,
-      ...this.#options.config,
-      keepAlive: true,
-      fallback_application_name: 'koa-pg-store listener',
-    })
-    this.#socket = socket
-    this.#client = client
-    const lost = (reason?: unknown): void => this.#lost(client, reason)
-    client.on('error', lost)
-    client.on('end', lost)
-    client.on('notification', ({ payload }) => this.#hear(payload ?? ''))
-    const { channel, maxStaleness } = this.#options
+    const attempt: Attempt = { stream: undefined, client: undefined }
+    this.#attempt = attempt
+    const lost = (reason?: unknown): void => this.#lost(attempt, reason)
+    const { channel, maxStaleness, config } = this.#options
     try {
+      // The stream is remembered, so that it can be let go of in whatever state it is.
+      const stream = (): Duplex | undefined => {
+        attempt.stream = config.stream?.() ?? new Socket()
+        return attempt.stream
+      }
+      const client = new pg.Client({
+        ...config,
+        stream,
+        keepAlive: true,
+        fallback_application_name: 'koa-pg-store listener',
+      })
+      attempt.client = client
+      client.on('error', lost)
+      client.on('end', lost)
+      client.on('notification', ({ payload }) => this.#hear(payload ?? ''))
       await within(client.connect(), Math.max(maxStaleness, lastPause), 'no connection to listen', false)
       // Neither waiting nor listening keeps the process alive.
-      socket.unref()
-      await within(
-        client.query(`listen ${pg.escapeIdentifier(channel)}`),
-        maxStaleness,
-        'no answer to listen',
-      )
-      await this.#prove(client)
+      if (attempt.stream && 'unref' in attempt.stream) (attempt.stream as Socket).unref()
+      const listening = client.query(`listen ${pg.escapeIdentifier(channel)}`)
+      await within(listening, maxStaleness, 'no answer to listen', false)
+      await this.#prove(attempt)
     } catch (error) {
       lost(error)
     }
   }
 
-  /** A notification there and back: by the way that changes take at first, by the listener's own later. */
-  async #prove(client: pg.Client): Promise<void> {
-    if (client !== this.#client) return
-    const { channel, maxStaleness, notify } = this.#options
+  /** A notification there, by the way that changes take, and back by this one. */
+  async #prove(attempt: Attempt): Promise<void> {
+    if (attempt !== this.#attempt) return
+    const { maxStaleness, notify } = this.#options
     const token = randomBytes(9).toString('base64url')
-    const beat: Beat = { token, monotonic: performance.now(), wall: Date.now() }
+    const beat: Beat = { monotonic: performance.now(), wall: Date.now() }
     const back = new Promise<void>((resolve) => {
       this.#heard = (heard) => {
         if (heard === token) resolve()
       }
     })
-    const sent = this.#trusted
-      ? client.query('select pg_notify($1, $2)', [channel, beatPayload(token)])
-      : notify(beatPayload(token))
+    const sent = notify(beatPayload(token))
     await within(sent, maxStaleness, 'no answer to a heartbeat', false)
     await within(back, maxStaleness, deaf, false)
-    if (client !== this.#client) return
+    if (attempt !== this.#attempt) return
     this.#proof = beat
     if (!this.#trusted) {
       this.#options.onTrust()
@@ -133,7 +138,7 @@ export class Listener {
       this.#warned = false
     }
     this.#timer = setTimeout(() => {
-      this.#prove(client).catch((error) => this.#lost(client, error))
+      this.#prove(attempt).catch((error) => this.#lost(attempt, error))
     }, maxStaleness / 4)
     this.#timer.unref()
   }
@@ -147,40 +152,40 @@ export class Listener {
     }
   }
 
-  #lost(client: pg.Client, reason: unknown): void {
-    if (client !== this.#client || this.#stopped) return
+  #lost(attempt: Attempt, reason: unknown): void {
+    if (attempt !== this.#attempt || this.#stopped) return
     this.#drop()
     const isDeaf = reason instanceof Error && reason.message.startsWith(deaf)
     const wasTrusted = this.#trusted
+    const isNews = !this.#warned
     this.#trusted = false
-    if (!this.#warned) {
-      this.#warned = true
-      const advice = isDeaf
-        ? ': if it goes through a pooler, give the option "listen" a connection that does not'
-        : ''
-      this.#options.warn(
-        new Error(
-          `can't hear of changes, so nothing is answered from the cache: ${messageOf(reason)}${advice}`,
-        ),
-      )
-    }
-    if (wasTrusted) this.#options.onDistrust()
+    this.#warned = true
     const pause = isDeaf && !wasTrusted ? pauseWhenDeaf : this.#pause * (0.5 + Math.random() / 2)
     this.#pause = Math.min(this.#pause * 2, lastPause)
     this.reconnects++
     this.#timer = setTimeout(() => void this.#connect(), pause)
     this.#timer.unref()
+    // Last: these are the application's, and may throw.
+    if (isNews) {
+      const advice = isDeaf
+        ? ': if it goes through a pooler, give the option "listen" a connection that does not'
+        : ''
+      const what = `can't hear of changes, so nothing is answered from the cache: ${messageOf(reason)}${advice}`
+      this.#options.warn(new Error(what))
+    }
+    if (wasTrusted) this.#options.onDistrust()
   }
 
   /** Lets go of the connection, at once and whatever state it is in. */
   #drop(): void {
     clearTimeout(this.#timer)
-    const client = this.#client
-    this.#client = undefined
+    const attempt = this.#attempt
+    this.#attempt = undefined
     // What it says from now on is of no interest, but must not end the process.
-    client?.on('error', () => undefined)
-    this.#socket?.destroy()
-    client?.end().catch(() => undefined)
+    attempt?.client?.on('error', () => undefined)
+    attempt?.stream?.on('error', () => undefined)
+    attempt?.stream?.destroy()
+    attempt?.client?.end().catch(() => undefined)
   }
 }
 

@@ -1,6 +1,7 @@
 // The options: their defaults, their checks, and a frozen copy that the rest of the store reads.
 import type { ClientConfig } from 'pg'
 import { describe } from './errors.js'
+import { century } from './record.js'
 import type { PgStoreOptions } from './types.js'
 
 /** The options as the store uses them. */
@@ -55,7 +56,10 @@ export function readOptions(options: PgStoreOptions = {}): Settings {
   boolean('create', settings.create)
   boolean('hashIds', settings.hashIds)
   milliseconds('ttl', settings.ttl)
-  if (settings.maxLifetime !== undefined) milliseconds('maxLifetime', settings.maxLifetime)
+  if (settings.maxLifetime !== undefined) {
+    milliseconds('maxLifetime', settings.maxLifetime)
+    if (settings.maxLifetime > century) outOfRange('maxLifetime', 'at most 100 years', settings.maxLifetime)
+  }
   count('maxBytes', settings.maxBytes, 'bytes', 2)
   return Object.freeze(settings)
 }
@@ -68,6 +72,9 @@ function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
   count('cache.maxBytes', settings.maxBytes, 'bytes', 1)
   if (settings.ttl !== 0) milliseconds('cache.ttl', settings.ttl)
   milliseconds('cache.maxStaleness', settings.maxStaleness)
+  // A notification has to be there and back meanwhile; and Node's timers end at 2^31.
+  if (settings.maxStaleness < 100 || settings.maxStaleness > 3_600_000)
+    outOfRange('cache.maxStaleness', 'between 100 ms and an hour (3,600,000)', settings.maxStaleness)
   if (settings.propagate !== 'invalidate' && settings.propagate !== 'update')
     wrong('cache.propagate', "'invalidate' or 'update'", settings.propagate)
   return settings.ttl === 0 ? false : Object.freeze(settings)

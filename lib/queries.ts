@@ -1,7 +1,11 @@
-// Every statement that runs on a request's path.
+// Every statement that runs on a request's path, each for many sessions at once.
+import { hash } from 'node:crypto'
+import { Batch } from './batch.js'
 import type { Stored } from './cache.js'
-import type { Connection } from './connection.js'
-import { payloads } from './notice.js'
+import type { Connection, Statement } from './connection.js'
+import { codeOf, withoutSecrets } from './errors.js'
+import { nameOf, payloads } from './notice.js'
+import { isDigest } from './record.js'
 import type { Table } from './schema.js'
 import type { Row } from './types.js'
 
@@ -11,136 +15,119 @@ const destroyedFor = `interval '1 hour'`
 /** The version of a change made now. Grows even where a row went and came again; see DESIGN, 5. */
 const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
 
+/** How many sessions one statement reads or changes, and how many characters of JSON it carries. */
+const most = 128
+const mostText = 4 * 1024 * 1024
+
+/** More are worth nothing, but one that waits for a row's lock must not make everybody wait. */
+const atOnce = 4
+
+/** So many names of 43 characters and versions stay below the 8000 bytes of a payload. */
+const namesInPayload = 120
+
+/** Errors of PostgreSQL that one row of many can be the cause of: bad data, constraints, deadlocks, limits. */
+const forOneRowsSake = /^(21|22|23|40|54)/
+
 /** What came of a change: the version that the row has now, how long it lives, whether others were told. */
 export interface Changed {
+  readonly id: string
   readonly version: number
   readonly left: number
   readonly notify: boolean
+}
+
+interface Write {
+  readonly text: string
+  readonly ttl: number
 }
 
 export class Queries {
   readonly #connection: Connection
   readonly #table: Table
   readonly #channel: string
-  readonly #read: string
-  readonly #readMany: string
-  readonly #write: string
-  readonly #touch: string
-  readonly #destroy: string
+  readonly #maxLifetime: number | undefined
   readonly #count: string
   readonly #turn: string
+  readonly #reads: Batch<undefined, Stored | undefined>
+  readonly #writes: Batch<Write, Changed | undefined>
+  readonly #destroys: Batch<undefined, Changed | undefined>
+  readonly #touches: Batch<number, undefined>
 
   constructor(connection: Connection, table: Table, channel: string, maxLifetime: number | undefined) {
     this.#connection = connection
     this.#table = table
     this.#channel = channel
-    const { name, columns } = table
-    const limited = maxLifetime !== undefined
-    const alive =
-      'session is not null and expiry > now()' +
-      (limited ? ` and created_at > now() - ${maxLifetime} * interval '1 millisecond'` : '')
-    // Written with immutable functions alone: Citus refuses `created_at + interval` (it may depend on the TimeZone).
-    const last = `to_timestamp(extract(epoch from (t.created_at - timestamptz 'epoch'))::float8 + ${(maxLifetime ?? 0) / 1000})`
-    const capped = (expiry: string): string => (limited ? `least(${expiry}, ${last})` : expiry)
-    const when = (column: string, assignment: string): string =>
-      columns.has(column) ? `, ${assignment}` : ''
-
-    const end = limited ? `least(t.expiry, ${last})` : 't.expiry'
-    const versioned = columns.has('version')
-    const version = versioned ? 't.version::float8 as version' : '0::float8 as version'
-
-    this.#read =
-      `select id, session::text as session, ${version}, (extract(epoch from ${end} - now()) * 1000)::float8 as left` +
-      ` from ${name} as t where id = $1 and ${alive}`
-    this.#readMany = this.#read.replace('id = $1', 'id = any($1)')
-    // Immutable again: `last_access` is the now() of the statement. A row that was just made is in no cache yet.
-    const written = versioned
-      ? `${version}, (extract(epoch from t.expiry - t.last_access) * 1000)::float8 as left, t.last_access > t.created_at as notify`
-      : `${version}, 0::float8 as left, false as notify`
-    this.#write = this.#change(
-      `insert into ${name} as t (id, session, expiry${when('last_access', 'last_access')}${when('version', 'version')})` +
-        ` select $1::text, $2::json, now() + $3::float8 * interval '1 millisecond'` +
-        `${when('last_access', 'now()')}${when('version', versionNow)}` +
-        ` on conflict (id) do update set session = excluded.session, expiry = ${capped('excluded.expiry')}` +
-        when('last_access', 'last_access = excluded.last_access') +
-        when('version', 'version = greatest(excluded.version, t.version + 1)') +
-        ` where t.session is not null returning ${written}`,
-      '$4',
-    )
-    this.#touch =
-      `update ${name} as t set expiry = ${capped(`greatest(t.expiry, now() + $2::float8 * interval '1 millisecond')`)}` +
-      `${when('last_access', 'last_access = now()')} where id = $1 and ${alive}`
-    this.#destroy = this.#change(
-      `update ${name} as t set session = null, expiry = now() + ${destroyedFor}${when('user_id', 'user_id = null')}` +
-        when('version', `version = greatest(${versionNow}, t.version + 1)`) +
-        ` where id = $1 and session is not null returning ${version}, 0::float8 as left, ${versioned} as notify`,
-      '$2',
-    )
-    this.#count = `select count(*)::float8 as count from ${name} where ${alive}`
+    this.#maxLifetime = maxLifetime
+    const { name } = table
+    this.#count = `select count(*)::float8 as count from ${name} where ${this.#alive}`
     this.#turn =
       `with gone as (delete from ${name} where id = $1 and exists (select from ${name} where id = $2))` +
       ` update ${name} set id = $2 where id = $1 and not exists (select from ${name} where id = $2)`
-  }
-
-  /** A statement that changes one row, with the notice of it (whose name is the given parameter) where that can be. */
-  #change(statement: string, name: string): string {
-    if (!this.#table.columns.has('version') || this.#table.distributed) return statement
-    // Hexadecimal, as lib/notice.ts reads it.
-    const payload = `${name}::text || to_hex(version::bigint)`
-    return (
-      `with changed as (${statement}) select version, "left", notify,` +
-      ` case when notify then pg_notify('${this.#channel}', ${payload})::text end from changed`
-    )
-  }
-
-  async #run(statement: string, values: unknown[], name: string): Promise<Changed | undefined> {
-    if (!this.#table.columns.has('version')) return first(await this.#connection.query(statement, values))
-    if (!this.#table.distributed) return first(await this.#connection.query(statement, [...values, name]))
-    // Citus may run a CTE on a worker, and what is notified there is lost: a statement of its own, then.
-    return this.#connection.transaction(async (query) => {
-      const changed = first(await query(statement, values))
-      if (changed?.notify)
-        await query('select pg_notify($1, $2)', [this.#channel, ...payloads([{ name, ...changed }])])
-      return changed
+    const limits = {
+      max: most,
+      concurrency: atOnce,
+      isDivisible: (error: unknown) => forOneRowsSake.test(codeOf(error) ?? ''),
+    }
+    // Alone, a session is asked for as every PostgreSQL plans best; many by their array, whose plan suits its length.
+    const readOne = prepared(this.#readStatement('t.id = $1'))
+    const readMany = prepared(this.#readStatement('t.id = any($1::text[])'))
+    const writeOne = prepared(this.#toldOfOne(this.#writeStatement(one)))
+    const writeMany = prepared(this.#told(this.#writeStatement(many)))
+    const destroy = prepared(this.#told(this.#destroyStatement()))
+    const touch = prepared(this.#touchStatement())
+    this.#reads = new Batch({
+      ...limits,
+      run: async (calls) => {
+        const [only, ...more] = ids(calls)
+        const rows = await (more.length === 0
+          ? this.#ask(readOne, [only])
+          : this.#ask(readMany, [[only, ...more]]))
+        return inOrder(calls, rows.map(stored))
+      },
+    })
+    this.#writes = new Batch({
+      ...limits,
+      weigh: ({ text }) => text.length,
+      maxWeight: mostText,
+      run: async (calls) => {
+        const values = [ids(calls), calls.map(({ value }) => value.text), calls.map(({ value }) => value.ttl)]
+        const rows = await (calls.length === 1
+          ? this.#change(writeOne, values.flat())
+          : this.#change(writeMany, values))
+        return inOrder(calls, rows)
+      },
+    })
+    this.#destroys = new Batch({
+      ...limits,
+      run: async (calls) => inOrder(calls, await this.#change(destroy, [ids(calls)])),
+    })
+    this.#touches = new Batch({
+      ...limits,
+      run: async (calls) => {
+        await this.#ask(touch, [ids(calls), calls.map(({ value }) => value)])
+        return calls.map(() => undefined)
+      },
     })
   }
 
   /** A session that is alive. */
-  async read(id: string): Promise<Stored | undefined> {
-    const [row] = await this.#connection.query(this.#read, [id])
-    return row && stored(row)
-  }
-
-  /** Those of some sessions that are alive, by id. */
-  async readMany(ids: string[]): Promise<Map<string, Stored>> {
-    const rows = await this.#connection.query(this.#readMany, [ids])
-    return new Map(rows.map((row) => [row.id as string, stored(row)]))
+  read(id: string): Promise<Stored | undefined> {
+    return this.#reads.add(id, undefined)
   }
 
   /** Writes a session over whatever is there, unless it was destroyed (`undefined`), and notifies of the change. */
-  write(id: string, text: string, ttl: number, name: string): Promise<Changed | undefined> {
-    return this.#run(this.#write, [id, text, ttl], name)
+  write(id: string, text: string, ttl: number): Promise<Changed | undefined> {
+    return this.#writes.add(id, { text, ttl })
   }
 
   /** Moves the expiry of a session that is alive; never back. */
   async touch(id: string, ttl: number): Promise<void> {
-    await this.#connection.query(this.#touch, [id, ttl])
+    await this.#touches.add(id, ttl)
   }
 
   /** Empties a session's row, leaves it as a mark that this id is over, and notifies of it. */
-  destroy(id: string, name: string): Promise<Changed | undefined> {
-    return this.#run(this.#destroy, [id], name)
-  }
-
-  /** Tells every instance something, this one too. */
-  async notify(payload: string): Promise<void> {
-    await this.#connection.query('select pg_notify($1, $2)', [this.#channel, payload])
-  }
-
-  /** How full the server's queue of notifications is, from 0 to 1; full, it fails commits. */
-  async queueUsage(): Promise<number> {
-    const [row] = await this.#connection.query('select pg_notification_queue_usage()::float8 as usage')
-    return row?.usage as number
+  destroy(id: string): Promise<Changed | undefined> {
+    return this.#destroys.add(id, undefined)
   }
 
   /** How many sessions are alive. */
@@ -155,10 +142,164 @@ export class Queries {
       await this.#connection.query(this.#turn, [raw, id])
     } catch (error) {
       // Somebody wrote the digest's row meanwhile: now it is there, and the raw one goes at the next use.
-      if (!(error instanceof Error && Reflect.get(error, 'code') === '23505')) throw error
+      if (codeOf(error) !== '23505') throw error
       await this.#connection.query(this.#turn, [raw, id])
     }
   }
+
+  async #change(change: Statement, values: unknown[]): Promise<Changed[]> {
+    return (await this.#ask(change, values, this.#isToldApart)) as unknown as Changed[]
+  }
+
+  async #ask(statement: Statement, values: unknown[], isToldApart = false): Promise<Row[]> {
+    try {
+      if (!isToldApart) return await this.#connection.query(statement, values)
+      // Citus may run a CTE on a worker, and what is notified there is lost: statements of their own, then.
+      return await this.#connection.transaction(async (query) => {
+        const rows = await query(statement, values)
+        for (const payload of payloads(named(rows)))
+          await query('select pg_notify($1, $2)', [this.#channel, payload])
+        return rows
+      })
+    } catch (error) {
+      // Each of those who share a statement gets its error: none may learn of the others' ids and sessions.
+      throw withoutSecrets(error, values.flat().map(String))
+    }
+  }
+
+  get #isToldApart(): boolean {
+    return this.#table.distributed && this.#table.columns.has('version')
+  }
+
+  /** What is alive, of a table called `t` or alone. */
+  get #alive(): string {
+    const limit = this.#maxLifetime
+    const young = limit === undefined ? '' : ` and created_at > now() - ${limit} * interval '1 millisecond'`
+    return `session is not null and expiry > now()${young}`
+  }
+
+  /** The end of a session's life if it were to expire then. */
+  #capped(expiry: string): string {
+    if (this.#maxLifetime === undefined) return expiry
+    // With immutable functions alone: Citus refuses `created_at + interval`, which may depend on the TimeZone.
+    const birth = `extract(epoch from (t.created_at - timestamptz 'epoch'))::float8`
+    return `least(${expiry}, to_timestamp(${birth} + ${this.#maxLifetime / 1000}))`
+  }
+
+  /** A part that needs a column which a table of koa-pg-session lacks. */
+  #with(column: string, part: string): string {
+    return this.#table.columns.has(column) ? part : ''
+  }
+
+  #readStatement(which: string): string {
+    const version = this.#with('version', 't.version::float8') || '0::float8'
+    return (
+      `select t.id, t.session::text as session, ${version} as version,` +
+      ` (extract(epoch from least(${this.#capped('t.expiry')}, now() + interval '100 years') - now()) * 1000)::float8 as left` +
+      ` from ${this.#table.name} as t where ${which} and ${this.#alive}`
+    )
+  }
+
+  /** In the order of ids, as all statements that lock several rows: instances never wait for each other in a circle. */
+  #writeStatement(source: string): string {
+    const at = (part: string): string => this.#with('last_access', part)
+    const version = (part: string): string => this.#with('version', part)
+    // A row that was just made is in no cache yet. `last_access` is the statement's now().
+    const outcome =
+      version(
+        't.version, (extract(epoch from t.expiry - t.last_access) * 1000)::float8 as left, t.last_access is distinct from t.created_at as notify',
+      ) || '0 as version, 0::float8 as left, false as notify'
+    return (
+      `insert into ${this.#table.name} as t (id, session, expiry${at(', last_access')}${version(', version')})` +
+      ` select u.id, u.session::json, now() + u.ttl * interval '1 millisecond'${at(', now()')}${version(`, ${versionNow}`)}` +
+      ` from ${source} order by u.id` +
+      ` on conflict (id) do update set session = excluded.session, expiry = ${this.#capped('excluded.expiry')}` +
+      at(', last_access = excluded.last_access') +
+      version(', version = greatest(excluded.version, t.version + 1)') +
+      ` where t.session is not null returning t.id, ${outcome}`
+    )
+  }
+
+  #destroyStatement(): string {
+    const version = (part: string): string => this.#with('version', part)
+    return (
+      `update ${this.#table.name} as t set session = null, expiry = now() + ${destroyedFor}` +
+      `${this.#with('user_id', ', user_id = null')}${version(`, version = greatest(${versionNow}, t.version + 1)`)}` +
+      ` from ${this.#inOrder('session is not null')} where t.id = due.id` +
+      ` returning t.id, ${version('t.version') || '0 as version'}, 0::float8 as left, ${version('true') || 'false'} as notify`
+    )
+  }
+
+  #touchStatement(): string {
+    const later = this.#capped(`greatest(t.expiry, now() + u.ttl * interval '1 millisecond')`)
+    return (
+      `update ${this.#table.name} as t set expiry = ${later}${this.#with('last_access', ', last_access = now()')}` +
+      ` from ${this.#inOrder(this.#alive)}, rows from (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::float8[])) as u (id, ttl)` +
+      ` where t.id = due.id and u.id = due.id`
+    )
+  }
+
+  /** The rows of `$1` that are to be changed, locked in the order of ids where that can be. */
+  #inOrder(condition: string): string {
+    const lock = this.#table.distributed ? '' : ' order by id for update'
+    return `(select id from ${this.#table.name} where id = any($1::text[]) and ${condition}${lock}) as due`
+  }
+
+  /** The same for a statement that changes one row. */
+  #toldOfOne(change: string): string {
+    if (!this.#table.columns.has('version') || this.#isToldApart) return change
+    return (
+      `with changed as (${change}) select id, version::float8, "left", notify, case when notify then` +
+      ` pg_notify('${this.#channel}', ${nameInSql} || to_hex(version))::text end as payload from changed`
+    )
+  }
+
+  /** A statement that changes rows, with the notice of it where that can be in the same. */
+  #told(change: string): string {
+    if (!this.#table.columns.has('version') || this.#isToldApart) return change
+    // Hexadecimal, as lib/notice.ts reads it.
+    return (
+      `with changed as (${change}), told as (` +
+      `select pg_notify('${this.#channel}', string_agg(name || to_hex(version), ',')) from (` +
+      `select ${nameInSql} as name, version, (row_number() over () - 1) / ${namesInPayload} as part` +
+      ` from changed where notify) as news group by part)` +
+      ` select id, version::float8, "left", notify, (select count(*) from told)::int as payloads from changed`
+    )
+  }
+}
+
+/** What is to be written: one session, or many. */
+const one = '(select $1::text, $2::text, $3::float8) as u (id, session, ttl)'
+// PostgreSQL would plan a prepared statement anew for each array that it sees: behind a select it sees none.
+const many = 'unnest((select $1::text[]), (select $2::text[]), (select $3::float8[])) as u (id, session, ttl)'
+
+/** What notices call a session, as `nameOf` in lib/notice.ts and the trigger in sql/006-notify.sql do. */
+const nameInSql =
+  `case when id like 'sha256:%' and length(id) = 50 then substr(id, 8)` +
+  ` else rtrim(translate(encode(sha256(pg_catalog.convert_to(id, 'UTF8'::name)), 'base64'), '+/', '-_'), '=') end`
+
+function named(rows: Row[]): { name: string; version: number }[] {
+  const news = rows as unknown as Changed[]
+  return news
+    .filter(({ notify }) => notify)
+    .map(({ id, version }) => ({
+      name: isDigest(id) ? id.slice('sha256:'.length) : nameOf(id),
+      version: Number(version),
+    }))
+}
+
+function ids(calls: readonly { readonly key: string }[]): string[] {
+  return calls.map(({ key }) => key)
+}
+
+/** The row of each call, if it has one. */
+function inOrder<T extends { readonly id: string }>(
+  calls: readonly { readonly key: string }[],
+  rows: T[],
+): (T | undefined)[] {
+  if (calls.length === 1) return [rows[0]]
+  const byId = new Map(rows.map((row) => [row.id, row]))
+  return calls.map(({ key }) => byId.get(key))
 }
 
 function stored(row: Row): Stored {
@@ -170,6 +311,7 @@ function stored(row: Row): Stored {
   }
 }
 
-function first(rows: Row[]): Changed | undefined {
-  return rows[0] as Changed | undefined
+/** With the name under which a connection prepares it once: the same for the same text. */
+function prepared(text: string): Statement {
+  return { text, name: `koa_pg_store_${hash('sha256', text).slice(0, 16)}` }
 }

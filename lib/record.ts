@@ -3,13 +3,19 @@ import { hash, randomBytes } from 'node:crypto'
 import { describe, SessionTooLargeError } from './errors.js'
 import type { Session, Ttl } from './types.js'
 
-const century = 100 * 365.25 * 24 * 60 * 60 * 1000
+/** The longest life, in ms. */
+export const century = 100 * 365.25 * 24 * 60 * 60 * 1000
 
-// As `max` of a b-tree entry is 2704 bytes, and PostgreSQL's text holds no NUL.
+// A b-tree entry has at most 2704 bytes.
 const longestRawId = 1024
 
-/** The form of a stored digest: a raw id that looks like one is nobody's. */
-const digestForm = /^sha256:[A-Za-z0-9_-]{43}$/
+/** What PostgreSQL's text can't hold: NUL, and halves of characters. */
+const unstorable = /[\0\ud800-\udfff]/u
+
+/** Whether this is what the table holds for an id. A raw id that looks like it is nobody's. */
+export function isDigest(id: string): boolean {
+  return id.startsWith('sha256:') && id.length === 50
+}
 
 /** A new session id: 192 random bits in 32 characters. */
 export function newId(): string {
@@ -26,7 +32,7 @@ export function digest(sid: string): string {
  * a digest is refused too: otherwise what is read in the table could be presented as a cookie.
  */
 export function rawId(sid: string): string | undefined {
-  return digestForm.test(sid) || sid.length > longestRawId || sid.includes('\0') ? undefined : sid
+  return isDigest(sid) || sid.length > longestRawId || unstorable.test(sid) ? undefined : sid
 }
 
 /** Throws a `TypeError` if `sid` can't be a session id. Never quotes it: ids are secrets. */

@@ -1,4 +1,5 @@
 // Applies sql/ under an advisory lock, and says what the table can do.
+import { hash } from 'node:crypto'
 import type { Connection } from './connection.js'
 import { codeOf, messageOf, SetupError, withoutSecrets } from './errors.js'
 import type { Settings } from './options.js'
@@ -15,6 +16,8 @@ export interface Table {
   readonly hasTriggers: boolean
   /** Citus has spread the rows over other servers. */
   readonly distributed: boolean
+  /** It would have been upgraded, but for somebody's lock. */
+  readonly isLocked: boolean
 }
 
 interface Found {
@@ -28,6 +31,7 @@ interface Found {
   idsHashed: boolean
   hashedLongAgo: boolean
   triggers: number
+  triggersEnabled: number
   distributed: boolean
 }
 
@@ -84,16 +88,17 @@ export async function prepare(
     if (lacking.length > 0) {
       const why =
         refusal === undefined
-          ? `it is large: at a quiet time, run ${psql('004-expiry', settings)}`
+          ? `at a quiet time, run ${psql('004-expiry', settings)}`
           : hint(refusal, settings)
       warn(new SetupError(`${name} is used as it is, without ${lacking.join(', ')}: ${why}`))
     }
     return {
       name,
-      columns: new Set(found.columns.map((column) => column.name)),
+      columns: usableColumns(found),
       hasRawIds: settings.hashIds && !(found.idsHashed && found.hashedLongAgo),
-      hasTriggers: found.triggers === triggerCount,
+      hasTriggers: found.triggersEnabled === triggerCount,
       distributed: found.distributed,
+      isLocked: codeOf(refusal) === '55P03',
     }
   } catch (error) {
     if (error instanceof SetupError) throw error
@@ -112,7 +117,7 @@ export async function markHashed(connection: Connection, settings: Settings): Pr
 
 /** One statement, so that it is atomic over any kind of connection: the files of sql/ that are needed. */
 function upgrade(settings: Settings): string {
-  const { schema, table, hashIds } = settings
+  const { schema, hashIds } = settings
   const relation = `to_regclass(${literal(qualified(settings))})`
   const column = (name: string) =>
     `(select 1 from pg_attribute where attrelid = ${relation} and attname = '${name}')`
@@ -121,18 +126,29 @@ function upgrade(settings: Settings): string {
     ['001-schema', `not exists (select from pg_namespace where nspname = ${literal(schema)})`],
     ['002-table', `${relation} is null`],
     ['003-columns', upgradedColumns.map((name) => `not exists ${column(name)}`).join(' or ')],
-    [
-      '004-expiry',
-      `(select atttypid = 'timestamp'::regtype from pg_attribute where attrelid = ${relation} and attname = 'expiry')` +
-        ` and (${utc} or pg_table_size(${relation}) < ${rewritable})`,
-    ],
   ]
   const triggers = `(select count(*) from pg_trigger where tgrelid = ${relation} and tgname like 'koa\\_pg\\_store\\_%')`
-  const names = { schema, table, ids: hashIds ? hashedMark : rawMark }
-  const body = steps.map(([file, condition]) => `if ${condition} then ${fill(sql[file], names)} end if;`)
-  // A role that may not, or a kind of table that can't, has none: `stats()` says so.
-  body.push(`if ${triggers} < ${triggerCount} then begin ${fill(sql['006-notify'], names)}
-    exception when insufficient_privilege or feature_not_supported or wrong_object_type then null; end; end if;`)
+  const body = steps.map(
+    ([file, condition]) => `if ${condition} then ${fill(sql[file], variables(settings))} end if;`,
+  )
+  // What a view, a right or the kind of the table forbids is done without; \`stats()\` tells whether there are triggers.
+  const forbidden =
+    'insufficient_privilege or feature_not_supported or wrong_object_type or dependent_objects_still_exist'
+  const optional = (condition: string, file: keyof typeof sql): string =>
+    `if ${condition} then begin ${fill(sql[file], variables(settings))} exception when ${forbidden} then null; end; end if;`
+  body.push(
+    optional(
+      `(select atttypid = 'timestamp'::regtype from pg_attribute where attrelid = ${relation} and attname = 'expiry')` +
+        ` and (${utc} or pg_table_size(${relation}) < ${rewritable})`,
+      '004-expiry',
+    ),
+    // A function of that name which somebody else has made, and could change, isn't ours to run.
+    optional(
+      `${triggers} < ${triggerCount} and not exists (select from pg_proc where proname = ${literal(functionOf(settings))}` +
+        ` and pronamespace = ${literal(quote(schema))}::regnamespace and proowner <> current_user::regrole)`,
+      '006-notify',
+    ),
+  )
   if (!hashIds)
     body.push(`if ${commentOnId(relation)} like '${hashedMark}%' then
       comment on column ${qualified(settings)}.id is ${literal(rawMark)}; end if;`)
@@ -145,26 +161,34 @@ function upgrade(settings: Settings): string {
   end ${tag}`
 }
 
+/** Those that go together are used together: a table that somebody has made may lack one. */
+function usableColumns(found: Found): Set<string> {
+  const columns = new Set(found.columns.map((column) => column.name))
+  const together = ['created_at', 'last_access', 'version']
+  if (!together.every((name) => columns.has(name))) for (const name of together.slice(1)) columns.delete(name)
+  return columns
+}
+
 const upgradedColumns = ['user_id', 'created_at', 'last_access', 'version']
 
 function commentOnId(relation: string): string {
-  return `col_description(${relation}, (select attnum from pg_attribute where attrelid = ${relation} and attname = 'id'))`
+  return `pg_catalog.col_description(${relation}, (select attnum::int from pg_attribute where attrelid = ${relation} and attname = 'id'))`
 }
 
 async function inspect(connection: Connection, settings: Settings): Promise<Found> {
   const { schema } = settings
   const [row] = await connection.query(
-    `select json_build_object(
+    `select pg_catalog.json_build_object(
       'server', current_setting('server_version_num')::int,
       'role', current_user,
       'schemaExists', exists (select from pg_namespace where nspname = $2::text),
       'exists', t.oid is not null,
       'columns', (
-        select coalesce(json_agg(json_build_object(
-          'name', attname, 'type', format_type(atttypid, null), 'needed', attnotnull and not atthasdef and attidentity = ''
+        select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+          'name', attname, 'type', pg_catalog.format_type(atttypid, null::int), 'needed', attnotnull and not atthasdef and attidentity = ''
         ) order by attnum), '[]') from pg_attribute where attrelid = t.oid and attnum > 0 and not attisdropped),
       'missingRights', (
-        select coalesce(json_agg(p), '[]') from unnest(array['select', 'insert', 'update', 'delete']) p
+        select coalesce(pg_catalog.json_agg(p), '[]') from pg_catalog.unnest(array['select', 'insert', 'update', 'delete']) p
         where t.oid is not null and not has_table_privilege(t.oid, p)),
       'unique', exists (
         select from pg_index i join pg_attribute a on a.attrelid = t.oid and a.attname = 'id'
@@ -173,6 +197,8 @@ async function inspect(connection: Connection, settings: Settings): Promise<Foun
       'idsHashed', coalesce(c.comment like '${hashedMark}%', false),
       'hashedLongAgo', coalesce(substring(c.comment from 'since (\\S+)$')::timestamptz < now() - ${hashedLately}, true),
       'triggers', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'),
+      'triggersEnabled', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'
+        and tgenabled in ('O', 'A')),
       'distributed', exists (select from pg_extension where extname = 'citus')
     )::text as found
     from (select to_regclass($1::text)::oid as oid) t
@@ -221,6 +247,10 @@ function problems(found: Found, settings: Settings): string[] {
   type('id', ['text', 'character varying'])
   type('expiry', ['timestamp with time zone', 'timestamp without time zone'])
   type('session', ['json', 'jsonb'])
+  if (types.has('version')) type('version', ['bigint'])
+  if (types.has('user_id')) type('user_id', ['text', 'character varying'])
+  for (const name of ['created_at', 'last_access'])
+    if (types.has(name)) type(name, ['timestamp with time zone'])
   if (!found.unique) list.push(`id isn't unique: run alter table ${qualified(settings)} add primary key (id)`)
   const known = ['id', 'expiry', 'session', ...upgradedColumns]
   for (const { name, needed } of found.columns)
@@ -251,10 +281,25 @@ function hint(error: unknown, settings: Settings): string {
   return what === undefined ? messageOf(error) : `${messageOf(error)}: ${what}`
 }
 
-function psql(file: keyof typeof sql, { schema, table, hashIds }: Settings): string {
-  const variables = { schema, table, ids: hashIds ? hashedMark : rawMark }
-  const used = Object.entries(variables).filter(([name]) => new RegExp(`:['"]${name}['"]`).test(sql[file]))
-  return `psql ${used.map(([name, value]) => `-v ${name}=${/^\w+$/.test(value) ? value : `'${value}'`}`).join(' ')} -f sql/${file}.sql`
+function psql(file: keyof typeof sql, settings: Settings): string {
+  const used = Object.entries(variables(settings)).filter(([name]) =>
+    new RegExp(`:['"]${name}['"]`).test(sql[file]),
+  )
+  const given = used.map(([name, value]) => `-v ${name}=${/^\w+$/.test(value) ? value : `'${value}'`}`)
+  return `psql ${given.join(' ')} -f sql/${file}.sql`
+}
+
+/** What the files of sql/ have to be told. */
+function variables(settings: Settings): Record<string, string> {
+  const { schema, table, hashIds } = settings
+  return { schema, table, ids: hashIds ? hashedMark : rawMark, function: functionOf(settings) }
+}
+
+/** The name of the table's trigger function. */
+function functionOf({ table }: Settings): string {
+  return Buffer.byteLength(table) <= 40
+    ? `koa_pg_store_${table}`
+    : `koa_pg_store_${hash('sha256', table).slice(0, 16)}`
 }
 
 /** Fills in a file's variables as psql does: :"name" an identifier, :'name' a string. */

@@ -4,7 +4,6 @@ import type { Cache, Stored } from './cache.js'
 import type { Notice } from './notice.js'
 import type { Queries } from './queries.js'
 import { decode } from './record.js'
-import { Rereads } from './rereads.js'
 import type { Session } from './types.js'
 
 export interface SessionsOptions {
@@ -21,7 +20,7 @@ export class Sessions {
   readonly #queries: Queries
   readonly #cache: Cache | undefined
   readonly #isTrusted: () => boolean
-  readonly #rereads: Rereads | undefined
+  readonly #rereads: boolean
   /** How many changes others were told of. */
   notified = 0
 
@@ -29,7 +28,7 @@ export class Sessions {
     this.#queries = queries
     this.#cache = cache
     this.#isTrusted = isTrusted
-    if (cache && propagate === 'update') this.#rereads = new Rereads(cache, (ids) => queries.readMany(ids))
+    this.#rereads = propagate === 'update'
   }
 
   /** A session of the caller's own from memory. */
@@ -48,25 +47,29 @@ export class Sessions {
   /** Saves a session, unless it was destroyed. */
   async write(name: string, id: string, text: string, ttl: number): Promise<void> {
     await this.#change(name, async () => {
-      const changed = await this.#queries.write(id, text, ttl, name)
-      return changed && { ...changed, id, text }
+      const changed = await this.#queries.write(id, text, ttl)
+      return changed && { ...changed, text }
     })
   }
 
   async destroy(name: string, id: string): Promise<void> {
     await this.#change(name, async () => {
-      const changed = await this.#queries.destroy(id, name)
-      return changed && { ...changed, id, text: '' }
+      const changed = await this.#queries.destroy(id)
+      return changed && { ...changed, text: '' }
     })
   }
 
   /** What another instance changed, or this one: its own echo is no news. */
   hear(notice: Exclude<Notice, { beat: string }>): void {
-    if (notice === 'flush') this.#cache?.flush()
+    const cache = this.#cache
+    if (cache === undefined) return
+    if (notice === 'flush') cache.flush()
     else
       for (const { name, version } of notice) {
-        const id = this.#cache?.changed(name, version)
-        if (id !== undefined) this.#rereads?.add(name, id)
+        const id = cache.changed(name, version)
+        // Many in one statement, as all reads of one turn. Without an answer it is read when somebody asks for it.
+        if (id !== undefined && this.#rereads)
+          cache.read(name, () => this.#queries.read(id)).catch(() => undefined)
       }
   }
 

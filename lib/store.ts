@@ -22,6 +22,9 @@ interface Ready {
   readonly sessions: Sessions
 }
 
+/** How long after a lock was in the way an upgrade is tried again. */
+const upgradeAgainMs = 60_000
+
 /** The table or one of its columns went away, or its type changed: what setup found out isn't true any more. */
 const tableChanged = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
 
@@ -116,7 +119,9 @@ export class PgStore extends EventEmitter<Events> {
   async #set(sid: string, session: object, ttl: Ttl): Promise<void> {
     checkId(sid)
     if (!this.#settings.hashIds && rawId(sid) === undefined)
-      throw new RangeError('session id has more than 1024 characters, a NUL, or the form of a stored digest')
+      throw new RangeError(
+        'session id has more than 1024 characters, a NUL or half a character, or the form of a stored digest',
+      )
     const text = encode(session, this.#settings.maxBytes)
     const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
     const name = nameOf(sid)
@@ -149,35 +154,42 @@ export class PgStore extends EventEmitter<Events> {
   /** Empties the cache of every instance. */
   clearCache(): Promise<void> {
     return this.#call('clear the caches', async () => {
-      const { queries } = await this.#whenReady()
-      await queries.notify('flush')
+      await this.#whenReady()
+      await this.#notify('flush')
       this.#cache?.flush()
     })
   }
 
-  /** What the store did and knows. Asks the database one thing: how full its queue of notifications is. */
-  stats(): Promise<Stats> {
-    return this.#call('ask for the statistics', async () => {
-      const { queries, sessions, table } = await this.#whenReady()
-      const listener = this.#listener
-      const age = listener?.proofAge
-      return {
-        cache: this.#cache !== undefined && {
-          hits: this.#cache.hits,
-          misses: this.#cache.misses,
-          size: this.#cache.size,
-          bytes: this.#cache.bytes,
-          trusted: this.#isTrusted(),
-          proofAge: age === Number.POSITIVE_INFINITY ? undefined : age,
-        },
-        notifications: {
-          sent: sessions.notified,
-          received: listener?.received ?? 0,
-          queueUsage: await queries.queueUsage(),
-        },
-        reconnects: listener?.reconnects ?? 0,
-        triggers: table.hasTriggers,
-      }
+  /**
+   * What the store did and knows. Asks the database one thing, how full its queue of notifications is; in an outage that
+   * alone is missing.
+   */
+  async stats(): Promise<Stats> {
+    const listener = this.#listener
+    const age = listener?.proofAge
+    return {
+      cache: this.#cache !== undefined && {
+        hits: this.#cache.hits,
+        misses: this.#cache.misses,
+        size: this.#cache.size,
+        bytes: this.#cache.bytes,
+        trusted: this.#isTrusted(),
+        proofAge: age === Number.POSITIVE_INFINITY ? undefined : age,
+      },
+      notifications: {
+        sent: this.#ready?.sessions.notified ?? 0,
+        received: listener?.received ?? 0,
+        queueUsage: await this.#queueUsage().catch(() => undefined),
+      },
+      reconnects: listener?.reconnects ?? 0,
+      triggers: this.#ready?.table.hasTriggers,
+    }
+  }
+
+  #queueUsage(): Promise<number> {
+    return this.#call('ask for the queue of notifications', async () => {
+      const usage = 'select pg_notification_queue_usage()::float8 as usage'
+      return (await this.#connection.query(usage))[0]?.usage as number
     })
   }
 
@@ -273,8 +285,10 @@ export class PgStore extends EventEmitter<Events> {
       isTrusted: () => this.#isTrusted(),
       propagate,
     })
+    sessions.notified = this.#ready?.sessions.notified ?? 0
     this.#cache?.flush()
     this.#ready = { table, queries, sessions }
+    if (table.isLocked) this.#setUpLater()
     if (table.hasRawIds && this.#settings.create)
       this.#hashing ??= hashIds(this.#connection, this.#settings, this.#stop.signal, warn)
     this.#listenOnce(table)
@@ -282,8 +296,22 @@ export class PgStore extends EventEmitter<Events> {
     return this.#ready
   }
 
+  /** Tells every instance something, this one too. */
+  async #notify(payload: string): Promise<void> {
+    await this.#connection.query('select pg_notify($1, $2)', [channelOf(this.#settings), payload])
+  }
+
   #isTrusted(): boolean {
     return this.#withoutNotices || this.#listener?.trusted === true
+  }
+
+  /** Somebody's lock kept the table from being upgraded; meanwhile it is used as it is. */
+  #setUpLater(): void {
+    const timer = setTimeout(() => {
+      if (this.#closing === undefined) this.#prepare().catch((error) => this.#warn(error))
+    }, upgradeAgainMs)
+    timer.unref()
+    this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
   }
 
   /** Begins to listen, or finds out why that can't be. */
@@ -307,7 +335,7 @@ export class PgStore extends EventEmitter<Events> {
       config: this.#listen ?? {},
       channel: channelOf(this.#settings),
       maxStaleness: cache.maxStaleness,
-      notify: async (payload) => this.#ready?.queries.notify(payload),
+      notify: (payload) => this.#notify(payload),
       onNotice: (notice) => this.#ready?.sessions.hear(notice),
       onTrust: () => {
         this.#cache?.flush()

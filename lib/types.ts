@@ -92,12 +92,22 @@ export interface GetOptions {
 export interface Stats {
   /** `false` where nothing is cached. */
   readonly cache: false | CacheStats
-  /** Notifications of changes, by this store and to it, and how full the server's queue of them is (0 to 1). */
-  readonly notifications: { readonly sent: number; readonly received: number; readonly queueUsage: number }
+  /**
+   * Notifications of changes, by this store and to it, and how full the server's queue of them is (0 to 1; full, it
+   * fails commits; `undefined` where the database doesn't answer).
+   */
+  readonly notifications: {
+    readonly sent: number
+    readonly received: number
+    readonly queueUsage: number | undefined
+  }
   /** How often the listener lost its connection or couldn't get one. */
   readonly reconnects: number
-  /** Whether changes made past the store are heard of: the table has the triggers of sql/006-notify.sql. */
-  readonly triggers: boolean
+  /**
+   * Whether changes made past the store are heard of: the table has the triggers of sql/006-notify.sql. `undefined` before
+   * the first use.
+   */
+  readonly triggers: boolean | undefined
 }
 
 export interface CacheStats {

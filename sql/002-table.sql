@@ -13,6 +13,6 @@ create table :"schema".:"table" (
   created_at  timestamptz not null default now(),
   last_access timestamptz not null default now(),
   version     bigint not null
-);
+) with (fillfactor = 70);  -- room in each page for the next version of its rows: no index is touched
 
 comment on column :"schema".:"table".id is :'ids';

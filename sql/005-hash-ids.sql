@@ -8,9 +8,9 @@
 
 with raw as (
   select ctid, id,
-    'sha256:' || rtrim(translate(encode(sha256(convert_to(id, 'UTF8')), 'base64'), '+/', '-_'), '=') as digest
+    'sha256:' || rtrim(translate(encode(sha256(pg_catalog.convert_to(id, 'UTF8'::name)), 'base64'), '+/', '-_'), '=') as digest
   from :"schema".:"table"
-  where ctid >= :'first'::tid and ctid < :'after'::tid and id !~ '^sha256:[A-Za-z0-9_-]{43}$'
+  where ctid >= :'first'::tid and ctid < :'after'::tid and not (id like 'sha256:%' and length(id) = 50)
   for update
 ), gone as (
   delete from :"schema".:"table" t using raw

@@ -1,15 +1,22 @@
 -- Tells the stores' caches of changes that are made past the store: an update, delete or truncate in psql, or by other
 -- software. What the store itself changes it tells itself, and raises `version`: these triggers pass it over.
 --
---   psql -v schema=public -v table=session -f sql/006-notify.sql
+--   psql -v schema=public -v table=session -v function=koa_pg_store_session -f sql/006-notify.sql
+--
+-- `function` is the name of the trigger function; each table has one of its own.
 --
 -- Optional: without it such a change is seen when a cached session is read anew, after the cache's `ttl`.
 -- Needs the columns of sql/003-columns.sql. A payload names a session by SHA-256 of its id and the version that it now has.
 
-create or replace function :"schema".koa_pg_store_changed() returns trigger language plpgsql as $function$
+-- The search path is fixed: the function runs as whoever changes a session, and must call nothing that somebody else made.
+create or replace function :"schema".:"function"() returns trigger language plpgsql
+set search_path = pg_catalog, pg_temp as $function$
 declare
-  channel text := 'koa_pg_store_' ||
-    left(encode(sha256(convert_to(tg_table_schema || '.' || tg_table_name, 'UTF8')), 'hex'), 16);
+  -- A partition's trigger speaks for the whole table.
+  whole regclass := coalesce(pg_partition_root(tg_relid), tg_relid);
+  channel text := (
+    select 'koa_pg_store_' || left(encode(sha256(convert_to(n.nspname || '.' || c.relname, 'UTF8'::name)), 'hex'), 16)
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = whole);
   changes int := coalesce(nullif(current_setting('koa_pg_store.changes', true), ''), '0')::int + 1;
 begin
   if tg_op = 'TRUNCATE' then
@@ -25,8 +32,8 @@ begin
     perform pg_notify(channel, 'flush');
   else
     perform pg_notify(channel, case
-      when old.id ~ '^sha256:[A-Za-z0-9_-]{43}$' then substr(old.id, 8)
-      else rtrim(translate(encode(sha256(convert_to(old.id, 'UTF8')), 'base64'), '+/', '-_'), '=')
+      when old.id like 'sha256:%' and length(old.id) = 50 then substr(old.id, 8)
+      else rtrim(translate(encode(sha256(convert_to(old.id, 'UTF8'::name)), 'base64'), '+/', '-_'), '=')
     end || to_hex(old.version + 1));
   end if;
   return case when tg_op = 'UPDATE' then new end;
@@ -45,16 +52,16 @@ create trigger koa_pg_store_update before update of id, session, user_id, create
     or new.user_id is distinct from old.user_id
     or new.created_at <> old.created_at
     or new.id <> old.id and not (new.id like 'sha256:%' and old.id not like 'sha256:%')))
-  execute function :"schema".koa_pg_store_changed();
+  execute function :"schema".:"function"();
 
 -- Later is a touch, and tells nobody anything that a cache must know.
 create trigger koa_pg_store_update_expiry before update of expiry on :"schema".:"table"
   for each row when (new.version = old.version and new.expiry < old.expiry)
-  execute function :"schema".koa_pg_store_changed();
+  execute function :"schema".:"function"();
 
 create trigger koa_pg_store_delete after delete on :"schema".:"table"
   for each row when (old.session is not null and old.expiry > now())
-  execute function :"schema".koa_pg_store_changed();
+  execute function :"schema".:"function"();
 
 create trigger koa_pg_store_truncate after truncate on :"schema".:"table"
-  for each statement execute function :"schema".koa_pg_store_changed();
+  for each statement execute function :"schema".:"function"();

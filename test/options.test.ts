@@ -19,6 +19,39 @@ describe('new PgStore', () => {
     [{ table: 'a\0' }, RangeError, 'option "table" must be a name of 1 to 63 bytes'],
     [{ table: null }, TypeError, 'option "table" must be a string; received null'],
     [{ create: 'no' }, TypeError, 'option "create" must be true or false; received "no" (a string)'],
+    [{ maxLifetime: Number.MAX_SAFE_INTEGER }, RangeError, 'option "maxLifetime" must be at most 100 years'],
+    [{ cache: true }, TypeError, 'option "cache" must be an object; received true'],
+    [
+      { cache: { size: 1 } },
+      TypeError,
+      'option "cache.size" is unknown; known are max, maxBytes, ttl, propagate, maxStaleness',
+    ],
+    [
+      { cache: { max: 0 } },
+      RangeError,
+      'option "cache.max" must be a whole number of sessions, 1 or more; received 0',
+    ],
+    [
+      { cache: { ttl: -1 } },
+      RangeError,
+      'option "cache.ttl" must be a number of milliseconds above 0; received -1',
+    ],
+    [
+      { cache: { maxStaleness: 1e10 } },
+      RangeError,
+      'option "cache.maxStaleness" must be between 100 ms and an hour',
+    ],
+    [
+      { cache: { propagate: 'all' } },
+      TypeError,
+      'option "cache.propagate" must be \'invalidate\' or \'update\'; received "all" (a string)',
+    ],
+    [
+      { listen: true },
+      TypeError,
+      'option "listen" must be a connection string, a pg configuration or false; received true',
+    ],
+    [{ listen: 'redis://x' }, TypeError, 'option "listen" string must look like'],
     [{ hashIds: 1 }, TypeError, 'option "hashIds" must be true or false; received 1'],
     [
       { ttl: '1 day' },

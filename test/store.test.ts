@@ -203,7 +203,6 @@ describe('PgStore', () => {
         ' ',
         '😀',
         'é',
-        '\ud800',
         'koa:sess:x',
         'x'.repeat(1_000),
       ]
@@ -211,7 +210,7 @@ describe('PgStore', () => {
       for (const [n, id] of ids.entries()) expect(await odd.get(id), id).to.deep.equal({ n })
       for (const id of ids) await odd.destroy(id)
       expect(await odd.count()).to.equal(0)
-      const impossible = ['a\0b', 'x'.repeat(10_000), `sha256:${'A'.repeat(43)}`]
+      const impossible = ['a\0b', 'a\ud800b', 'x'.repeat(10_000), `sha256:${'A'.repeat(43)}`]
       for (const id of impossible) {
         expect(await odd.get(id)).to.equal(undefined)
         await odd.touch(id)
