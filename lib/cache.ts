@@ -16,11 +16,13 @@ export interface Stored {
 
 interface Entry {
   readonly id: string
-  /** The JSON until somebody wants the session, then the session itself, of which each caller gets a copy. */
-  kept: string | Session
+  readonly text: string
+  /** Once somebody wanted it: each caller gets a copy. */
+  session: Session | undefined
   readonly version: number
-  /** When it is over, by the monotonic clock. */
+  /** When it is over, and when it was last said to be used, by the monotonic clock. */
   readonly until: number
+  used: number
 }
 
 /** A read or write under way, whose answer may come after the notice of something newer. */
@@ -38,22 +40,31 @@ export interface CacheLimits {
   readonly ttl: number
 }
 
+/** How often, in ms, the use of a session is told. */
+const useEvery = 1_000
+
 /** Sessions by name: the digest of their id. */
 export class Cache {
   readonly #entries: LRUCache<string, Entry>
   readonly #ttl: number
   readonly #now: () => number
+  readonly #onUse: (id: string) => void
   readonly #fills = new Map<string, Set<Fill>>()
   readonly #reads = new Map<string, Promise<Stored | undefined>>()
   #epoch = 0
   hits = 0
   misses = 0
 
-  /** `now` is a monotonic clock in ms. */
-  constructor({ max, maxBytes, ttl }: CacheLimits, now: () => number = () => performance.now()) {
+  /** `now` is a monotonic clock in ms; `onUse` is told now and then of a session that is answered. */
+  constructor(
+    { max, maxBytes, ttl }: CacheLimits,
+    now: () => number = () => performance.now(),
+    onUse: (id: string) => void = () => undefined,
+  ) {
     this.#entries = new LRUCache({ max, maxSize: maxBytes })
     this.#ttl = ttl
     this.#now = now
+    this.#onUse = onUse
   }
 
   get size(): number {
@@ -68,21 +79,24 @@ export class Cache {
   /** A session of the caller's own, if it is here and alive. */
   get(name: string): Session | undefined {
     const entry = this.#entries.get(name)
-    const session = entry === undefined || entry.until <= this.#now() ? undefined : this.#copyOf(entry)
-    if (session === undefined) this.misses++
-    else this.hits++
+    const now = this.#now()
+    const session = entry === undefined || entry.until <= now ? undefined : copyOf(entry)
+    if (entry === undefined || session === undefined) {
+      this.misses++
+      return undefined
+    }
+    this.hits++
+    if (now - entry.used >= useEvery) {
+      entry.used = now
+      this.#onUse(entry.id)
+    }
     return session
   }
 
-  #copyOf(entry: Entry): Session | undefined {
-    try {
-      if (typeof entry.kept === 'string') entry.kept = decode(entry.kept) ?? entry.kept
-      return typeof entry.kept === 'string' ? undefined : copy(entry.kept)
-    } catch (error) {
-      // Nested too deeply for a copy, though not for JSON.parse.
-      if (error instanceof RangeError) return undefined
-      throw error
-    }
+  /** The JSON of a session that is here and alive. */
+  textOf(name: string): string | undefined {
+    const entry = this.#entries.peek(name)
+    return entry === undefined || entry.until <= this.#now() ? undefined : entry.text
   }
 
   /**
@@ -135,7 +149,14 @@ export class Cache {
     const until = fill.since + Math.min(stored.left, this.#ttl)
     this.#entries.set(
       fill.name,
-      { id: stored.id, kept: stored.text, version: stored.version, until },
+      {
+        id: stored.id,
+        text: stored.text,
+        session: undefined,
+        version: stored.version,
+        until,
+        used: fill.since,
+      },
       { size: stored.text.length },
     )
   }
@@ -158,5 +179,16 @@ export class Cache {
     this.#epoch++
     this.#reads.clear()
     this.#entries.clear()
+  }
+}
+
+function copyOf(entry: Entry): Session | undefined {
+  try {
+    entry.session ??= decode(entry.text)
+    return entry.session && copy(entry.session)
+  } catch (error) {
+    // Nested too deeply for a copy, though not for JSON.parse.
+    if (error instanceof RangeError) return undefined
+    throw error
   }
 }

@@ -11,6 +11,8 @@ export interface Settings {
   readonly create: boolean
   readonly ttl: number
   readonly maxLifetime: number | undefined
+  readonly idleTimeout: number | undefined
+  readonly touch: { readonly interval: number; readonly batchSize: number }
   readonly maxBytes: number
   readonly hashIds: boolean
   readonly cache: CacheSettings | false
@@ -36,12 +38,16 @@ const cacheDefaults: CacheSettings = {
   withoutNotices: false,
 }
 
+const touchDefaults = { interval: 60_000, batchSize: 5_000 }
+
 const defaults: Settings = {
   schema: 'public',
   table: 'session',
   create: true,
   ttl: 24 * 60 * 60 * 1000,
   maxLifetime: undefined,
+  idleTimeout: undefined,
+  touch: touchDefaults,
   maxBytes: 1024 * 1024,
   hashIds: true,
   cache: cacheDefaults,
@@ -50,24 +56,38 @@ const defaults: Settings = {
 
 /** Checks what the user gave and fills in the rest. Throws `TypeError` or `RangeError`, naming the option. */
 export function readOptions(options: PgStoreOptions = {}): Settings {
-  const settings: Settings = { ...merge('options', defaults, options), cache: readCache(options) }
+  const settings: Settings = {
+    ...merge('options', defaults, options),
+    cache: readCache(options),
+    touch: readTouch(options),
+  }
   identifier('schema', settings.schema)
   identifier('table', settings.table)
   boolean('create', settings.create)
   boolean('hashIds', settings.hashIds)
   milliseconds('ttl', settings.ttl)
-  if (settings.maxLifetime !== undefined) {
-    milliseconds('maxLifetime', settings.maxLifetime)
-    if (settings.maxLifetime > century) outOfRange('maxLifetime', 'at most 100 years', settings.maxLifetime)
+  for (const name of ['maxLifetime', 'idleTimeout'] as const) {
+    const limit = settings[name]
+    if (limit === undefined) continue
+    milliseconds(name, limit)
+    if (limit > century) outOfRange(name, 'at most 100 years', limit)
   }
   count('maxBytes', settings.maxBytes, 'bytes', 2)
+  return Object.freeze(settings)
+}
+
+function readTouch({ touch = {} }: PgStoreOptions): Settings['touch'] {
+  const settings = merge('touch', touchDefaults, touch)
+  if (settings.interval !== 0) milliseconds('touch.interval', settings.interval)
+  if (settings.interval > 86_400_000) outOfRange('touch.interval', 'at most a day', settings.interval)
+  count('touch.batchSize', settings.batchSize, 'sessions', 1)
   return Object.freeze(settings)
 }
 
 function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
   if (cache === false) return false
   const { withoutNotices: _, ...known } = cacheDefaults
-  const settings = { ...merge('option "cache"', known, cache), withoutNotices: cache?.ttl !== undefined }
+  const settings = { ...merge('cache', known, cache), withoutNotices: cache?.ttl !== undefined }
   count('cache.max', settings.max, 'sessions', 1)
   count('cache.maxBytes', settings.maxBytes, 'bytes', 1)
   if (settings.ttl !== 0) milliseconds('cache.ttl', settings.ttl)
@@ -83,11 +103,13 @@ function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
 /** The defaults, overridden by what was given; `undefined` is not given. */
 function merge<T extends object>(what: string, defaults: T, given: object): T {
   if (typeof given !== 'object' || given === null || Array.isArray(given))
-    throw new TypeError(`${what} must be an object; received ${describe(given)}`)
+    throw new TypeError(
+      `${what === 'options' ? what : `option "${what}"`} must be an object; received ${describe(given)}`,
+    )
   const known = Object.keys(defaults)
   const unknown = Object.keys(given).find((name) => !known.includes(name))
   if (unknown !== undefined) {
-    const prefix = what === 'options' ? '' : 'cache.'
+    const prefix = what === 'options' ? '' : `${what}.`
     throw new TypeError(`option "${prefix}${unknown}" is unknown; known are ${known.join(', ')}`)
   }
   return {

@@ -7,6 +7,7 @@ import { codeOf, withoutSecrets } from './errors.js'
 import { nameOf, payloads } from './notice.js'
 import { isDigest } from './record.js'
 import type { Table } from './schema.js'
+import type { Touch } from './touches.js'
 import type { Row } from './types.js'
 
 /** How long a destroyed session's row stays, so that a save that was under way can't bring it back. */
@@ -36,6 +37,12 @@ export interface Changed {
   readonly notify: boolean
 }
 
+/** The ends of a session's life that the options set, in ms. */
+export interface Limits {
+  readonly maxLifetime: number | undefined
+  readonly idleTimeout: number | undefined
+}
+
 interface Write {
   readonly text: string
   readonly ttl: number
@@ -45,25 +52,26 @@ export class Queries {
   readonly #connection: Connection
   readonly #table: Table
   readonly #channel: string
-  readonly #maxLifetime: number | undefined
+  readonly #limits: Limits
   readonly #count: string
   readonly #turn: string
   readonly #reads: Batch<undefined, Stored | undefined>
   readonly #writes: Batch<Write, Changed | undefined>
   readonly #destroys: Batch<undefined, Changed | undefined>
-  readonly #touches: Batch<number, undefined>
+  readonly #touches: Batch<Touch, undefined>
+  readonly #touch: Statement
 
-  constructor(connection: Connection, table: Table, channel: string, maxLifetime: number | undefined) {
+  constructor(connection: Connection, table: Table, channel: string, limits: Limits) {
     this.#connection = connection
     this.#table = table
     this.#channel = channel
-    this.#maxLifetime = maxLifetime
+    this.#limits = limits
     const { name } = table
     this.#count = `select count(*)::float8 as count from ${name} where ${this.#alive}`
     this.#turn =
       `with gone as (delete from ${name} where id = $1 and exists (select from ${name} where id = $2))` +
       ` update ${name} set id = $2 where id = $1 and not exists (select from ${name} where id = $2)`
-    const limits = {
+    const bounds = {
       max: most,
       concurrency: atOnce,
       isDivisible: (error: unknown) => forOneRowsSake.test(codeOf(error) ?? ''),
@@ -74,9 +82,9 @@ export class Queries {
     const writeOne = prepared(this.#toldOfOne(this.#writeStatement(one)))
     const writeMany = prepared(this.#told(this.#writeStatement(many)))
     const destroy = prepared(this.#told(this.#destroyStatement()))
-    const touch = prepared(this.#touchStatement())
+    this.#touch = prepared(this.#touchStatement())
     this.#reads = new Batch({
-      ...limits,
+      ...bounds,
       run: async (calls) => {
         const [only, ...more] = ids(calls)
         const rows = await (more.length === 0
@@ -86,7 +94,7 @@ export class Queries {
       },
     })
     this.#writes = new Batch({
-      ...limits,
+      ...bounds,
       weigh: ({ text }) => text.length,
       maxWeight: mostText,
       run: async (calls) => {
@@ -94,19 +102,24 @@ export class Queries {
         const rows = await (calls.length === 1
           ? this.#change(writeOne, values.flat())
           : this.#change(writeMany, values))
-        return inOrder(calls, rows)
+        // A session that is written has just been used.
+        const idle = limits.idleTimeout ?? Number.POSITIVE_INFINITY
+        return inOrder(
+          calls,
+          rows.map((row) => ({ ...row, left: Math.min(row.left, idle) })),
+        )
+      },
+    })
+    this.#touches = new Batch({
+      ...bounds,
+      run: async (calls) => {
+        await this.#touchAll(calls.map(({ value }) => value))
+        return calls.map(() => undefined)
       },
     })
     this.#destroys = new Batch({
-      ...limits,
+      ...bounds,
       run: async (calls) => inOrder(calls, await this.#change(destroy, [ids(calls)])),
-    })
-    this.#touches = new Batch({
-      ...limits,
-      run: async (calls) => {
-        await this.#ask(touch, [ids(calls), calls.map(({ value }) => value)])
-        return calls.map(() => undefined)
-      },
     })
   }
 
@@ -120,9 +133,16 @@ export class Queries {
     return this.#writes.add(id, { text, ttl })
   }
 
-  /** Moves the expiry of a session that is alive; never back. */
-  async touch(id: string, ttl: number): Promise<void> {
-    await this.#touches.add(id, ttl)
+  /** Moves the expiry of sessions that are alive, never back, and their last access; each once. */
+  async touch(touches: readonly Touch[]): Promise<void> {
+    const [first, ...more] = touches
+    if (first !== undefined && more.length === 0) await this.#touches.add(first.id, first)
+    else await this.#touchAll(touches)
+  }
+
+  async #touchAll(touches: readonly Touch[]): Promise<void> {
+    const values = [touches.map(({ id }) => id), touches.map(({ ttl }) => ttl), touches.map(({ age }) => age)]
+    await this.#ask(this.#touch, values)
   }
 
   /** Empties a session's row, leaves it as a mark that this id is over, and notifies of it. */
@@ -173,17 +193,22 @@ export class Queries {
 
   /** What is alive, of a table called `t` or alone. */
   get #alive(): string {
-    const limit = this.#maxLifetime
-    const young = limit === undefined ? '' : ` and created_at > now() - ${limit} * interval '1 millisecond'`
-    return `session is not null and expiry > now()${young}`
+    const { maxLifetime, idleTimeout } = this.#limits
+    const since = (column: string, ms: number | undefined): string =>
+      ms === undefined ? '' : ` and ${column} > now() - ${ms} * interval '1 millisecond'`
+    return `session is not null and expiry > now()${since('created_at', maxLifetime)}${since('last_access', idleTimeout)}`
   }
 
   /** The end of a session's life if it were to expire then. */
   #capped(expiry: string): string {
-    if (this.#maxLifetime === undefined) return expiry
-    // With immutable functions alone: Citus refuses `created_at + interval`, which may depend on the TimeZone.
-    const birth = `extract(epoch from (t.created_at - timestamptz 'epoch'))::float8`
-    return `least(${expiry}, to_timestamp(${birth} + ${this.#maxLifetime / 1000}))`
+    return earliest(expiry, after('t.created_at', this.#limits.maxLifetime))
+  }
+
+  /** How many ms a session has to live at a time, unless it is used. */
+  #left(at: string): string {
+    const idle = after('t.last_access', this.#limits.idleTimeout)
+    const end = earliest(this.#capped('t.expiry'), idle, `${at} + interval '100 years'`)
+    return `(extract(epoch from ${end} - ${at}) * 1000)::float8 as left`
   }
 
   /** A part that needs a column which a table of koa-pg-session lacks. */
@@ -195,7 +220,7 @@ export class Queries {
     const version = this.#with('version', 't.version::float8') || '0::float8'
     return (
       `select t.id, t.session::text as session, ${version} as version,` +
-      ` (extract(epoch from least(${this.#capped('t.expiry')}, now() + interval '100 years') - now()) * 1000)::float8 as left` +
+      ` ${this.#left('now()')}` +
       ` from ${this.#table.name} as t where ${which} and ${this.#alive}`
     )
   }
@@ -232,10 +257,11 @@ export class Queries {
 
   #touchStatement(): string {
     const later = this.#capped(`greatest(t.expiry, now() + u.ttl * interval '1 millisecond')`)
+    const used = `, last_access = greatest(t.last_access, now() - u.age * interval '1 millisecond')`
     return (
-      `update ${this.#table.name} as t set expiry = ${later}${this.#with('last_access', ', last_access = now()')}` +
-      ` from ${this.#inOrder(this.#alive)}, rows from (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::float8[])) as u (id, ttl)` +
-      ` where t.id = due.id and u.id = due.id`
+      `update ${this.#table.name} as t set expiry = ${later}${this.#with('last_access', used)}` +
+      ` from ${this.#inOrder(this.#alive)}, rows from (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::float8[]),` +
+      ` pg_catalog.unnest($3::float8[])) as u (id, ttl, age) where t.id = due.id and u.id = due.id`
     )
   }
 
@@ -272,6 +298,17 @@ export class Queries {
 const one = '(select $1::text, $2::text, $3::float8) as u (id, session, ttl)'
 // PostgreSQL would plan a prepared statement anew for each array that it sees: behind a select it sees none.
 const many = 'unnest((select $1::text[]), (select $2::text[]), (select $3::float8[])) as u (id, session, ttl)'
+
+/** A time some ms after a column's, with immutable functions alone: Citus refuses `created_at + interval`. */
+function after(column: string, ms: number | undefined): string | undefined {
+  if (ms === undefined) return undefined
+  return `to_timestamp(extract(epoch from (${column} - timestamptz 'epoch'))::float8 + ${ms / 1000})`
+}
+
+function earliest(...ends: (string | undefined)[]): string {
+  const given = ends.filter((end) => end !== undefined)
+  return given.length === 1 ? (given[0] as string) : `least(${given.join(', ')})`
+}
 
 /** What notices call a session, as `nameOf` in lib/notice.ts and the trigger in sql/006-notify.sql do. */
 const nameInSql =

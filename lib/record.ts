@@ -77,15 +77,15 @@ function stringify(session: object): string | undefined {
   try {
     return JSON.stringify(session)
   } catch (error) {
-    const attribute = Object.entries(session).find(([, value]) => !canStringify(value))?.[0]
+    const attribute = Object.keys(session).find((name) => !canStringify(() => Reflect.get(session, name)))
     const what = attribute === undefined ? 'session' : `session attribute ${JSON.stringify(attribute)}`
     throw new TypeError(`${what} can't be stored as JSON: ${(error as Error).message}`)
   }
 }
 
-function canStringify(value: unknown): boolean {
+function canStringify(value: () => unknown): boolean {
   try {
-    JSON.stringify(value)
+    JSON.stringify(value())
     return true
   } catch {
     return false

@@ -259,6 +259,10 @@ function problems(found: Found, settings: Settings): string[] {
     list.push(
       `maxLifetime needs the column created_at: run ${psql('003-columns', settings)}, or use create: true`,
     )
+  if (settings.idleTimeout !== undefined && !types.has('last_access'))
+    list.push(
+      `idleTimeout needs the column last_access: run ${psql('003-columns', settings)}, or use create: true`,
+    )
   if (found.missingRights.length > 0)
     list.push(`run grant ${found.missingRights.join(', ')} on ${qualified(settings)} to ${quote(found.role)}`)
   return list
@@ -285,8 +289,10 @@ function psql(file: keyof typeof sql, settings: Settings): string {
   const used = Object.entries(variables(settings)).filter(([name]) =>
     new RegExp(`:['"]${name}['"]`).test(sql[file]),
   )
-  const given = used.map(([name, value]) => `-v ${name}=${/^\w+$/.test(value) ? value : `'${value}'`}`)
-  return `psql ${given.join(' ')} -f sql/${file}.sql`
+  const given = used.map(
+    ([name, value]) => `-v ${name}=${/^\w+$/.test(value) ? value : `'${value.replaceAll("'", `'\\\\''`)}'`}`,
+  )
+  return `psql ${given.join(' ')} -f node_modules/koa-pg-store/sql/${file}.sql`
 }
 
 /** What the files of sql/ have to be told. */

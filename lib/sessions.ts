@@ -4,6 +4,7 @@ import type { Cache, Stored } from './cache.js'
 import type { Notice } from './notice.js'
 import type { Queries } from './queries.js'
 import { decode } from './record.js'
+import type { Touches } from './touches.js'
 import type { Session } from './types.js'
 
 export interface SessionsOptions {
@@ -13,6 +14,7 @@ export interface SessionsOptions {
   /** Whether the cache may be answered from, and filled, now. */
   readonly isTrusted: () => boolean
   readonly propagate: 'invalidate' | 'update'
+  readonly touches: Touches
 }
 
 /** A session is called by its `name` in the cache and in notices, by its `id` in the table. */
@@ -21,10 +23,12 @@ export class Sessions {
   readonly #cache: Cache | undefined
   readonly #isTrusted: () => boolean
   readonly #rereads: boolean
+  readonly #touches: Touches
   /** How many changes others were told of. */
   notified = 0
 
-  constructor({ queries, cache, isTrusted, propagate }: SessionsOptions) {
+  constructor({ queries, cache, isTrusted, propagate, touches }: SessionsOptions) {
+    this.#touches = touches
     this.#queries = queries
     this.#cache = cache
     this.#isTrusted = isTrusted
@@ -38,21 +42,32 @@ export class Sessions {
 
   /** A session of the caller's own from the database; those who ask at the same time share the answer, unless `fresh`. */
   async read(name: string, id: string, fresh: boolean): Promise<Session | undefined> {
-    const ask = () => this.#queries.read(id)
+    const ask = async (): Promise<Stored | undefined> => {
+      const stored = await this.#queries.read(id)
+      if (stored !== undefined) {
+        this.#touches.seen(id, stored.left)
+        this.#touches.use(id)
+      }
+      return stored
+    }
     const cache = this.#isTrusted() ? this.#cache : undefined
     const stored = await (cache === undefined ? ask() : fresh ? cache.fill(name, ask) : cache.read(name, ask))
     return stored && decode(stored.text)
   }
 
-  /** Saves a session, unless it was destroyed. */
+  /** Saves a session, unless it was destroyed; one that is as it was is only touched. */
   async write(name: string, id: string, text: string, ttl: number): Promise<void> {
+    if (ttl > 0 && this.#isTrusted() && this.#cache?.textOf(name) === text)
+      return this.#touches.touch(id, ttl)
     await this.#change(name, async () => {
       const changed = await this.#queries.write(id, text, ttl)
+      if (changed !== undefined) this.#touches.seen(id, changed.left)
       return changed && { ...changed, text }
     })
   }
 
   async destroy(name: string, id: string): Promise<void> {
+    this.#touches.forget(id)
     await this.#change(name, async () => {
       const changed = await this.#queries.destroy(id)
       return changed && { ...changed, text: '' }

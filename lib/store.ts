@@ -12,6 +12,7 @@ import { Queries } from './queries.js'
 import { checkId, digest, encode, lifetime, newId, rawId } from './record.js'
 import { prepare, type Table } from './schema.js'
 import { Sessions } from './sessions.js'
+import { Touches } from './touches.js'
 import type { ConnectionSource, GetOptions, PgStoreOptions, Session, Stats, Ttl, Yieldable } from './types.js'
 import { yieldable } from './yieldable.js'
 
@@ -53,6 +54,7 @@ export class PgStore extends EventEmitter<Events> {
   readonly #connection: Connection
   readonly #listen: ClientConfig | undefined
   readonly #cache: Cache | undefined
+  readonly #touches: Touches
   readonly #stop = new AbortController()
   #listener: Listener | undefined
   /** The cache needs no listener: a `ttl` was given, and nothing can be heard. */
@@ -73,7 +75,15 @@ export class PgStore extends EventEmitter<Events> {
     this.#settings = readOptions(options)
     this.#connection = connect(connection, (error) => this.#warn(error))
     this.#listen = listenConfig(this.#settings.listen, this.#connection)
-    if (this.#settings.cache) this.#cache = new Cache(this.#settings.cache)
+    const { cache, touch, idleTimeout } = this.#settings
+    this.#touches = new Touches({
+      ...touch,
+      max: cache ? cache.max : touch.batchSize,
+      countsIdleness: idleTimeout !== undefined,
+      write: async (touches) => (await this.#whenReady()).queries.touch(touches),
+      warn: (error) => this.#warn(error),
+    })
+    if (cache) this.#cache = new Cache(cache, undefined, (id) => this.#touches.use(id))
   }
 
   /**
@@ -128,10 +138,13 @@ export class PgStore extends EventEmitter<Events> {
     await this.#use(sid, 'write', ({ sessions }, id) => sessions.write(name, id, text, ms), text)
   }
 
-  /** Moves a live session's expiry to `ttl` ms from now, never back. What isn't there stays so. */
+  /**
+   * Moves a live session's expiry to `ttl` ms from now, never back. What isn't there stays so. Written later, as the option
+   * `touch` says, if the store knows that the session lives on until then; otherwise when it resolves.
+   */
   async touch(sid: string, ttl?: Ttl): Promise<void> {
     const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
-    await this.#use(sid, 'touch', ({ queries }, id) => queries.touch(id, ms))
+    await this.#use(sid, 'touch', (_, id) => this.#touches.touch(id, ms))
   }
 
   /** Ends a session; nothing brings it back. What isn't there stays so. */
@@ -194,7 +207,7 @@ export class PgStore extends EventEmitter<Events> {
   }
 
   /**
-   * Waits for the calls under way, then ends the connections that the store opened itself. May be called twice. What is
+   * Waits for the calls under way, writes the touches that wait, then ends the connections that the store opened itself. May be called twice. What is
    * called later rejects.
    */
   close(): Promise<void> {
@@ -212,6 +225,7 @@ export class PgStore extends EventEmitter<Events> {
       await new Promise<void>((resolve) => {
         this.#idle = resolve
       })
+    await this.#touches.stop()
     await Promise.allSettled([this.#setup, this.#hashing])
     this.#listener?.stop()
     await this.#connection.end()
@@ -272,18 +286,14 @@ export class PgStore extends EventEmitter<Events> {
   async #attempt(): Promise<Ready> {
     const warn = (error: Error): void => this.#warn(error)
     const table = await prepare(this.#connection, this.#settings, warn)
-    const queries = new Queries(
-      this.#connection,
-      table,
-      channelOf(this.#settings),
-      this.#settings.maxLifetime,
-    )
+    const queries = new Queries(this.#connection, table, channelOf(this.#settings), this.#settings)
     const propagate = this.#settings.cache ? this.#settings.cache.propagate : 'invalidate'
     const sessions = new Sessions({
       queries,
       cache: this.#cache,
       isTrusted: () => this.#isTrusted(),
       propagate,
+      touches: this.#touches,
     })
     sessions.notified = this.#ready?.sessions.notified ?? 0
     this.#cache?.flush()

@@ -46,6 +46,14 @@ export interface PgStoreOptions {
   ttl?: number | undefined
   /** Expire a session this long after its creation, whatever happens. Default: no such limit. */
   maxLifetime?: number | undefined
+  /** Expire a session neither read nor written for this long. Default: no such limit. */
+  idleTimeout?: number | undefined
+  /**
+   * How often a session's later expiry and last access are written at most, and how many in one statement. Default
+   * `{ interval: 60_000, batchSize: 5_000 }`; an interval of 0 writes each at once. What waits is written before a quarter
+   * of the session's remaining life is over, and by `close()`.
+   */
+  touch?: { interval?: number | undefined; batchSize?: number | undefined } | undefined
   /** The largest session, in bytes of its JSON in UTF-8. Default 1 MiB. */
   maxBytes?: number | undefined
   /**

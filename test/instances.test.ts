@@ -353,12 +353,11 @@ describe('instances on one table', () => {
       distributed: true,
       isLocked: false,
     }
-    const queries = new Queries(
-      connection,
-      table,
-      channelOf({ schema: 'public', table: 'session' }),
-      undefined,
-    )
+    const channel = channelOf({ schema: 'public', table: 'session' })
+    const queries = new Queries(connection, table, channel, {
+      maxLifetime: undefined,
+      idleTimeout: undefined,
+    })
     const id = `sha256:${nameOf('x')}`
     const changed = await queries.write(id, '{"n":2}', 60_000)
     expect(changed).to.include({ notify: true })
@@ -491,7 +490,7 @@ describe('a table that is not quite as the store makes it', () => {
     expect(await store.get('koa:sess:x')).to.deep.equal({ n: 1 })
     expect((await store.stats()).triggers).to.equal(true)
     expect(warnings).to.deep.equal([
-      `"public"."session" is used as it is, without timestamptz for expiry: at a quiet time, run psql -v schema=public -v table=session -f sql/004-expiry.sql`,
+      `"public"."session" is used as it is, without timestamptz for expiry: at a quiet time, run psql -v schema=public -v table=session -f node_modules/koa-pg-store/sql/004-expiry.sql`,
     ])
     await store.close()
   })

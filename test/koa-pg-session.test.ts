@@ -222,7 +222,7 @@ describe('a table of koa-pg-session', () => {
       expect(await store.get('koa:sess:1')).to.deep.equal({ n: 1 })
       expect(warnings).to.have.length(1)
       expect(warnings[0]).to.match(
-        /used as it is, without user_id, created_at, last_access, version, timestamptz for expiry: must be owner of table session: run as the owner: .*-f sql\/003-columns.sql/,
+        /used as it is, without user_id, created_at, last_access, version, timestamptz for expiry: must be owner of table session: run as the owner: .*sql\/003-columns.sql/,
       )
     })
     await withStore(asRole, { hashIds: false, maxLifetime: 1_000 }, async (store) => {
@@ -230,7 +230,7 @@ describe('a table of koa-pg-session', () => {
     })
     await withStore(asRole, { hashIds: false, create: false, maxLifetime: 1_000 }, async (store) => {
       expect((await rejection(store.setup())).message).to.match(
-        /maxLifetime needs the column created_at: run psql -v schema=public -v table=session -f sql\/003-columns.sql/,
+        /maxLifetime needs the column created_at: run psql -v schema=public -v table=session sql\/003-columns.sql/,
       )
     })
   })

@@ -115,7 +115,7 @@ describe('setup', () => {
     const error = await rejection(store.setup())
     expect(error).to.be.instanceOf(SetupError)
     expect(error.message).to.match(
-      /permission denied for schema public: run as the owner: .*psql .*-f sql\/002-table.sql/,
+      /permission denied for schema public: run as the owner: .*psql .*sql\/002-table.sql/,
     )
     expect((error.cause as { code?: string }).code).to.equal('42501')
     const owner = new PgStore(url)
@@ -208,12 +208,12 @@ describe('setup', () => {
     const url = await freshDatabase()
     const noTable = new PgStore(url, { create: false })
     expect((await rejection(noTable.setup())).message).to.match(
-      /doesn't exist: run psql -v schema=public -v table=session -v ids='SHA-256 of the session id' -f sql\/002-table.sql/,
+      /doesn't exist: run psql -v schema=public -v table=session -v ids='SHA-256 of the session id' sql\/002-table.sql/,
     )
     await noTable.close()
     const noSchema = new PgStore(url, { create: false, schema: 'nowhere' })
     expect((await rejection(noSchema.setup())).message).to.match(
-      /schema "nowhere" is missing: run psql -v schema=nowhere -f sql\/001-schema.sql/,
+      /schema "nowhere" is missing: run psql -v schema=nowhere sql\/001-schema.sql/,
     )
     await noSchema.close()
   })

@@ -65,6 +65,7 @@ describe('PgStore', () => {
   })
 
   it('moves the expiry by touch, never back, and leaves the session as it is', async () => {
+    const store = new PgStore(url, { touch: { interval: 0 } })
     await store.set('touched', { a: 1 }, 60_000)
     const left = async () => {
       const rows = await sql<{ left: number }>(
@@ -81,6 +82,7 @@ describe('PgStore', () => {
     expect(await store.get('touched')).to.deep.equal({ a: 1, t: 'x' })
     await store.touch('not there', 60_000)
     expect(await store.get('not there')).to.equal(undefined)
+    await store.close()
   })
 
   it('does not revive an expired session by touch', async () => {
@@ -159,6 +161,14 @@ describe('PgStore', () => {
     const cases: [unknown, RegExp][] = [
       [{ ok: 1, big: 10n }, /session attribute "big" can't be stored as JSON: .*BigInt/],
       [{ circle }, /session attribute "circle" can't be stored as JSON: .*circular/],
+      [
+        {
+          get getter(): never {
+            throw new Error('it is broken')
+          },
+        },
+        /session attribute "getter" can't be stored as JSON: it is broken/,
+      ],
       [() => {}, /session must be an object; received function/],
       [undefined, /session must be an object; received undefined/],
       [null, /session must be an object; received null/],

@@ -1,0 +1,146 @@
+// The deferred writes: later expiries and last accesses, many in one statement and each session's seldom.
+import { LRUCache } from 'lru-cache'
+import { messageOf } from './errors.js'
+
+/** What is to be written of a session: how much longer it is to live, if that changes, and how long ago it was used. */
+export interface Touch {
+  readonly id: string
+  /** Milliseconds from now; `null`: as it is. */
+  readonly ttl: number | null
+  /** Milliseconds ago. */
+  readonly age: number
+}
+
+export interface TouchesOptions {
+  /** How often, in ms, a session is written at most; 0: every time. */
+  readonly interval: number
+  /** How many sessions one statement writes. */
+  readonly batchSize: number
+  /** Whether sessions end by not being used. */
+  readonly countsIdleness: boolean
+  readonly write: (touches: Touch[]) => Promise<void>
+  readonly warn: (error: Error) => void
+  /** How many sessions' ends are remembered. */
+  readonly max: number
+}
+
+interface Waiting {
+  /** When the session is to end, by the monotonic clock. */
+  end: number | undefined
+  used: number
+  readonly due: number
+}
+
+/** After this share of a session's life its touch is written, whatever the interval: one failure may not lose it. */
+const share = 1 / 4
+
+/** What is due soon goes along. */
+const soon = 1 / 10
+
+export class Touches {
+  readonly #options: TouchesOptions
+  readonly #waiting = new Map<string, Waiting>()
+  /** When sessions end, as far as the database has said. */
+  readonly #ends: LRUCache<string, number>
+  #timer: NodeJS.Timeout | undefined
+  #timerDue = Number.POSITIVE_INFINITY
+  #stopped = false
+
+  constructor(options: TouchesOptions) {
+    this.#options = options
+    this.#ends = new LRUCache({ max: options.max })
+  }
+
+  /** The database said that a session has `left` ms to live. */
+  seen(id: string, left: number): void {
+    this.#ends.set(id, performance.now() + left)
+  }
+
+  /** A session is over: nothing of it is written any more. */
+  forget(id: string): void {
+    this.#waiting.delete(id)
+    this.#ends.delete(id)
+  }
+
+  /**
+   * A session was used, and is to live for `ttl` ms from now if given. Resolves when that is written or will be: at once
+   * where nobody knows how long the session still lives, so that it may not be over before.
+   */
+  async touch(id: string, ttl?: number): Promise<void> {
+    const now = performance.now()
+    const left = (this.#ends.get(id) ?? 0) - now
+    if (this.#options.interval === 0 || left <= 0 || this.#stopped) {
+      await this.#options.write([{ id, ttl: ttl ?? null, age: 0 }])
+      if (ttl !== undefined && left < ttl) this.seen(id, ttl)
+      return
+    }
+    const there = this.#waiting.get(id)
+    const due = there?.due ?? now + Math.min(this.#options.interval, left * share)
+    const end = ttl === undefined ? there?.end : Math.max(now + ttl, there?.end ?? 0)
+    this.#waiting.set(id, { end, used: now, due })
+    if (this.#waiting.size >= this.#options.batchSize) void this.flush()
+    else this.#wake(due)
+  }
+
+  /** A session was used; its last access is written in time. With an interval of 0, and no limit on idleness, it isn't. */
+  use(id: string): void {
+    if (this.#options.interval > 0 || this.#options.countsIdleness)
+      this.touch(id).catch((error) =>
+        this.#options.warn(new Error(`a last access could not be written: ${messageOf(error)}`)),
+      )
+  }
+
+  /** Writes what is waiting, all of it or what is due. Never rejects: what couldn't be written waits on. */
+  async flush(all = true): Promise<void> {
+    const now = performance.now()
+    const until = all ? Number.POSITIVE_INFINITY : now + this.#options.interval * soon
+    const due = [...this.#waiting].filter(([, waiting]) => waiting.due <= until)
+    for (const [id] of due) this.#waiting.delete(id)
+    for (let i = 0; i < due.length; i += this.#options.batchSize)
+      await this.#write(due.slice(i, i + this.#options.batchSize))
+    this.#timerDue = Number.POSITIVE_INFINITY
+    for (const { due } of this.#waiting.values()) this.#wake(due)
+  }
+
+  /** Writes what is waiting, and from now on defers nothing. */
+  async stop(): Promise<void> {
+    this.#stopped = true
+    await this.flush()
+    clearTimeout(this.#timer)
+  }
+
+  async #write(batch: [string, Waiting][]): Promise<void> {
+    const now = performance.now()
+    const touches = batch.map(([id, { end, used }]) => ({
+      id,
+      ttl: end === undefined ? null : end - now,
+      age: now - used,
+    }))
+    try {
+      await this.#options.write(touches)
+      for (const [id, { end }] of batch)
+        if (end !== undefined) this.#ends.set(id, Math.max(end, this.#ends.peek(id) ?? 0))
+    } catch (error) {
+      this.#options.warn(new Error(`later expiries could not be written and wait: ${messageOf(error)}`))
+      if (this.#stopped) return
+      for (const [id, { end, used }] of batch) {
+        const newer = this.#waiting.get(id)
+        const later = Math.max(end ?? 0, newer?.end ?? 0) || undefined
+        const again = now + Math.min(this.#options.interval, 5_000)
+        this.#waiting.set(id, {
+          end: later,
+          used: Math.max(used, newer?.used ?? 0),
+          due: newer?.due ?? again,
+        })
+      }
+    }
+  }
+
+  #wake(due: number): void {
+    if (due >= this.#timerDue || this.#stopped) return
+    clearTimeout(this.#timer)
+    this.#timerDue = due
+    this.#timer = setTimeout(() => void this.flush(false), due - performance.now())
+    this.#timer.unref()
+  }
+}

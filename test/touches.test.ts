@@ -1,0 +1,186 @@
+import { expect } from 'chai'
+import { PgStore, type PgStoreOptions } from '../lib/index.js'
+import { type Touch, Touches } from '../lib/touches.js'
+import { freshDatabase, sql } from './helpers/server.js'
+import { until } from './helpers/until.js'
+
+describe('deferred touches', () => {
+  function make(options: { interval?: number; batchSize?: number; fails?: () => boolean } = {}) {
+    const written: Touch[][] = []
+    const warnings: string[] = []
+    const touches = new Touches({
+      interval: options.interval ?? 60_000,
+      batchSize: options.batchSize ?? 100,
+      countsIdleness: false,
+      max: 1_000,
+      write: async (list) => {
+        if (options.fails?.()) throw new Error('down')
+        written.push(list)
+      },
+      warn: (error) => warnings.push(error.message),
+    })
+    return { touches, written, warnings }
+  }
+
+  it('are written at once where nobody knows how long the session lives', async () => {
+    const { touches, written } = make()
+    await touches.touch('a', 1_000)
+    expect(written).to.deep.equal([[{ id: 'a', ttl: 1_000, age: 0 }]])
+  })
+
+  it('wait where the session lives on, and go together, each session once, with its last end', async () => {
+    const { touches, written } = make()
+    for (const id of ['a', 'b']) touches.seen(id, 3_600_000)
+    for (let i = 0; i < 10; i++) {
+      await touches.touch('a', 7_200_000)
+      await touches.touch('b')
+    }
+    await touches.touch('a', 1_000)
+    expect(written).to.deep.equal([])
+    await touches.stop()
+    expect(written).to.have.length(1)
+    const [a, b] = written[0] as [Touch, Touch]
+    expect(a.id).to.equal('a')
+    expect(a.ttl).to.be.within(7_190_000, 7_200_000)
+    expect(b).to.include({ id: 'b', ttl: null })
+  })
+
+  it('are written before a quarter of what the session has to live is over', async () => {
+    const { touches, written } = make()
+    touches.seen('a', 400)
+    const start = performance.now()
+    await touches.touch('a', 60_000)
+    await until(() => written.length > 0)
+    expect(performance.now() - start).to.be.at.least(90)
+    expect(written).to.have.length(1)
+    // Now it is known to live for a minute, and waits again.
+    await touches.touch('a', 60_000)
+    expect(written).to.have.length(1)
+    await touches.stop()
+  })
+
+  it('are written many in one statement, and no more than batchSize', async () => {
+    const { touches, written } = make({ batchSize: 10 })
+    for (let n = 0; n < 25; n++) {
+      touches.seen(`s${n}`, 3_600_000)
+      await touches.touch(`s${n}`, 3_600_000)
+    }
+    await touches.stop()
+    expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
+  })
+
+  it('wait on when they could not be written, and are forgotten with their session', async () => {
+    let down = true
+    const { touches, written, warnings } = make({ fails: () => down })
+    for (const id of ['a', 'b']) {
+      touches.seen(id, 3_600_000)
+      await touches.touch(id, 3_600_000)
+    }
+    await touches.flush()
+    expect(warnings).to.have.length(1)
+    down = false
+    touches.forget('b')
+    await touches.stop()
+    expect(written.flat().map(({ id }) => id)).to.deep.equal(['a'])
+  })
+})
+
+describe('touches of a store', () => {
+  const state = (url: string) =>
+    sql<{ left: number; ctid: string; version: string }>(
+      url,
+      `select extract(epoch from expiry - now())::float8 as left, ctid::text, version from session`,
+    )
+
+  async function withStore(
+    options: PgStoreOptions,
+    use: (store: PgStore, url: string) => Promise<void>,
+  ): Promise<void> {
+    const url = await freshDatabase()
+    const store = new PgStore(url, options)
+    const trusted = new Promise((resolve) => store.once('trust', () => resolve(undefined)))
+    await store.setup()
+    if (options.cache !== false) await trusted
+    await use(store, url)
+    await store.close()
+  }
+
+  it('write no row while they wait, and one when the store is closed', async () => {
+    const url = await freshDatabase()
+    const store = new PgStore(url)
+    await store.set('x', { n: 1 }, 3_600_000)
+    const before = await state(url)
+    for (let i = 0; i < 100; i++) await store.touch('x', 7_200_000)
+    expect((await state(url))[0]?.ctid).to.equal(before[0]?.ctid)
+    await store.close()
+    const [after] = await state(url)
+    expect(after?.left).to.be.within(7_000, 7_200)
+    expect(after?.version, 'no change of the session').to.equal(before[0]?.version)
+  })
+
+  it('are what a save of an unchanged session is', () =>
+    withStore({}, async (store, url) => {
+      await store.set('x', { n: 1 }, 3_600_000)
+      const before = await state(url)
+      for (let i = 0; i < 50; i++) await store.set('x', { n: 1 }, 7_200_000)
+      expect((await state(url))[0]?.ctid).to.equal(before[0]?.ctid)
+      await store.set('x', { n: 2 }, 7_200_000)
+      expect((await state(url))[0]?.version).not.to.equal(before[0]?.version)
+      await store.set('x', { n: 1 }, 0)
+      expect(await store.get('x'), 'a save that ends it is made').to.equal(undefined)
+    }))
+
+  it('bring nothing back: a session that is destroyed while they wait stays so', () =>
+    withStore({}, async (store, url) => {
+      await store.set('x', { n: 1 }, 3_600_000)
+      await store.touch('x', 7_200_000)
+      await sql(url, 'update session set session = null')
+      await store.close()
+      expect((await state(url))[0]?.left).to.be.below(3_601)
+      expect(await sql(url, 'select from session where session is not null')).to.have.length(0)
+    }))
+
+  it('keep a short session alive for as long as it is touched', () =>
+    withStore({}, async (store) => {
+      await store.set('x', { n: 1 }, 1_000)
+      const start = performance.now()
+      while (performance.now() - start < 3_000) {
+        await store.touch('x', 1_000)
+        expect(await store.get('x', { fresh: true })).to.deep.equal({ n: 1 })
+        await new Promise((resolve) => setTimeout(resolve, 20))
+      }
+    }))
+
+  it('write the last access of what is read, from memory too', () =>
+    withStore({ touch: { interval: 200 } }, async (store, url) => {
+      await store.set('x', { n: 1 }, 3_600_000)
+      await sql(url, `update session set last_access = now() - interval '1 day'`)
+      await until(async () => {
+        await store.get('x')
+        const [row] = await sql(
+          url,
+          `select last_access > now() - interval '1 minute' as recent from session`,
+        )
+        return row?.recent as boolean
+      })
+    }))
+
+  for (const cache of [{}, false] as const)
+    it(`end a session that is neither read nor written for idleTimeout (cache: ${JSON.stringify(cache)})`, () =>
+      withStore({ idleTimeout: 1_500, cache }, async (store, url) => {
+        await store.set('used', { n: 1 }, 3_600_000)
+        await store.set('idle', { n: 1 }, 3_600_000)
+        const start = performance.now()
+        let idle: unknown = {}
+        while (performance.now() - start < 4_000) {
+          expect(await store.get('used')).to.deep.equal({ n: 1 })
+          await new Promise((resolve) => setTimeout(resolve, 20))
+        }
+        idle = await store.get('idle')
+        expect(idle).to.equal(undefined)
+        expect(await store.count()).to.equal(1)
+        await store.touch('idle', 60_000)
+        expect(await store.get('idle')).to.equal(undefined)
+        expect(await sql(url, 'select from session')).to.have.length(2)
+      }))
+})
