@@ -290,7 +290,7 @@ function psql(file: keyof typeof sql, settings: Settings): string {
     new RegExp(`:['"]${name}['"]`).test(sql[file]),
   )
   const given = used.map(
-    ([name, value]) => `-v ${name}=${/^\w+$/.test(value) ? value : `'${value.replaceAll("'", `'\\\\''`)}'`}`,
+    ([name, value]) => `-v ${name}=${/^\w+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`}`,
   )
   return `psql ${given.join(' ')} -f node_modules/koa-pg-store/sql/${file}.sql`
 }

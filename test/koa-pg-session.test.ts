@@ -230,7 +230,7 @@ describe('a table of koa-pg-session', () => {
     })
     await withStore(asRole, { hashIds: false, create: false, maxLifetime: 1_000 }, async (store) => {
       expect((await rejection(store.setup())).message).to.match(
-        /maxLifetime needs the column created_at: run psql -v schema=public -v table=session sql\/003-columns.sql/,
+        /maxLifetime needs the column created_at: run psql -v schema=public -v table=session -f node_modules\/koa-pg-store\/sql\/003-columns.sql/,
       )
     })
   })

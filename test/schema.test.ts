@@ -208,12 +208,12 @@ describe('setup', () => {
     const url = await freshDatabase()
     const noTable = new PgStore(url, { create: false })
     expect((await rejection(noTable.setup())).message).to.match(
-      /doesn't exist: run psql -v schema=public -v table=session -v ids='SHA-256 of the session id' sql\/002-table.sql/,
+      /doesn't exist: run psql -v schema=public -v table=session -v ids='SHA-256 of the session id' -f node_modules\/koa-pg-store\/sql\/002-table.sql/,
     )
     await noTable.close()
     const noSchema = new PgStore(url, { create: false, schema: 'nowhere' })
     expect((await rejection(noSchema.setup())).message).to.match(
-      /schema "nowhere" is missing: run psql -v schema=nowhere sql\/001-schema.sql/,
+      /schema "nowhere" is missing: run psql -v schema=nowhere -f node_modules\/koa-pg-store\/sql\/001-schema.sql/,
     )
     await noSchema.close()
   })
