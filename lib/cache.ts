@@ -48,7 +48,7 @@ export class Cache {
   readonly #entries: LRUCache<string, Entry>
   readonly #ttl: number
   readonly #now: () => number
-  readonly #onUse: (id: string) => void
+  readonly #onUse: (name: string, id: string) => void
   readonly #fills = new Map<string, Set<Fill>>()
   readonly #reads = new Map<string, Promise<Stored | undefined>>()
   #epoch = 0
@@ -59,7 +59,7 @@ export class Cache {
   constructor(
     { max, maxBytes, ttl }: CacheLimits,
     now: () => number = () => performance.now(),
-    onUse: (id: string) => void = () => undefined,
+    onUse: (name: string, id: string) => void = () => undefined,
   ) {
     this.#entries = new LRUCache({ max, maxSize: maxBytes })
     this.#ttl = ttl
@@ -88,9 +88,14 @@ export class Cache {
     this.hits++
     if (now - entry.used >= useEvery) {
       entry.used = now
-      this.#onUse(entry.id)
+      this.#onUse(name, entry.id)
     }
     return session
+  }
+
+  /** Whether this version of a session, or a newer one, is here: a notice of it is an echo. */
+  knows(name: string, version: number): boolean {
+    return (this.#entries.peek(name)?.version ?? 0) >= version
   }
 
   /** The JSON of a session that is here and alive. */

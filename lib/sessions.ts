@@ -45,8 +45,8 @@ export class Sessions {
     const ask = async (): Promise<Stored | undefined> => {
       const stored = await this.#queries.read(id)
       if (stored !== undefined) {
-        this.#touches.seen(id, stored.left)
-        this.#touches.use(id)
+        this.#touches.seen(name, stored.left)
+        this.#touches.use(name, id)
       }
       return stored
     }
@@ -58,16 +58,16 @@ export class Sessions {
   /** Saves a session, unless it was destroyed; one that is as it was is only touched. */
   async write(name: string, id: string, text: string, ttl: number): Promise<void> {
     if (ttl > 0 && this.#isTrusted() && this.#cache?.textOf(name) === text)
-      return this.#touches.touch(id, ttl)
+      return this.#touches.touch(name, id, ttl)
     await this.#change(name, async () => {
       const changed = await this.#queries.write(id, text, ttl)
-      if (changed !== undefined) this.#touches.seen(id, changed.left)
+      if (changed !== undefined) this.#touches.seen(name, changed.left)
       return changed && { ...changed, text }
     })
   }
 
   async destroy(name: string, id: string): Promise<void> {
-    this.#touches.forget(id)
+    this.#touches.forget(name)
     await this.#change(name, async () => {
       const changed = await this.#queries.destroy(id)
       return changed && { ...changed, text: '' }
@@ -78,9 +78,12 @@ export class Sessions {
   hear(notice: Exclude<Notice, { beat: string }>): void {
     const cache = this.#cache
     if (cache === undefined) return
-    if (notice === 'flush') cache.flush()
-    else
+    if (notice === 'flush') {
+      cache.flush()
+      this.#touches.doubt()
+    } else
       for (const { name, version } of notice) {
+        if (!cache.knows(name, version)) this.#touches.doubt(name)
         const id = cache.changed(name, version)
         // Many in one statement, as all reads of one turn. Without an answer it is read when somebody asks for it.
         if (id !== undefined && this.#rereads)

@@ -83,7 +83,7 @@ export class PgStore extends EventEmitter<Events> {
       write: async (touches) => (await this.#whenReady()).queries.touch(touches),
       warn: (error) => this.#warn(error),
     })
-    if (cache) this.#cache = new Cache(cache, undefined, (id) => this.#touches.use(id))
+    if (cache) this.#cache = new Cache(cache, undefined, (name, id) => this.#touches.use(name, id))
   }
 
   /**
@@ -144,7 +144,7 @@ export class PgStore extends EventEmitter<Events> {
    */
   async touch(sid: string, ttl?: Ttl): Promise<void> {
     const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
-    await this.#use(sid, 'touch', (_, id) => this.#touches.touch(id, ms))
+    await this.#use(sid, 'touch', (_, id) => this.#touches.touch(nameOf(sid), id, ms))
   }
 
   /** Ends a session; nothing brings it back. What isn't there stays so. */
@@ -349,6 +349,7 @@ export class PgStore extends EventEmitter<Events> {
       onNotice: (notice) => this.#ready?.sessions.hear(notice),
       onTrust: () => {
         this.#cache?.flush()
+        this.#touches.doubt()
         queueMicrotask(() => this.emit('trust'))
       },
       onDistrust: () => this.emit('distrust'),

@@ -25,6 +25,7 @@ export interface TouchesOptions {
 }
 
 interface Waiting {
+  readonly id: string
   /** When the session is to end, by the monotonic clock. */
   end: number | undefined
   used: number
@@ -40,7 +41,7 @@ const soon = 1 / 10
 export class Touches {
   readonly #options: TouchesOptions
   readonly #waiting = new Map<string, Waiting>()
-  /** When sessions end, as far as the database has said. */
+  /** When sessions end, by name, as far as the database has said. */
   readonly #ends: LRUCache<string, number>
   #timer: NodeJS.Timeout | undefined
   #timerDue = Number.POSITIVE_INFINITY
@@ -52,40 +53,46 @@ export class Touches {
   }
 
   /** The database said that a session has `left` ms to live. */
-  seen(id: string, left: number): void {
-    this.#ends.set(id, performance.now() + left)
+  seen(name: string, left: number): void {
+    this.#ends.set(name, performance.now() + left)
+  }
+
+  /** Somebody changed a session, or all of them may have been changed: when they end isn't known any more. */
+  doubt(name?: string): void {
+    if (name === undefined) this.#ends.clear()
+    else this.#ends.delete(name)
   }
 
   /** A session is over: nothing of it is written any more. */
-  forget(id: string): void {
-    this.#waiting.delete(id)
-    this.#ends.delete(id)
+  forget(name: string): void {
+    this.#waiting.delete(name)
+    this.#ends.delete(name)
   }
 
   /**
    * A session was used, and is to live for `ttl` ms from now if given. Resolves when that is written or will be: at once
    * where nobody knows how long the session still lives, so that it may not be over before.
    */
-  async touch(id: string, ttl?: number): Promise<void> {
+  async touch(name: string, id: string, ttl?: number): Promise<void> {
     const now = performance.now()
-    const left = (this.#ends.get(id) ?? 0) - now
+    const left = (this.#ends.get(name) ?? 0) - now
     if (this.#options.interval === 0 || left <= 0 || this.#stopped) {
       await this.#options.write([{ id, ttl: ttl ?? null, age: 0 }])
-      if (ttl !== undefined && left < ttl) this.seen(id, ttl)
+      if (ttl !== undefined && left < ttl) this.seen(name, ttl)
       return
     }
-    const there = this.#waiting.get(id)
+    const there = this.#waiting.get(name)
     const due = there?.due ?? now + Math.min(this.#options.interval, left * share)
     const end = ttl === undefined ? there?.end : Math.max(now + ttl, there?.end ?? 0)
-    this.#waiting.set(id, { end, used: now, due })
+    this.#waiting.set(name, { id, end, used: now, due })
     if (this.#waiting.size >= this.#options.batchSize) void this.flush()
     else this.#wake(due)
   }
 
   /** A session was used; its last access is written in time. With an interval of 0, and no limit on idleness, it isn't. */
-  use(id: string): void {
+  use(name: string, id: string): void {
     if (this.#options.interval > 0 || this.#options.countsIdleness)
-      this.touch(id).catch((error) =>
+      this.touch(name, id).catch((error) =>
         this.#options.warn(new Error(`a last access could not be written: ${messageOf(error)}`)),
       )
   }
@@ -95,7 +102,7 @@ export class Touches {
     const now = performance.now()
     const until = all ? Number.POSITIVE_INFINITY : now + this.#options.interval * soon
     const due = [...this.#waiting].filter(([, waiting]) => waiting.due <= until)
-    for (const [id] of due) this.#waiting.delete(id)
+    for (const [name] of due) this.#waiting.delete(name)
     for (let i = 0; i < due.length; i += this.#options.batchSize)
       await this.#write(due.slice(i, i + this.#options.batchSize))
     this.#timerDue = Number.POSITIVE_INFINITY
@@ -111,27 +118,23 @@ export class Touches {
 
   async #write(batch: [string, Waiting][]): Promise<void> {
     const now = performance.now()
-    const touches = batch.map(([id, { end, used }]) => ({
+    const touches = batch.map(([, { id, end, used }]) => ({
       id,
       ttl: end === undefined ? null : end - now,
       age: now - used,
     }))
     try {
       await this.#options.write(touches)
-      for (const [id, { end }] of batch)
-        if (end !== undefined) this.#ends.set(id, Math.max(end, this.#ends.peek(id) ?? 0))
+      for (const [name, { end }] of batch)
+        if (end !== undefined) this.#ends.set(name, Math.max(end, this.#ends.peek(name) ?? 0))
     } catch (error) {
       this.#options.warn(new Error(`later expiries could not be written and wait: ${messageOf(error)}`))
       if (this.#stopped) return
-      for (const [id, { end, used }] of batch) {
-        const newer = this.#waiting.get(id)
+      for (const [name, { id, end, used }] of batch) {
+        const newer = this.#waiting.get(name)
         const later = Math.max(end ?? 0, newer?.end ?? 0) || undefined
-        const again = now + Math.min(this.#options.interval, 5_000)
-        this.#waiting.set(id, {
-          end: later,
-          used: Math.max(used, newer?.used ?? 0),
-          due: newer?.due ?? again,
-        })
+        const due = newer?.due ?? now + Math.min(this.#options.interval, 5_000)
+        this.#waiting.set(name, { id, end: later, used: Math.max(used, newer?.used ?? 0), due })
       }
     }
   }

@@ -71,7 +71,7 @@ describe('koa-generic-session 1 on Koa 1', () => {
   })
 
   async function makeStore(options: ConstructorParameters<typeof PgStore>[1] = {}): Promise<PgStore> {
-    const store = closing(new PgStore(url, options))
+    const store = closing(new PgStore(url, { touch: { interval: 0 }, ...options }))
     await store.setup()
     return store
   }

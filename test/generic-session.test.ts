@@ -80,7 +80,7 @@ describe('koa-generic-session 2 on Koa 3', () => {
 
   /** A store whose table is there. */
   async function makeStore(options: ConstructorParameters<typeof PgStore>[1] = {}): Promise<PgStore> {
-    const store = closing(new PgStore(url, options))
+    const store = closing(new PgStore(url, { touch: { interval: 0 }, ...options }))
     await store.setup()
     return store
   }

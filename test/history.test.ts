@@ -49,7 +49,7 @@ describe('the history of several processes', () => {
   it('shows a fault where nothing is flushed on reconnect', () =>
     withFault(
       'store.js',
-      "this.#cache?.flush();\n                queueMicrotask(() => this.emit('trust'));",
+      'this.#cache?.flush();\n                this.#touches.doubt();',
       async (library) => {
         expect(await findsStale(library, true)).to.equal(true)
       },

@@ -63,7 +63,7 @@ describe('koa-session 7 on Koa 3', () => {
   })
 
   async function makeStore(options: ConstructorParameters<typeof PgStore>[1] = {}): Promise<PgStore> {
-    const store = closing(new PgStore(url, options))
+    const store = closing(new PgStore(url, { touch: { interval: 0 }, ...options }))
     await store.setup()
     return store
   }

@@ -123,7 +123,7 @@ describe('a person who signs out', () => {
   })
 
   it('stays signed out when a save waits for the row while the sign-out is committed', async () => {
-    await using store = new PgStore(url)
+    await using store = new PgStore(url, { touch: { interval: 0 } })
     const client = new pg.Client(url)
     await client.connect()
     try {

@@ -17,7 +17,7 @@ describe('an outage', () => {
   after(() => mortal.stop())
 
   it('makes every call reject, ends nothing, and is over without a restart', async () => {
-    const store = new PgStore(mortal.url, { cache: false })
+    const store = new PgStore(mortal.url, { cache: false, touch: { interval: 0 } })
     const warnings: Error[] = []
     store.on('warning', (error) => warnings.push(error))
     await store.set('a', { a: 1 }, 600_000)

@@ -24,7 +24,7 @@ describe('deferred touches', () => {
 
   it('are written at once where nobody knows how long the session lives', async () => {
     const { touches, written } = make()
-    await touches.touch('a', 1_000)
+    await touches.touch('a', 'a', 1_000)
     expect(written).to.deep.equal([[{ id: 'a', ttl: 1_000, age: 0 }]])
   })
 
@@ -32,10 +32,10 @@ describe('deferred touches', () => {
     const { touches, written } = make()
     for (const id of ['a', 'b']) touches.seen(id, 3_600_000)
     for (let i = 0; i < 10; i++) {
-      await touches.touch('a', 7_200_000)
-      await touches.touch('b')
+      await touches.touch('a', 'a', 7_200_000)
+      await touches.touch('b', 'b')
     }
-    await touches.touch('a', 1_000)
+    await touches.touch('a', 'a', 1_000)
     expect(written).to.deep.equal([])
     await touches.stop()
     expect(written).to.have.length(1)
@@ -49,12 +49,12 @@ describe('deferred touches', () => {
     const { touches, written } = make()
     touches.seen('a', 400)
     const start = performance.now()
-    await touches.touch('a', 60_000)
+    await touches.touch('a', 'a', 60_000)
     await until(() => written.length > 0)
     expect(performance.now() - start).to.be.at.least(90)
     expect(written).to.have.length(1)
     // Now it is known to live for a minute, and waits again.
-    await touches.touch('a', 60_000)
+    await touches.touch('a', 'a', 60_000)
     expect(written).to.have.length(1)
     await touches.stop()
   })
@@ -63,7 +63,7 @@ describe('deferred touches', () => {
     const { touches, written } = make({ batchSize: 10 })
     for (let n = 0; n < 25; n++) {
       touches.seen(`s${n}`, 3_600_000)
-      await touches.touch(`s${n}`, 3_600_000)
+      await touches.touch(`s${n}`, `s${n}`, 3_600_000)
     }
     await touches.stop()
     expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
@@ -74,7 +74,7 @@ describe('deferred touches', () => {
     const { touches, written, warnings } = make({ fails: () => down })
     for (const id of ['a', 'b']) {
       touches.seen(id, 3_600_000)
-      await touches.touch(id, 3_600_000)
+      await touches.touch(id, id, 3_600_000)
     }
     await touches.flush()
     expect(warnings).to.have.length(1)
@@ -138,6 +138,16 @@ describe('touches of a store', () => {
       await store.close()
       expect((await state(url))[0]?.left).to.be.below(3_601)
       expect(await sql(url, 'select from session where session is not null')).to.have.length(0)
+    }))
+
+  it('do not wait where somebody else has shortened the session', () =>
+    withStore({}, async (store, url) => {
+      await store.set('x', { n: 1 }, 3_600_000)
+      await store.get('x')
+      await sql(url, `update session set expiry = now() + interval '10 seconds'`)
+      await until(async () => (await store.stats()).notifications.received > 0)
+      await store.touch('x', 3_600_000)
+      expect((await state(url))[0]?.left).to.be.above(3_500)
     }))
 
   it('keep a short session alive for as long as it is touched', () =>
