@@ -108,6 +108,9 @@ describe('touches of a store', () => {
   it('write no row while they wait, and one when the store is closed', async () => {
     const url = await freshDatabase()
     const store = new PgStore(url)
+    const trusted = new Promise((resolve) => store.once('trust', () => resolve(undefined)))
+    await store.setup()
+    await trusted
     await store.set('x', { n: 1 }, 3_600_000)
     const before = await state(url)
     for (let i = 0; i < 100; i++) await store.touch('x', 7_200_000)
