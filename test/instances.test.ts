@@ -488,7 +488,7 @@ describe('a table that is not quite as the store makes it', () => {
        grant create on schema public to mallory;
        create table session (id text not null primary key, expiry timestamp not null, session json);
        create table stolen (who text, what text); grant all on stolen to mallory;
-       insert into session values ('koa:sess:raw', now() + interval '1 hour', '{"n": 1}')`,
+       insert into session select sid, now() + interval '1 hour', '{"n": 1}' from unnest(array['koa:sess:raw', 'koa:sess:unread']) sid`,
     )
     const planted = (name: string, args: string, result: string) =>
       `create function public.${name}(${args}) returns ${result} language plpgsql as
