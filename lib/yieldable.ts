@@ -10,5 +10,7 @@ function* delegate<T>(this: Promise<T>): Generator<Promise<T>, T, unknown> {
  * native promises alone.
  */
 export function yieldable<T>(promise: Promise<T>): Yieldable<T> {
-  return Object.assign(promise, { [Symbol.iterator]: delegate<T> })
+  const yielding = promise as Yieldable<T>
+  yielding[Symbol.iterator] = delegate
+  return yielding
 }

@@ -1,0 +1,101 @@
+// The bench: everybody in one run on one machine. npm run bench -- [--seconds 0.4] [--rounds 3] [--only name]…
+import { mkdir, writeFile } from 'node:fs/promises'
+import { cpus } from 'node:os'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { chart } from './chart.js'
+import { type Contender, open } from './contenders.js'
+import { measureFloor } from './floor.js'
+import { measure } from './measure.js'
+import { ratios } from './ratios.js'
+import { markdown, type Results } from './report.js'
+import { measureRequests, measureRolling } from './requests.js'
+import { output, startDatabase, startRedis } from './servers.js'
+import { newIds } from './sessions.js'
+
+const { values } = parseArgs({
+  options: {
+    seconds: { type: 'string', default: '0.4' },
+    rounds: { type: 'string', default: '3' },
+    only: { type: 'string', multiple: true, default: [] },
+  },
+})
+const plan = { seconds: Number(values.seconds), rounds: Number(values.rounds) }
+if (!(plan.seconds > 0 && plan.rounds >= 1)) throw new RangeError('--seconds and --rounds must be above 0')
+const { only } = values
+
+const cleanups: (() => Promise<unknown>)[] = []
+async function cleanUp(): Promise<void> {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup().catch((error) => console.error(error))
+}
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.once(signal, () => cleanUp().finally(() => process.exit(1)))
+
+try {
+  await run()
+} catch (error) {
+  // At once: what the clean-up finds out is not what went wrong.
+  console.error(error)
+  process.exitCode = 1
+}
+await cleanUp()
+// koa-pg-session's timer would run for 45 minutes.
+process.exit()
+
+async function run(): Promise<void> {
+  const database = await startDatabase()
+  cleanups.push(() => database.stop())
+  const redis = await startRedis()
+  if (redis) cleanups.push(() => redis.stop())
+  const hasPgbench = (await output('pgbench', ['--version'])) !== undefined
+  const leftOut = [
+    ...(redis ? [] : ['koa-redis and ioredis: there is no redis-server (apt-get install redis-server)']),
+    ...(hasPgbench ? [] : ['the floor: there is no pgbench (apt-get install postgresql-contrib)']),
+  ]
+  for (const who of leftOut) console.error(`Left out: ${who}`)
+
+  const ids = newIds()
+  const contenders = await open(only, ids, database, redis, (contender: Contender) => {
+    cleanups.push(contender.close)
+  })
+  const found: Omit<Results, 'ratios'> = {
+    date: new Date().toISOString(),
+    node: process.versions.node,
+    postgres: database.version,
+    redis: redis?.version ?? '',
+    cpu: cpus()[0]?.model.trim() ?? '',
+    cores: cpus().length,
+    ...plan,
+    leftOut,
+    figures: await measure(contenders, ids, plan),
+    floor: hasPgbench && wants('pgbench') ? await measureFloor(database, plan) : [],
+    requests: wants('requests') ? await measureRequests(database, plan) : [],
+    rolling: wants('rolling') ? await measureRolling(database, plan) : [],
+  }
+  const results: Results = { ...found, ratios: ratios(found) }
+  console.log(markdown(results))
+  // A part of a run isn't what the README shows.
+  if (only.length === 0) await save(results)
+}
+
+function wants(name: string): boolean {
+  return only.length === 0 || only.some((part) => name.includes(part))
+}
+
+/** Beside the source, not beside what was compiled from it. */
+async function save(results: Results): Promise<void> {
+  const folder = fileURLToPath(new URL('../../bench/results/', import.meta.url))
+  await mkdir(folder, { recursive: true })
+  const json = JSON.stringify(
+    results,
+    (_, value) => (typeof value === 'number' ? Number(value.toPrecision(5)) : value),
+    2,
+  )
+  // The rounds of a figure on one line.
+  await writeFile(
+    `${folder}latest.json`,
+    `${json.replace(/\[[\s\d.,]+\]/g, (list) => list.replace(/\s+/g, ' ').replace('[ ', '[').replace(' ]', ']'))}\n`,
+  )
+  await writeFile(`${folder}table.md`, `${markdown(results)}\n`)
+  await writeFile(`${folder}chart.svg`, chart(results))
+}

@@ -1,0 +1,58 @@
+// The peers that keep sessions in PostgreSQL, each as its README says, with a pool of ten connections as pg's default is.
+import { EventEmitter } from 'node:events'
+import { KeyvPostgres } from '@keyv/postgres'
+import co from 'co'
+import connect from 'connect-pg-simple'
+import Keyv from 'keyv'
+import PgSession from 'koa-pg-session'
+import pg from 'pg'
+import type { Adapter } from './contenders.js'
+import { newId, ttl } from './sessions.js'
+
+type Done<T> = (error: Error | null, result?: T) => void
+
+export function connectPgSimple(url: string): Adapter {
+  const pool = poolOf(url)
+  const Store = connect({ Store: class extends EventEmitter {} })
+  const store = new Store({ pool, createTableIfMissing: true, pruneSessionInterval: false })
+  const promise = <T>(call: (done: Done<T>) => void): Promise<T | undefined> =>
+    new Promise((resolve, reject) => call((error, result) => (error ? reject(error) : resolve(result))))
+  const set = (sid: string, session: object) => promise<void>((done) => store.set(sid, session, done))
+  return {
+    get: (sid) => promise<object>((done) => store.get(sid, done)),
+    set,
+    create: (session) => set(newId(), session),
+    touch: (sid, session) => promise<void>((done) => store.touch(sid, session, done)),
+    close: () => pool.end(),
+  }
+}
+
+/** Its own pg, version 4, doesn't speak to today's servers: it takes a function that runs a statement. */
+export async function koaPgSession(url: string): Promise<Adapter> {
+  const pool = poolOf(url)
+  const store = new PgSession(async (text, values) => (await pool.query(text, values)).rows)
+  await store.setup()
+  const set = (sid: string, session: object) => co(() => store.set(sid, session, ttl))
+  return {
+    get: (sid) => co(() => store.get(sid)),
+    set,
+    create: (session) => set(newId(), session),
+    close: () => pool.end(),
+  }
+}
+
+export function keyvPostgres(url: string): Adapter {
+  const keyv = new Keyv({ store: new KeyvPostgres({ uri: url }) })
+  const set = (sid: string, session: object) => keyv.set(sid, session, ttl)
+  return {
+    get: (sid) => keyv.get(sid),
+    set,
+    create: (session) => set(newId(), session),
+    close: () => keyv.disconnect(),
+  }
+}
+
+/** Of ten connections, as pg's default is; the loss of an idle one as the server stops is no news. */
+function poolOf(connectionString: string): pg.Pool {
+  return new pg.Pool({ connectionString }).on('error', () => {})
+}
