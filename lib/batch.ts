@@ -10,6 +10,8 @@ export interface BatchOptions<V, R> {
   readonly maxWeight?: number
   /** How many batches at most are under way. */
   readonly concurrency: number
+  /** Calls for one key that wait are one call with one answer, and needn't wait for each other: reads. */
+  readonly isShared?: boolean
   /** Whether a batch that failed may have failed for one call's sake, and is to be taken apart. Default: never. */
   readonly isDivisible?: (error: unknown) => boolean
 }
@@ -17,6 +19,7 @@ export interface BatchOptions<V, R> {
 interface Call<V, R> {
   readonly key: string
   readonly value: V
+  readonly answer: Promise<R>
   readonly resolve: (result: R) => void
   readonly reject: (error: unknown) => void
 }
@@ -29,19 +32,31 @@ interface Call<V, R> {
 export class Batch<V, R> {
   readonly #options: BatchOptions<V, R>
   #waiting: Call<V, R>[] = []
+  /** Those that wait, by key, where they are shared. */
+  readonly #shared: Map<string, Call<V, R>> | undefined
   readonly #keysUnderWay = new Set<string>()
   #underWay = 0
   #isScheduled = false
 
   constructor(options: BatchOptions<V, R>) {
     this.#options = options
+    if (options.isShared) this.#shared = new Map()
   }
 
   add(key: string, value: V): Promise<R> {
-    return new Promise((resolve, reject) => {
-      this.#waiting.push({ key, value, resolve, reject })
-      this.#schedule()
+    const same = this.#shared?.get(key)
+    if (same !== undefined) return same.answer
+    let resolve: Call<V, R>['resolve'] = () => undefined
+    let reject: Call<V, R>['reject'] = () => undefined
+    const answer = new Promise<R>((yes, no) => {
+      resolve = yes
+      reject = no
     })
+    const call = { key, value, answer, resolve, reject }
+    this.#waiting.push(call)
+    this.#shared?.set(key, call)
+    this.#schedule()
+    return answer
   }
 
   /** After everything that is about to happen in this turn, and before any I/O: nothing is later for it. */
@@ -70,12 +85,13 @@ export class Batch<V, R> {
     const { max, weigh = () => 0, maxWeight = Number.POSITIVE_INFINITY } = this.#options
     let weight = 0
     for (const call of this.#waiting) {
-      const isFree = !keys.has(call.key) && !this.#keysUnderWay.has(call.key)
+      const isFree = !keys.has(call.key) && (this.#shared !== undefined || !this.#keysUnderWay.has(call.key))
       // Seen, taken or not: a later call for the key must not overtake.
       keys.add(call.key)
       const fits = taken.length === 0 || (taken.length < max && weight + weigh(call.value) <= maxWeight)
       if (isFree && fits) {
         taken.push(call)
+        this.#shared?.delete(call.key)
         weight += weigh(call.value)
       } else left.push(call)
     }

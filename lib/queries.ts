@@ -85,6 +85,7 @@ export class Queries {
     this.#touch = prepared(this.#touchStatement())
     this.#reads = new Batch({
       ...bounds,
+      isShared: true,
       run: async (calls) => {
         const [only, ...more] = ids(calls)
         const rows = await (more.length === 0
@@ -168,7 +169,9 @@ export class Queries {
   }
 
   async #change(change: Statement, values: unknown[]): Promise<Changed[]> {
-    return (await this.#ask(change, values, this.#isToldApart)) as unknown as Changed[]
+    const rows = (await this.#ask(change, values, this.#isToldApart)) as unknown as Changed[]
+    // A driver answers a bigint as a string.
+    return rows.map((row) => ({ ...row, version: Number(row.version) }))
   }
 
   async #ask(statement: Statement, values: unknown[], isToldApart = false): Promise<Row[]> {

@@ -113,6 +113,29 @@ describe('a batch', () => {
     expect(order).to.deep.equal([1, 2, 3])
   })
 
+  it('shares a call that waits, where that is wanted, and never one under way', async () => {
+    const sizes: number[] = []
+    const ends: (() => void)[] = []
+    const batch = new Batch<undefined, number>({
+      max: 100,
+      concurrency: 2,
+      isShared: true,
+      run: async (calls) => {
+        const n = sizes.push(calls.length)
+        await new Promise<void>((resolve) => ends.push(resolve))
+        return calls.map(() => n)
+      },
+    })
+    const early = Array.from({ length: 50 }, () => batch.add('hot', undefined))
+    await turn()
+    const late = [batch.add('hot', undefined), batch.add('hot', undefined)]
+    await turn()
+    expect(sizes).to.deep.equal([1, 1])
+    for (const end of ends) end()
+    expect(new Set(await Promise.all(early))).to.deep.equal(new Set([1]))
+    expect(await Promise.all(late)).to.deep.equal([2, 2])
+  })
+
   it('goes past a key whose call hangs', async () => {
     const { batch, batches } = controlled({ concurrency: 2 })
     void batch.add('hangs', 1)
