@@ -220,7 +220,7 @@ describe('setup', () => {
 
   it('sets up again after the table was dropped, or moved away and back', async () => {
     const url = await freshDatabase()
-    const store = new PgStore(url)
+    const store = new PgStore(url, { cache: false })
     await store.set('a', { a: 1 })
     await sql(url, 'drop table session')
     expect((await rejection(store.get('a'))).message).to.match(/relation "public.session" does not exist/)
