@@ -78,10 +78,10 @@ async function ownStatements(url: string): Promise<{ statement: string; sql: str
   await pool.query('vacuum analyze session')
   await store.close()
   await pool.end()
-  const array = `(array(select ${id('(:n::int + i * 71) % 10000')} from generate_series(0, ${many - 1}) as i))`
+  const list = `(select string_agg(${id('(:n::int + i * 71) % 10000')}, chr(30)) from generate_series(0, ${many - 1}) as i)`
   return [
     { statement: 'read one', sql: put(read, [id(':n::int')]), sessions: 1 },
-    { statement: `read ${many}`, sql: put(readMany, [array]), sessions: many },
+    { statement: `read ${many}`, sql: put(readMany, [list]), sessions: many },
     { statement: 'write one', sql: put(write, [id(':n::int'), literal, '86400000']), sessions: 1 },
   ]
 }

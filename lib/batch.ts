@@ -19,9 +19,9 @@ export interface BatchOptions<V, R> {
 interface Call<V, R> {
   readonly key: string
   readonly value: V
-  readonly answer: Promise<R>
-  readonly resolve: (result: R) => void
-  readonly reject: (error: unknown) => void
+  answer: Promise<R> | undefined
+  resolve: (result: R) => void
+  reject: (error: unknown) => void
 }
 
 /**
@@ -32,8 +32,8 @@ interface Call<V, R> {
 export class Batch<V, R> {
   readonly #options: BatchOptions<V, R>
   #waiting: Call<V, R>[] = []
-  /** Those that wait, by key, where they are shared. */
-  readonly #shared: Map<string, Call<V, R>> | undefined
+  /** Those that wait where they are shared, by key and in their order. */
+  #shared: Map<string, Call<V, R>> | undefined
   readonly #keysUnderWay = new Set<string>()
   #underWay = 0
   #isScheduled = false
@@ -45,18 +45,16 @@ export class Batch<V, R> {
 
   add(key: string, value: V): Promise<R> {
     const same = this.#shared?.get(key)
-    if (same !== undefined) return same.answer
-    let resolve: Call<V, R>['resolve'] = () => undefined
-    let reject: Call<V, R>['reject'] = () => undefined
-    const answer = new Promise<R>((yes, no) => {
-      resolve = yes
-      reject = no
+    if (same !== undefined) return same.answer as Promise<R>
+    const call: Call<V, R> = { key, value, answer: undefined, resolve: unsettled, reject: unsettled }
+    call.answer = new Promise<R>((resolve, reject) => {
+      call.resolve = resolve
+      call.reject = reject
     })
-    const call = { key, value, answer, resolve, reject }
-    this.#waiting.push(call)
-    this.#shared?.set(key, call)
+    if (this.#shared === undefined) this.#waiting.push(call)
+    else this.#shared.set(key, call)
     this.#schedule()
-    return answer
+    return call.answer
   }
 
   /** After everything that is about to happen in this turn, and before any I/O: nothing is later for it. */
@@ -77,42 +75,59 @@ export class Batch<V, R> {
     }
   }
 
-  /** The next calls: at most one for a key, none for a key under way; the others keep their places. */
+  /** The next calls, each key once. */
   #take(): Call<V, R>[] {
+    const taken = this.#shared === undefined ? this.#takeInOrder() : this.#takeShared(this.#shared)
+    return taken.length > 1 ? taken.sort(byKey) : taken
+  }
+
+  #takeShared(waiting: Map<string, Call<V, R>>): Call<V, R>[] {
+    const taken: Call<V, R>[] = []
+    for (const call of waiting.values()) {
+      if (taken.length === this.#options.max) break
+      taken.push(call)
+    }
+    // A new one, as what the tables of an old one hold the garbage collector takes for used.
+    if (taken.length === waiting.size) this.#shared = new Map()
+    else for (const { key } of taken) waiting.delete(key)
+    return taken
+  }
+
+  /** At most one call for a key, none for a key under way; the others keep their places. */
+  #takeInOrder(): Call<V, R>[] {
     const taken: Call<V, R>[] = []
     const left: Call<V, R>[] = []
     const keys = new Set<string>()
     const { max, weigh = () => 0, maxWeight = Number.POSITIVE_INFINITY } = this.#options
     let weight = 0
     for (const call of this.#waiting) {
-      const isFree = !keys.has(call.key) && (this.#shared !== undefined || !this.#keysUnderWay.has(call.key))
+      const isFree = !keys.has(call.key) && !this.#keysUnderWay.has(call.key)
       // Seen, taken or not: a later call for the key must not overtake.
       keys.add(call.key)
-      const fits = taken.length === 0 || (taken.length < max && weight + weigh(call.value) <= maxWeight)
-      if (isFree && fits) {
+      const own = weigh(call.value)
+      if (isFree && (taken.length === 0 || (taken.length < max && weight + own <= maxWeight))) {
         taken.push(call)
-        this.#shared?.delete(call.key)
-        weight += weigh(call.value)
+        weight += own
       } else left.push(call)
     }
     this.#waiting = left
-    return taken.sort((a, b) => (a.key < b.key ? -1 : 1))
+    for (const { key } of taken) this.#keysUnderWay.add(key)
+    return taken
   }
 
   async #send(calls: Call<V, R>[]): Promise<void> {
     this.#underWay++
-    for (const { key } of calls) this.#keysUnderWay.add(key)
     await this.#run(calls)
-    for (const { key } of calls) this.#keysUnderWay.delete(key)
+    if (this.#shared === undefined) for (const { key } of calls) this.#keysUnderWay.delete(key)
     this.#underWay--
-    if (this.#waiting.length > 0) this.#schedule()
+    if ((this.#shared?.size ?? this.#waiting.length) > 0) this.#schedule()
   }
 
   /** Settles each call. Halves that fail are halved again, until the calls that fail are alone. */
   async #run(calls: Call<V, R>[]): Promise<void> {
     try {
       const results = await this.#options.run(calls)
-      for (const [n, call] of calls.entries()) call.resolve(results[n] as R)
+      for (let n = 0; n < calls.length; n++) calls[n]?.resolve(results[n] as R)
     } catch (error) {
       if (calls.length > 1 && this.#options.isDivisible?.(error)) {
         const half = calls.length >> 1
@@ -122,3 +137,9 @@ export class Batch<V, R> {
     }
   }
 }
+
+function byKey(a: { readonly key: string }, b: { readonly key: string }): number {
+  return a.key < b.key ? -1 : 1
+}
+
+function unsettled(): void {}

@@ -78,7 +78,7 @@ export class Cache {
 
   /** A session of the caller's own, if it is here and alive. */
   get(name: string): Session | undefined {
-    const entry = this.#entries.get(name)
+    const entry = this.#entries.peek(name)
     const now = this.#now()
     const session = entry === undefined || entry.until <= now ? undefined : copyOf(entry)
     if (entry === undefined || session === undefined) {
@@ -88,6 +88,8 @@ export class Cache {
     this.hits++
     if (now - entry.used >= useEvery) {
       entry.used = now
+      // Which was used last is known to the second; to the call, it would cost more than the look-up.
+      this.#entries.get(name)
       this.#onUse(name, entry.id)
     }
     return session

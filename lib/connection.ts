@@ -38,11 +38,15 @@ const unprepared = new Set(['26000', '42P05', '0A000'])
  * Makes the connection without opening it. `warn` gets the errors of idle connections, which nobody waits for. Throws a
  * `TypeError` for what can't be one; its message never quotes a connection string, which may hold a password.
  */
-export function connect(source: ConnectionSource, warn: (error: Error) => void): Connection {
+export function connect(
+  source: ConnectionSource,
+  warn: (error: Error) => void,
+  prepare: boolean,
+): Connection {
   if (typeof source === 'function') return new FunctionConnection(source)
   if (typeof source === 'object' && source !== null && isPool(source))
-    return new PoolConnection(source, warn, false)
-  return new PoolConnection(new pg.Pool(poolConfig(source)), warn, true)
+    return new PoolConnection(source, warn, false, prepare)
+  return new PoolConnection(new pg.Pool(poolConfig(source)), warn, true, prepare)
 }
 
 /** What the listener connects with: its own configuration, or the same as the store; `undefined`: it can't. */
@@ -113,8 +117,8 @@ class PoolConnection implements Connection {
   readonly #pool: Pool
   readonly #owned: boolean
   readonly #statementMs: number
-  /** Until a pooler shows that it can't. */
-  #prepares = true
+  /** If it is asked to, and until a pooler shows that it can't. */
+  #prepares: boolean
   readonly #warn: (error: Error) => void
 
   /** The pool hides its password from whoever enumerates, and must not hide it here. */
@@ -122,9 +126,10 @@ class PoolConnection implements Connection {
     return { ...this.#pool.options, password: this.#pool.options.password }
   }
 
-  constructor(pool: Pool, warn: (error: Error) => void, owned: boolean) {
+  constructor(pool: Pool, warn: (error: Error) => void, owned: boolean, prepare: boolean) {
     this.#pool = pool
     this.#owned = owned
+    this.#prepares = prepare
     this.#warn = warn
     this.connectMs = pool.options.connectionTimeoutMillis || connectMs
     this.#statementMs = pool.options.query_timeout || statementMs

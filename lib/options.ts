@@ -17,6 +17,7 @@ export interface Settings {
   readonly hashIds: boolean
   readonly cache: CacheSettings | false
   readonly listen: string | ClientConfig | false | undefined
+  readonly prepare: boolean
 }
 
 interface CacheSettings {
@@ -29,7 +30,7 @@ interface CacheSettings {
   readonly withoutNotices: boolean
 }
 
-const cacheDefaults: CacheSettings = {
+export const cacheDefaults: CacheSettings = {
   max: 10_000,
   maxBytes: 64 * 1024 * 1024,
   ttl: 60_000,
@@ -52,6 +53,7 @@ const defaults: Settings = {
   hashIds: true,
   cache: cacheDefaults,
   listen: undefined,
+  prepare: true,
 }
 
 /** Checks what the user gave and fills in the rest. Throws `TypeError` or `RangeError`, naming the option. */
@@ -65,6 +67,7 @@ export function readOptions(options: PgStoreOptions = {}): Settings {
   identifier('table', settings.table)
   boolean('create', settings.create)
   boolean('hashIds', settings.hashIds)
+  boolean('prepare', settings.prepare)
   milliseconds('ttl', settings.ttl)
   for (const name of ['maxLifetime', 'idleTimeout'] as const) {
     const limit = settings[name]

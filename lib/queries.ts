@@ -5,7 +5,7 @@ import type { Stored } from './cache.js'
 import type { Connection, Statement } from './connection.js'
 import { codeOf, withoutSecrets } from './errors.js'
 import { nameOf, payloads } from './notice.js'
-import { isDigest } from './record.js'
+import { isDigest, separator } from './record.js'
 import type { Table } from './schema.js'
 import type { Touch } from './touches.js'
 import type { Row } from './types.js'
@@ -16,15 +16,15 @@ const destroyedFor = `interval '1 hour'`
 /** The version of a change made now. Grows even where a row went and came again; see DESIGN, 5. */
 const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
 
-/** How many sessions one statement reads or changes, and how many characters of JSON it carries. */
+/**
+ * How many sessions one statement reads or changes, and how many characters of JSON it carries. Names of 43 characters and
+ * versions of 16 at most, so many of them fit into the 8000 bytes of a notice's payload.
+ */
 const most = 128
 const mostText = 4 * 1024 * 1024
 
 /** More are worth nothing, but one that waits for a row's lock must not make everybody wait. */
 const atOnce = 4
-
-/** So many names of 43 characters and versions stay below the 8000 bytes of a payload. */
-const namesInPayload = 120
 
 /** Errors of PostgreSQL that one row of many can be the cause of: bad data, constraints, deadlocks, limits. */
 const forOneRowsSake = /^(21|22|23|40|54)/
@@ -33,12 +33,13 @@ const forOneRowsSake = /^(21|22|23|40|54)/
 export interface Changed {
   readonly id: string
   readonly version: number
-  readonly left: number
+  left: number
   readonly notify: boolean
 }
 
-/** The ends of a session's life that the options set, in ms. */
+/** What the options say: the ends of a session's life, in ms, and what the table's ids are. */
 export interface Limits {
+  readonly hashIds: boolean
   readonly maxLifetime: number | undefined
   readonly idleTimeout: number | undefined
 }
@@ -78,7 +79,7 @@ export class Queries {
     }
     // Alone, a session is asked for as every PostgreSQL plans best; many by their array, whose plan suits its length.
     const readOne = prepared(this.#readStatement('t.id = $1'))
-    const readMany = prepared(this.#readStatement('t.id = any($1::text[])'))
+    const readMany = prepared(this.#readStatement(`t.id = any(${list('$1')})`))
     const writeOne = prepared(this.#toldOfOne(this.#writeStatement(one)))
     const writeMany = prepared(this.#told(this.#writeStatement(many)))
     const destroy = prepared(this.#told(this.#destroyStatement()))
@@ -87,10 +88,9 @@ export class Queries {
       ...bounds,
       isShared: true,
       run: async (calls) => {
-        const [only, ...more] = ids(calls)
-        const rows = await (more.length === 0
-          ? this.#ask(readOne, [only])
-          : this.#ask(readMany, [[only, ...more]]))
+        const rows = await (calls.length === 1
+          ? this.#ask(readOne, ids(calls))
+          : this.#ask(readMany, [joined(ids(calls))]))
         return inOrder(calls, rows.map(stored))
       },
     })
@@ -102,13 +102,11 @@ export class Queries {
         const values = [ids(calls), calls.map(({ value }) => value.text), calls.map(({ value }) => value.ttl)]
         const rows = await (calls.length === 1
           ? this.#change(writeOne, values.flat())
-          : this.#change(writeMany, values))
+          : this.#change(writeMany, values.map(joined)))
         // A session that is written has just been used.
         const idle = limits.idleTimeout ?? Number.POSITIVE_INFINITY
-        return inOrder(
-          calls,
-          rows.map((row) => ({ ...row, left: Math.min(row.left, idle) })),
-        )
+        for (const row of rows) row.left = Math.min(row.left, idle)
+        return inOrder(calls, rows)
       },
     })
     this.#touches = new Batch({
@@ -120,7 +118,7 @@ export class Queries {
     })
     this.#destroys = new Batch({
       ...bounds,
-      run: async (calls) => inOrder(calls, await this.#change(destroy, [ids(calls)])),
+      run: async (calls) => inOrder(calls, await this.#change(destroy, [joined(ids(calls))])),
     })
   }
 
@@ -143,7 +141,7 @@ export class Queries {
 
   async #touchAll(touches: readonly Touch[]): Promise<void> {
     const values = [touches.map(({ id }) => id), touches.map(({ ttl }) => ttl), touches.map(({ age }) => age)]
-    await this.#ask(this.#touch, values)
+    await this.#ask(this.#touch, values.map(joined))
   }
 
   /** Empties a session's row, leaves it as a mark that this id is over, and notifies of it. */
@@ -169,9 +167,9 @@ export class Queries {
   }
 
   async #change(change: Statement, values: unknown[]): Promise<Changed[]> {
-    const rows = (await this.#ask(change, values, this.#isToldApart)) as unknown as Changed[]
+    const rows = (await this.#ask(change, values, this.#table.distributed)) as unknown as Changed[]
     // A driver answers a bigint as a string.
-    return rows.map((row) => ({ ...row, version: Number(row.version) }))
+    return rows.map(({ id, version, left, notify }) => ({ id, version: Number(version), left, notify }))
   }
 
   async #ask(statement: Statement, values: unknown[], isToldApart = false): Promise<Row[]> {
@@ -186,12 +184,11 @@ export class Queries {
       })
     } catch (error) {
       // Each of those who share a statement gets its error: none may learn of the others' ids and sessions.
-      throw withoutSecrets(error, values.flat().map(String))
+      throw withoutSecrets(
+        error,
+        values.flatMap((value) => String(value).split(separator)),
+      )
     }
-  }
-
-  get #isToldApart(): boolean {
-    return this.#table.distributed && this.#table.columns.has('version')
   }
 
   /** What is alive, of a table called `t` or alone. */
@@ -204,14 +201,23 @@ export class Queries {
 
   /** The end of a session's life if it were to expire then. */
   #capped(expiry: string): string {
-    return earliest(expiry, after('t.created_at', this.#limits.maxLifetime))
+    const { maxLifetime } = this.#limits
+    if (maxLifetime === undefined) return expiry
+    // With immutable functions alone: Citus refuses `created_at + interval`.
+    const since = `extract(epoch from (t.created_at - timestamptz 'epoch'))::float8`
+    return `least(${expiry}, to_timestamp(${since} + ${maxLifetime / 1000}))`
   }
 
-  /** How many ms a session has to live at a time, unless it is used. */
-  #left(at: string): string {
-    const idle = after('t.last_access', this.#limits.idleTimeout)
-    const end = earliest(this.#capped('t.expiry'), idle, `${at} + interval '100 years'`)
-    return `(extract(epoch from ${end} - ${at}) * 1000)::float8 as left`
+  /**
+   * How many ms a session has to live at a time, unless it is used. In numbers: `date_part` costs PostgreSQL a tenth of
+   * `extract` and of intervals. A koa-pg-session table may have its expiry without a time zone.
+   */
+  get #left(): string {
+    const { maxLifetime, idleTimeout } = this.#limits
+    const end = (column: string, ms: number | undefined): string =>
+      ms === undefined ? '' : `, date_part('epoch', t.${column}) + ${ms / 1000}`
+    const ends = `date_part('epoch', t.expiry::timestamptz)${end('created_at', maxLifetime)}${end('last_access', idleTimeout)}`
+    return `(least(${ends}) - date_part('epoch', now())) * 1000 as left`
   }
 
   /** A part that needs a column which a table of koa-pg-session lacks. */
@@ -220,10 +226,10 @@ export class Queries {
   }
 
   #readStatement(which: string): string {
-    const version = this.#with('version', 't.version::float8') || '0::float8'
+    const version = this.#with('version', 't.version') || '0'
     return (
       `select t.id, t.session::text as session, ${version} as version,` +
-      ` ${this.#left('now()')}` +
+      ` ${this.#left}` +
       ` from ${this.#table.name} as t where ${which} and ${this.#alive}`
     )
   }
@@ -235,7 +241,7 @@ export class Queries {
     // A row that was just made is in no cache yet. `last_access` is the statement's now().
     const outcome =
       version(
-        't.version, (extract(epoch from t.expiry - t.last_access) * 1000)::float8 as left, t.last_access is distinct from t.created_at as notify',
+        `t.version, date_part('epoch', t.expiry - t.last_access) * 1000 as left, t.last_access is distinct from t.created_at as notify`,
       ) || '0 as version, 0::float8 as left, false as notify'
     return (
       `insert into ${this.#table.name} as t (id, session, expiry${at(', last_access')}${version(', version')})` +
@@ -253,67 +259,80 @@ export class Queries {
     return (
       `update ${this.#table.name} as t set session = null, expiry = now() + ${destroyedFor}` +
       `${this.#with('user_id', ', user_id = null')}${version(`, version = greatest(${versionNow}, t.version + 1)`)}` +
-      ` from ${this.#inOrder('session is not null')} where t.id = due.id` +
+      ` from ${this.#inOrder(`unnest(${list('$1')}) as u (id)`, 'session is not null')} where t.id = due.id` +
       ` returning t.id, ${version('t.version') || '0 as version'}, 0::float8 as left, ${version('true') || 'false'} as notify`
     )
   }
 
   #touchStatement(): string {
-    const later = this.#capped(`greatest(t.expiry, now() + u.ttl * interval '1 millisecond')`)
-    const used = `, last_access = greatest(t.last_access, now() - u.age * interval '1 millisecond')`
+    const later = this.#capped(`greatest(t.expiry, now() + due.ttl * interval '1 millisecond')`)
+    const used = `, last_access = greatest(t.last_access, now() - due.age * interval '1 millisecond')`
     return (
       `update ${this.#table.name} as t set expiry = ${later}${this.#with('last_access', used)}` +
-      ` from ${this.#inOrder(this.#alive)}, rows from (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::float8[]),` +
-      ` pg_catalog.unnest($3::float8[])) as u (id, ttl, age) where t.id = due.id and u.id = due.id`
+      ` from ${this.#inOrder(touched, this.#alive)} where t.id = due.id`
     )
   }
 
-  /** The rows of `$1` that are to be changed, locked in the order of ids where that can be. */
-  #inOrder(condition: string): string {
-    const lock = this.#table.distributed ? '' : ' order by id for update'
-    return `(select id from ${this.#table.name} where id = any($1::text[]) and ${condition}${lock}) as due`
+  /**
+   * The rows of `source` that are to be changed, locked in the order of ids where that can be. Nothing but ids of the table
+   * is joined: without an index PostgreSQL could choose to compare each of thousands with each.
+   */
+  #inOrder(source: string, condition: string): string {
+    const lock = this.#table.distributed ? '' : ' order by s.id for update of s'
+    return `(select u.* from ${source} join ${this.#table.name} as s on s.id = u.id where ${condition}${lock}) as due`
   }
 
   /** The same for a statement that changes one row. */
   #toldOfOne(change: string): string {
-    if (!this.#table.columns.has('version') || this.#isToldApart) return change
+    if (!this.#tells) return change
     return (
-      `with changed as (${change}) select id, version::float8, "left", notify, case when notify then` +
-      ` pg_notify('${this.#channel}', ${nameInSql} || to_hex(version))::text end as payload from changed`
+      `with changed as (${change}) select id, version, "left", notify,` +
+      ` case when notify then pg_notify('${this.#channel}', ${this.#news})::text end as payload from changed`
     )
   }
 
   /** A statement that changes rows, with the notice of it where that can be in the same. */
   #told(change: string): string {
-    if (!this.#table.columns.has('version') || this.#isToldApart) return change
-    // Hexadecimal, as lib/notice.ts reads it.
+    if (!this.#tells) return change
     return (
-      `with changed as (${change}), told as (` +
-      `select pg_notify('${this.#channel}', string_agg(name || to_hex(version), ',')) from (` +
-      `select ${nameInSql} as name, version, (row_number() over () - 1) / ${namesInPayload} as part` +
-      ` from changed where notify) as news group by part)` +
-      ` select id, version::float8, "left", notify, (select count(*) from told)::int as payloads from changed`
+      `with changed as (${change}), told as (select pg_notify('${this.#channel}', string_agg(${this.#news}, ','))` +
+      ` from changed where notify having count(*) > 0)` +
+      ` select id, version, "left", notify, (select count(*) from told)::int as payloads from changed`
     )
   }
+
+  get #tells(): boolean {
+    return this.#table.columns.has('version') && !this.#table.distributed
+  }
+
+  /** What lib/notice.ts reads: the name of a session, as `nameOf` and the trigger in sql/006-notify.sql make it, and its version. */
+  get #news(): string {
+    return `${this.#limits.hashIds ? 'substr(id, 8)' : nameInSql} || to_hex(version)`
+  }
+}
+
+/** Values between separators: quoting each of an array, and reading that, costs more than all else that is done to it. */
+function joined(values: readonly unknown[]): string {
+  return values.join(separator)
+}
+
+/** The list as an array; what is empty is null. */
+function list(parameter: string): string {
+  return `string_to_array(${parameter}::text, chr(30), '')`
 }
 
 /** What is to be written: one session, or many. */
 const one = '(select $1::text, $2::text, $3::float8) as u (id, session, ttl)'
 // PostgreSQL would plan a prepared statement anew for each array that it sees: behind a select it sees none.
-const many = 'unnest((select $1::text[]), (select $2::text[]), (select $3::float8[])) as u (id, session, ttl)'
+const many =
+  `unnest((select ${list('$1')}), (select ${list('$2')}), (select ${list('$3')}::float8[]))` +
+  ' as u (id, session, ttl)'
 
-/** A time some ms after a column's, with immutable functions alone: Citus refuses `created_at + interval`. */
-function after(column: string, ms: number | undefined): string | undefined {
-  if (ms === undefined) return undefined
-  return `to_timestamp(extract(epoch from (${column} - timestamptz 'epoch'))::float8 + ${ms / 1000})`
-}
+/** What is to be touched: its id, its new life in ms, and how long ago it was used. */
+const touched =
+  `rows from (pg_catalog.unnest(${list('$1')}), pg_catalog.unnest(${list('$2')}::float8[]),` +
+  ` pg_catalog.unnest(${list('$3')}::float8[])) as u (id, ttl, age)`
 
-function earliest(...ends: (string | undefined)[]): string {
-  const given = ends.filter((end) => end !== undefined)
-  return given.length === 1 ? (given[0] as string) : `least(${given.join(', ')})`
-}
-
-/** What notices call a session, as `nameOf` in lib/notice.ts and the trigger in sql/006-notify.sql do. */
 const nameInSql =
   `case when id like 'sha256:%' and length(id) = 50 then substr(id, 8)` +
   ` else rtrim(translate(encode(sha256(pg_catalog.convert_to(id, 'UTF8'::name)), 'base64'), '+/', '-_'), '=') end`
@@ -346,7 +365,7 @@ function stored(row: Row): Stored {
   return {
     id: row.id as string,
     text: row.session as string,
-    version: row.version as number,
+    version: Number(row.version),
     left: row.left as number,
   }
 }

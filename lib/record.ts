@@ -1,5 +1,5 @@
 // A session and its id on their way into a row and out of it: pure functions, no I/O.
-import { hash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { describe, SessionTooLargeError } from './errors.js'
 import type { Session, Ttl } from './types.js'
 
@@ -12,6 +12,9 @@ const longestRawId = 1024
 /** What PostgreSQL's text can't hold: NUL, and halves of characters. */
 const unstorable = /[\0\ud800-\udfff]/u
 
+/** Stands between ids, or sessions, on their way to PostgreSQL: JSON never has it, and no id that we take. */
+export const separator = '\x1e'
+
 /** Whether this is what the table holds for an id. A raw id that looks like it is nobody's. */
 export function isDigest(id: string): boolean {
   return id.startsWith('sha256:') && id.length === 50
@@ -22,17 +25,13 @@ export function newId(): string {
   return randomBytes(24).toString('base64url')
 }
 
-/** What the table holds for a session id: its digest. */
-export function digest(sid: string): string {
-  return `sha256:${hash('sha256', sid, 'base64url')}`
-}
-
 /**
  * A session id as a table of raw ids would hold it, `undefined` if no such table can hold it. One that has the form of
  * a digest is refused too: otherwise what is read in the table could be presented as a cookie.
  */
 export function rawId(sid: string): string | undefined {
-  return isDigest(sid) || sid.length > longestRawId || unstorable.test(sid) ? undefined : sid
+  const isStorable = sid.length <= longestRawId && !unstorable.test(sid) && !sid.includes(separator)
+  return isStorable && !isDigest(sid) ? sid : undefined
 }
 
 /** Throws a `TypeError` if `sid` can't be a session id. Never quotes it: ids are secrets. */

@@ -42,17 +42,13 @@ export class Sessions {
 
   /** A session of the caller's own from the database; those who ask at the same time share the answer, unless `fresh`. */
   async read(name: string, id: string, fresh: boolean): Promise<Session | undefined> {
-    const ask = async (): Promise<Stored | undefined> => {
-      const stored = await this.#queries.read(id)
-      if (stored !== undefined) {
-        this.#touches.seen(name, stored.left)
-        this.#touches.use(name, id)
-      }
-      return stored
-    }
     const cache = this.#isTrusted() ? this.#cache : undefined
+    const ask = (): Promise<Stored | undefined> => this.#queries.read(id)
     const stored = await (cache === undefined ? ask() : fresh ? cache.fill(name, ask) : cache.read(name, ask))
-    return stored && decode(stored.text)
+    if (stored === undefined) return undefined
+    this.#touches.seen(name, stored.left)
+    this.#touches.use(name, id)
+    return decode(stored.text)
   }
 
   /** Saves a session, unless it was destroyed; one that is as it was is only touched. */

@@ -6,10 +6,11 @@ import { type Connection, connect, listenConfig, within } from './connection.js'
 import { codeOf, DatabaseError, SetupError, withoutSecrets } from './errors.js'
 import { hashIds } from './hash-ids.js'
 import { Listener } from './listener.js'
-import { channelOf, nameOf } from './notice.js'
-import { readOptions, type Settings } from './options.js'
+import { Known, type Names } from './names.js'
+import { channelOf } from './notice.js'
+import { cacheDefaults, readOptions, type Settings } from './options.js'
 import { Queries } from './queries.js'
-import { checkId, digest, encode, lifetime, newId, rawId } from './record.js'
+import { checkId, encode, lifetime, newId, rawId } from './record.js'
 import { prepare, type Table } from './schema.js'
 import { Sessions } from './sessions.js'
 import { Touches } from './touches.js'
@@ -55,6 +56,7 @@ export class PgStore extends EventEmitter<Events> {
   readonly #listen: ClientConfig | undefined
   readonly #cache: Cache | undefined
   readonly #touches: Touches
+  readonly #known: Known
   readonly #stop = new AbortController()
   #listener: Listener | undefined
   /** The cache needs no listener: a `ttl` was given, and nothing can be heard. */
@@ -73,9 +75,10 @@ export class PgStore extends EventEmitter<Events> {
   constructor(connection: ConnectionSource, options?: PgStoreOptions) {
     super()
     this.#settings = readOptions(options)
-    this.#connection = connect(connection, (error) => this.#warn(error))
+    this.#connection = connect(connection, (error) => this.#warn(error), this.#settings.prepare)
     this.#listen = listenConfig(this.#settings.listen, this.#connection)
-    const { cache, touch, idleTimeout } = this.#settings
+    const { cache, touch, idleTimeout, hashIds } = this.#settings
+    this.#known = new Known(cache ? cache.max : cacheDefaults.max, hashIds)
     this.#touches = new Touches({
       ...touch,
       max: cache ? cache.max : touch.batchSize,
@@ -110,9 +113,12 @@ export class PgStore extends EventEmitter<Events> {
 
   async #get(sid: string, fresh: boolean): Promise<Session | undefined> {
     checkId(sid)
-    const name = nameOf(sid)
-    const known = fresh || this.#closing ? undefined : this.#ready?.sessions.known(name)
-    return known ?? this.#use(sid, 'read', ({ sessions }, id) => sessions.read(name, id, fresh))
+    const names = this.#known.of(sid)
+    const known = fresh || this.#closing ? undefined : this.#ready?.sessions.known(names.name)
+    return (
+      known ??
+      (await this.#use(sid, names, 'read', ({ sessions }, id) => sessions.read(names.name, id, fresh)))
+    )
   }
 
   /**
@@ -134,8 +140,8 @@ export class PgStore extends EventEmitter<Events> {
       )
     const text = encode(session, this.#settings.maxBytes)
     const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
-    const name = nameOf(sid)
-    await this.#use(sid, 'write', ({ sessions }, id) => sessions.write(name, id, text, ms), text)
+    const names = this.#known.of(sid)
+    await this.#use(sid, names, 'write', ({ sessions }, id) => sessions.write(names.name, id, text, ms), text)
   }
 
   /**
@@ -144,12 +150,20 @@ export class PgStore extends EventEmitter<Events> {
    */
   async touch(sid: string, ttl?: Ttl): Promise<void> {
     const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
-    await this.#use(sid, 'touch', (_, id) => this.#touches.touch(nameOf(sid), id, ms))
+    checkId(sid)
+    const names = this.#known.of(sid)
+    await this.#use(sid, names, 'touch', (_, id) => this.#touches.touch(names.name, id, ms))
   }
 
   /** Ends a session; nothing brings it back. What isn't there stays so. */
   destroy(sid: string, ..._: unknown[]): Yieldable<void> {
-    return yieldable(this.#use(sid, 'destroy', ({ sessions }, id) => sessions.destroy(nameOf(sid), id)))
+    return yieldable(this.#destroy(sid))
+  }
+
+  async #destroy(sid: string): Promise<void> {
+    checkId(sid)
+    const names = this.#known.of(sid)
+    await this.#use(sid, names, 'destroy', ({ sessions }, id) => sessions.destroy(names.name, id))
   }
 
   /** Saves a new session under an id of 192 random bits and answers the id. */
@@ -234,38 +248,55 @@ export class PgStore extends EventEmitter<Events> {
   /** Runs what concerns one session: with the table ready, under the id that the table has for it. */
   async #use<T>(
     sid: string,
+    { id }: Names,
     what: string,
     work: (ready: Ready, id: string) => Promise<T>,
     text = '',
   ): Promise<T | undefined> {
-    checkId(sid)
-    const raw = rawId(sid)
-    const id = this.#settings.hashIds ? digest(sid) : raw
     // Nothing is stored under such an id, and nothing has to be asked.
     if (id === undefined) return undefined
-    const run = async (): Promise<T> => {
-      const ready = await this.#whenReady()
-      if (ready.table.hasRawIds && raw !== undefined) await ready.queries.turn(raw, id)
-      return work(ready, id)
+    this.#enter(what, 'the session')
+    try {
+      const ready = this.#ready ?? (await this.#whenReady())
+      if (ready.table.hasRawIds && id !== sid) {
+        const raw = rawId(sid)
+        if (raw !== undefined) await ready.queries.turn(raw, id)
+      }
+      return await work(ready, id)
+    } catch (error) {
+      throw this.#failed(error, `${what} the session`, [sid, id, text])
+    } finally {
+      this.#leave()
     }
-    return this.#call(`${what} the session`, run, [sid, id, text])
   }
 
-  async #call<T>(what: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
-    if (this.#closing !== undefined) throw new Error(`can't ${what}: the session store is closed`)
-    this.#calls++
+  async #call<T>(what: string, work: () => Promise<T>): Promise<T> {
+    this.#enter(what)
     try {
       return await work()
     } catch (error) {
-      if (error instanceof SetupError) throw error
-      // Set up again at the next use: somebody may just have mended or moved the table.
-      if (tableChanged.has(codeOf(error) ?? '')) this.#ready = undefined
-      const cause = withoutSecrets(error, secrets)
-      throw new DatabaseError(`can't ${what}: ${cause.message}`, { cause })
+      throw this.#failed(error, what)
     } finally {
-      this.#calls--
-      if (this.#calls === 0) this.#idle?.()
+      this.#leave()
     }
+  }
+
+  #enter(...what: string[]): void {
+    if (this.#closing !== undefined) throw new Error(`can't ${what.join(' ')}: the session store is closed`)
+    this.#calls++
+  }
+
+  #leave(): void {
+    this.#calls--
+    if (this.#calls === 0) this.#idle?.()
+  }
+
+  #failed(error: unknown, what: string, secrets: string[] = []): Error {
+    if (error instanceof SetupError) return error
+    // Set up again at the next use: somebody may just have mended or moved the table.
+    if (tableChanged.has(codeOf(error) ?? '')) this.#ready = undefined
+    const cause = withoutSecrets(error, secrets)
+    return new DatabaseError(`can't ${what}: ${cause.message}`, { cause })
   }
 
   /** What setup finds out; waits for it no longer than a connection may take. */

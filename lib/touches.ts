@@ -1,6 +1,6 @@
 // The deferred writes: later expiries and last accesses, many in one statement and each session's seldom.
-import { LRUCache } from 'lru-cache'
 import { messageOf } from './errors.js'
+import { Recent } from './recent.js'
 
 /** What is to be written of a session: how much longer it is to live, if that changes, and how long ago it was used. */
 export interface Touch {
@@ -38,23 +38,33 @@ const share = 1 / 4
 /** What is due soon goes along. */
 const soon = 1 / 10
 
+/** More than these are written early, for the memory's sake. */
+const mostWaiting = 100_000
+
 export class Touches {
   readonly #options: TouchesOptions
   readonly #waiting = new Map<string, Waiting>()
   /** When sessions end, by name, as far as the database has said. */
-  readonly #ends: LRUCache<string, number>
+  readonly #ends: Recent<{ at: number }>
   #timer: NodeJS.Timeout | undefined
   #timerDue = Number.POSITIVE_INFINITY
   #stopped = false
 
   constructor(options: TouchesOptions) {
     this.#options = options
-    this.#ends = new LRUCache({ max: options.max })
+    this.#ends = new Recent(options.max)
   }
 
   /** The database said that a session has `left` ms to live. */
   seen(name: string, left: number): void {
-    this.#ends.set(name, performance.now() + left)
+    this.#end(name, performance.now() + left)
+  }
+
+  /** Changes what is there: a new number for each read is work for the garbage collector. */
+  #end(name: string, at: number): void {
+    const end = this.#ends.get(name)
+    if (end === undefined) this.#ends.set(name, { at })
+    else end.at = at
   }
 
   /** Somebody changed a session, or all of them may have been changed: when they end isn't known any more. */
@@ -75,7 +85,7 @@ export class Touches {
    */
   async touch(name: string, id: string, ttl?: number): Promise<void> {
     const now = performance.now()
-    const left = (this.#ends.get(name) ?? 0) - now
+    const left = (this.#ends.get(name)?.at ?? 0) - now
     if (this.#options.interval === 0 || left <= 0 || this.#stopped) {
       await this.#options.write([{ id, ttl: ttl ?? null, age: 0 }])
       if (ttl !== undefined && left < ttl) this.seen(name, ttl)
@@ -85,13 +95,16 @@ export class Touches {
     const due = there?.due ?? now + Math.min(this.#options.interval, left * share)
     const end = ttl === undefined ? there?.end : Math.max(now + ttl, there?.end ?? 0)
     this.#waiting.set(name, { id, end, used: now, due })
-    if (this.#waiting.size >= this.#options.batchSize) void this.flush()
+    if (this.#waiting.size >= mostWaiting) void this.flush()
     else this.#wake(due)
   }
 
   /** A session was used; its last access is written in time. With an interval of 0, and no limit on idleness, it isn't. */
   use(name: string, id: string): void {
-    if (this.#options.interval > 0 || this.#options.countsIdleness)
+    if (this.#options.interval === 0 && !this.#options.countsIdleness) return
+    const waiting = this.#waiting.get(name)
+    if (waiting !== undefined) waiting.used = performance.now()
+    else
       this.touch(name, id).catch((error) =>
         this.#options.warn(new Error(`a last access could not be written: ${messageOf(error)}`)),
       )
@@ -126,7 +139,7 @@ export class Touches {
     try {
       await this.#options.write(touches)
       for (const [name, { end }] of batch)
-        if (end !== undefined) this.#ends.set(name, Math.max(end, this.#ends.peek(name) ?? 0))
+        if (end !== undefined) this.#end(name, Math.max(end, this.#ends.get(name)?.at ?? 0))
     } catch (error) {
       this.#options.warn(new Error(`later expiries could not be written and wait: ${messageOf(error)}`))
       if (this.#stopped) return

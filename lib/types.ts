@@ -72,6 +72,11 @@ export interface PgStoreOptions {
    * `connection` says.
    */
   listen?: string | ClientConfig | false | undefined
+  /**
+   * Use named prepared statements, which spare PostgreSQL the parsing and planning. Default `true`: where a pooler turns
+   * out not to keep them, the store goes on without. `false`: don't try.
+   */
+  prepare?: boolean | undefined
 }
 
 export interface CacheOptions {

@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { expect } from 'chai'
 import { PgStore } from '../lib/index.js'
 import type { Outcome } from './helpers/calls.js'
@@ -28,6 +29,7 @@ describe('a process that was stopped for longer than maxStaleness', () => {
         })
         expect(await call('get', 'x')).to.deep.equal({ n: round })
         child.kill('SIGSTOP')
+        await stopped(child.pid)
         // Its question waits in the pipe, and is the first thing that it does when it goes on.
         const answer = message<Outcome>(child)
         child.send(['get', 'x'])
@@ -82,3 +84,9 @@ describe('a million sessions through a cache of 10,000', () => {
     expect(growth).to.be.below(10_000_000)
   })
 })
+
+/** Until the signal has reached the process, where that can be seen: on a busy machine it works on meanwhile. */
+async function stopped(pid: number | undefined): Promise<void> {
+  if (process.platform !== 'linux') return
+  await until(async () => /\) T /.test(await readFile(`/proc/${pid}/stat`, 'utf8')))
+}

@@ -379,7 +379,7 @@ describe('instances on one table', () => {
     const a = await instance()
     await a.set('x', { n: 1 })
     await a.get('x')
-    const connection = connect(url, () => undefined)
+    const connection = connect(url, () => undefined, true)
     const columns = new Set(['id', 'expiry', 'session', 'user_id', 'created_at', 'last_access', 'version'])
     const table = {
       name: '"public"."session"',
@@ -393,6 +393,7 @@ describe('instances on one table', () => {
     const queries = new Queries(connection, table, channel, {
       maxLifetime: undefined,
       idleTimeout: undefined,
+      hashIds: true,
     })
     const id = `sha256:${nameOf('x')}`
     const changed = await queries.write(id, '{"n":2}', 60_000)

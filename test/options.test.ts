@@ -53,6 +53,7 @@ describe('new PgStore', () => {
     ],
     [{ listen: 'redis://x' }, TypeError, 'option "listen" string must look like'],
     [{ hashIds: 1 }, TypeError, 'option "hashIds" must be true or false; received 1'],
+    [{ prepare: 'yes' }, TypeError, 'option "prepare" must be true or false; received "yes"'],
     [
       { ttl: '1 day' },
       TypeError,

@@ -69,6 +69,18 @@ describe('deferred touches', () => {
     expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
   })
 
+  it('wait, however many there are: each session is written once an interval', async () => {
+    const { touches, written } = make({ batchSize: 10 })
+    for (let round = 0; round < 3; round++)
+      for (let n = 0; n < 25; n++) {
+        touches.seen(`s${n}`, 3_600_000)
+        touches.use(`s${n}`, `s${n}`)
+      }
+    expect(written).to.deep.equal([])
+    await touches.stop()
+    expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
+  })
+
   it('wait on when they could not be written, and are forgotten with their session', async () => {
     let down = true
     const { touches, written, warnings } = make({ fails: () => down })
