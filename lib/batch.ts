@@ -1,8 +1,8 @@
 // Joins calls that are made at the same time into few; generic, and free of SQL.
 
 export interface BatchOptions<V, R> {
-  /** Does all at once, sorted by key, each key once; answers in the same order. */
-  readonly run: (calls: readonly { readonly key: string; readonly value: V }[]) => Promise<readonly R[]>
+  /** Does all at once, sorted by key, each key once; answers in the same order. An `Error` is that call's alone. */
+  readonly run: (calls: readonly BatchCall<V>[]) => Promise<readonly (R | Error)[]>
   /** How many calls at most are joined. */
   readonly max: number
   /** What a call weighs, and how much a batch of more than one may. Default: nothing. */
@@ -12,13 +12,16 @@ export interface BatchOptions<V, R> {
   readonly concurrency: number
   /** Calls for one key that wait are one call with one answer, and needn't wait for each other: reads. */
   readonly isShared?: boolean
-  /** Whether a batch that failed may have failed for one call's sake, and is to be taken apart. Default: never. */
+  /** Whether a batch that failed may have failed for one call's sake, and is to be taken apart, again and again. Default: never. */
   readonly isDivisible?: (error: unknown) => boolean
 }
 
-interface Call<V, R> {
+export interface BatchCall<V> {
   readonly key: string
   readonly value: V
+}
+
+interface Call<V, R> extends BatchCall<V> {
   answer: Promise<R> | undefined
   resolve: (result: R) => void
   reject: (error: unknown) => void
@@ -123,18 +126,33 @@ export class Batch<V, R> {
     if ((this.#shared?.size ?? this.#waiting.length) > 0) this.#schedule()
   }
 
-  /** Settles each call. Halves that fail are halved again, until the calls that fail are alone. */
   async #run(calls: Call<V, R>[]): Promise<void> {
-    try {
-      const results = await this.#options.run(calls)
-      for (let n = 0; n < calls.length; n++) calls[n]?.resolve(results[n] as R)
-    } catch (error) {
-      if (calls.length > 1 && this.#options.isDivisible?.(error)) {
-        const half = calls.length >> 1
-        await this.#run(calls.slice(0, half))
-        await this.#run(calls.slice(half))
-      } else for (const call of calls) call.reject(error)
+    const { run, isDivisible } = this.#options
+    const results = await inHalves(calls, run, isDivisible)
+    for (const [n, call] of calls.entries()) {
+      const result = results[n]
+      if (result instanceof Error) call.reject(result)
+      else call.resolve(result as R)
     }
+  }
+}
+
+/** Runs all at once. What fails is halved, and again, until the calls that fail are alone, each with its error. */
+export async function inHalves<C, R>(
+  calls: readonly C[],
+  run: (calls: readonly C[]) => Promise<readonly (R | Error)[]>,
+  isDivisible: (error: unknown) => boolean = () => false,
+): Promise<readonly (R | Error)[]> {
+  try {
+    return await run(calls)
+  } catch (error) {
+    if (calls.length > 1 && isDivisible(error)) {
+      const half = calls.length >> 1
+      const first = await inHalves(calls.slice(0, half), run, isDivisible)
+      return [...first, ...(await inHalves(calls.slice(half), run, isDivisible))]
+    }
+    const failure = error instanceof Error ? error : new Error(String(error))
+    return calls.map(() => failure)
   }
 }
 

@@ -1,5 +1,6 @@
 // A bounded cache of sessions that refuses to learn what it has already heard to be old.
 import { LRUCache } from 'lru-cache'
+import { type Base, remember } from './loaded.js'
 import { copy, decode } from './record.js'
 import type { Session } from './types.js'
 
@@ -14,12 +15,10 @@ export interface Stored {
   readonly left: number
 }
 
-interface Entry {
+interface Entry extends Base {
   readonly id: string
-  readonly text: string
   /** Once somebody wanted it: each caller gets a copy. */
   session: Session | undefined
-  readonly version: number
   /** When it is over, and when it was last said to be used, by the monotonic clock. */
   readonly until: number
   used: number
@@ -76,8 +75,8 @@ export class Cache {
     return this.#entries.calculatedSize
   }
 
-  /** A session of the caller's own, if it is here and alive. */
-  get(name: string): Session | undefined {
+  /** A session of the caller's own, if it is here and alive; it, and `carrier`, know what it came from. */
+  get(name: string, carrier?: object): Session | undefined {
     const entry = this.#entries.peek(name)
     const now = this.#now()
     const session = entry === undefined || entry.until <= now ? undefined : copyOf(entry)
@@ -86,6 +85,8 @@ export class Cache {
       return undefined
     }
     this.hits++
+    remember(session, entry)
+    if (carrier !== undefined) remember(carrier, entry)
     if (now - entry.used >= useEvery) {
       entry.used = now
       // Which was used last is known to the second; to the call, it would cost more than the look-up.
@@ -100,10 +101,10 @@ export class Cache {
     return (this.#entries.peek(name)?.version ?? 0) >= version
   }
 
-  /** The JSON of a session that is here and alive. */
-  textOf(name: string): string | undefined {
+  /** A session that is here and alive, without using it. */
+  peek(name: string): Base | undefined {
     const entry = this.#entries.peek(name)
-    return entry === undefined || entry.until <= this.#now() ? undefined : entry.text
+    return entry === undefined || entry.until <= this.#now() ? undefined : entry
   }
 
   /**
@@ -157,6 +158,7 @@ export class Cache {
     this.#entries.set(
       fill.name,
       {
+        name: fill.name,
         id: stored.id,
         text: stored.text,
         session: undefined,

@@ -1,5 +1,6 @@
 // The four forms of `connection` as one: runs a statement, with an end to every wait.
 import pg, { type ClientConfig, type Pool, type PoolClient, type PoolConfig, type QueryConfig } from 'pg'
+import Cursor from 'pg-cursor'
 import { codeOf, describe } from './errors.js'
 import type { ConnectionSource, QueryFunction, Row } from './types.js'
 
@@ -15,8 +16,10 @@ export interface Connection {
   readonly connectMs: number
   /** Runs one statement and answers its rows; `within` is for the few that may take longer than a request. */
   query(statement: string | Statement, values?: readonly unknown[], within?: number): Promise<Row[]>
-  /** Runs statements in one transaction, if this form of connection can. */
-  transaction<T>(work: (query: Query) => Promise<T>): Promise<T>
+  /** Runs statements in one transaction, if this form of connection can; undoes them if the result isn't to be kept. */
+  transaction<T>(work: (query: Query) => Promise<T>, isToKeep?: (result: T) => boolean): Promise<T>
+  /** Reads rows, so many at a time and never more in memory; `undefined` where this form of connection can't. */
+  readonly read: ((text: string, values: unknown[], atOnce: number) => AsyncGenerator<Row[]>) | undefined
   /** A connection of one's own to the same server, as far as that is known. */
   readonly clientConfig: ClientConfig | undefined
   /** Ends what it opened itself. */
@@ -171,7 +174,7 @@ class PoolConnection implements Connection {
     return text.startsWith('select') || code === '57P01'
   }
 
-  async transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
+  async transaction<T>(work: (query: Query) => Promise<T>, isToKeep = (_: T) => true): Promise<T> {
     const lease = await this.#acquire()
     return this.#use(lease, async () => {
       const query: Query = (statement, values) =>
@@ -179,7 +182,7 @@ class PoolConnection implements Connection {
       await query('begin', [])
       try {
         const result = await work(query)
-        await query('commit', [])
+        await query(isToKeep(result) ? 'commit' : 'rollback', [])
         return result
       } catch (error) {
         // A connection that can't roll back is lost, and the transaction with it.
@@ -187,6 +190,29 @@ class PoolConnection implements Connection {
         throw error
       }
     })
+  }
+
+  /** Through a cursor, on a connection that nobody else gets meanwhile. */
+  async *read(text: string, values: unknown[], atOnce: number): AsyncGenerator<Row[]> {
+    const lease = await this.#acquire()
+    let error: unknown
+    try {
+      const cursor = lease.client.query(new Cursor<Row>(text, values))
+      const next = (): Promise<Row[]> =>
+        within(cursor.read(atOnce), this.#statementMs, 'no answer of the cursor')
+      try {
+        for (let rows = await next(); rows.length > 0; rows = await next()) yield rows
+      } finally {
+        await within(cursor.close(), this.#statementMs, 'the cursor did not close')
+      }
+    } catch (reason) {
+      error = reason
+      throw reason
+    } finally {
+      const loss = error === undefined || isStatementError(error) ? lease.losses[0] : (error as Error)
+      lease.client.off('error', lease.onError)
+      lease.client.release(loss)
+    }
   }
 
   async #send(
@@ -251,6 +277,7 @@ class PoolConnection implements Connection {
 
 class FunctionConnection implements Connection {
   readonly connectMs = connectMs
+  readonly read = undefined
   readonly clientConfig = undefined
   readonly #run: QueryFunction
 

@@ -1,17 +1,31 @@
 // The errors that the package throws, and what it lets through of those it was given: never an id or a session.
 
-/** A session was larger than `maxBytes` allows. Nothing was written: the stored session is as it was. */
+/** A session was larger than `maxBytes` allows, or one of its attributes than `maxAttributeBytes`. Nothing was written: the stored session is as it was. */
 export class SessionTooLargeError extends RangeError {
   override readonly name = 'SessionTooLargeError'
   readonly code = 'ERR_SESSION_TOO_LARGE'
   constructor(
-    /** The session's size in bytes of JSON in UTF-8. */
+    /** The size, in bytes of JSON in UTF-8, of the session, or of the attribute. */
     readonly bytes: number,
-    /** The option that it exceeds. */
+    /** What the option allows. */
     readonly maxBytes: number,
+    /** The attribute that exceeds `maxAttributeBytes`; `undefined`: the session exceeds `maxBytes`. */
+    readonly attribute?: string,
   ) {
-    super(`the session is ${bytes} bytes of JSON; maxBytes allows ${maxBytes}. Nothing was written`)
+    const what =
+      attribute === undefined ? 'the session' : `the session attribute ${JSON.stringify(attribute)}`
+    const option = attribute === undefined ? 'maxBytes' : 'maxAttributeBytes'
+    super(`${what} is ${bytes} bytes of JSON; ${option} allows ${maxBytes}. Nothing was written`)
   }
+}
+
+/**
+ * Somebody else changed the session since it was loaded, and `concurrency: 'reject'` forbids to save over that, or it was
+ * changed faster than it could be merged. Nothing was written: load it again.
+ */
+export class ConflictError extends Error {
+  override readonly name = 'ConflictError'
+  readonly code = 'ERR_SESSION_CONFLICT'
 }
 
 /** The session table can't be used; the message says why and what to run. The next use tries again. */

@@ -1,15 +1,17 @@
 // What the package exports, nothing else.
-import { DatabaseError, SessionTooLargeError, SetupError } from './errors.js'
+import { ConflictError, DatabaseError, SessionTooLargeError, SetupError } from './errors.js'
 import { PgStore } from './store.js'
 import type {
   CacheOptions,
   CacheStats,
+  Conflict,
   ConnectionSource,
   GetOptions,
   PgStoreOptions,
   QueryFunction,
   Row,
   Session,
+  SessionInfo,
   Stats,
   Ttl,
   Yieldable,
@@ -18,21 +20,30 @@ import type {
 export type {
   CacheOptions,
   CacheStats,
+  Conflict,
   ConnectionSource,
   GetOptions,
   PgStoreOptions,
   QueryFunction,
   Row,
   Session,
+  SessionInfo,
   Stats,
   Ttl,
   Yieldable,
 }
-export { DatabaseError, PgStore, PgStore as default, SessionTooLargeError, SetupError }
+export { ConflictError, DatabaseError, PgStore, PgStore as default, SessionTooLargeError, SetupError }
 
 // `require('koa-pg-store')` answers the class itself. The other exports are properties of it, for `const { PgStore } =
 // require(…)` and for what TypeScript makes of an import in a CommonJS module.
-Object.assign(PgStore, { PgStore, default: PgStore, DatabaseError, SessionTooLargeError, SetupError })
+Object.assign(PgStore, {
+  PgStore,
+  default: PgStore,
+  ConflictError,
+  DatabaseError,
+  SessionTooLargeError,
+  SetupError,
+})
 
 export { PgStore as 'module.exports' }
 
@@ -41,6 +52,8 @@ declare module './store.js' {
     export {
       type CacheOptions,
       type CacheStats,
+      type Conflict,
+      ConflictError,
       type ConnectionSource,
       DatabaseError,
       type GetOptions,
@@ -50,6 +63,7 @@ declare module './store.js' {
       type QueryFunction,
       type Row,
       type Session,
+      type SessionInfo,
       SessionTooLargeError,
       SetupError,
       type Stats,

@@ -8,6 +8,8 @@ export interface Names {
   readonly name: string
   /** In the table; `undefined` if the table can't have it. */
   readonly id: string | undefined
+  /** When it was last loaded here, by the monotonic clock; `undefined` if it was not there. */
+  loaded: number | undefined
 }
 
 /** No session id of the middlewares is longer, and what a stranger sends must not fill the memory. */
@@ -27,7 +29,7 @@ export class Known {
     const known = this.#names.get(sid)
     if (known !== undefined) return known
     const name = nameOf(sid)
-    const names = { name, id: this.#hashIds ? `sha256:${name}` : rawId(sid) }
+    const names = { name, id: this.#hashIds ? `sha256:${name}` : rawId(sid), loaded: undefined }
     if (sid.length <= longest) this.#names.set(sid, names)
     return names
   }

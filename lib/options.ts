@@ -2,7 +2,8 @@
 import type { ClientConfig } from 'pg'
 import { describe } from './errors.js'
 import { century } from './record.js'
-import type { PgStoreOptions } from './types.js'
+import type { PgStoreOptions, Session } from './types.js'
+import { commonUserId } from './user-id.js'
 
 /** The options as the store uses them. */
 export interface Settings {
@@ -13,7 +14,11 @@ export interface Settings {
   readonly maxLifetime: number | undefined
   readonly idleTimeout: number | undefined
   readonly touch: { readonly interval: number; readonly batchSize: number }
+  readonly concurrency: 'merge' | 'last-write' | 'reject'
+  readonly userId: (session: Session) => unknown
+  readonly maxSessionsPerUser: number | undefined
   readonly maxBytes: number
+  readonly maxAttributeBytes: number | undefined
   readonly hashIds: boolean
   readonly cache: CacheSettings | false
   readonly listen: string | ClientConfig | false | undefined
@@ -49,7 +54,11 @@ const defaults: Settings = {
   maxLifetime: undefined,
   idleTimeout: undefined,
   touch: touchDefaults,
+  concurrency: 'merge',
+  userId: commonUserId,
+  maxSessionsPerUser: undefined,
   maxBytes: 1024 * 1024,
+  maxAttributeBytes: undefined,
   hashIds: true,
   cache: cacheDefaults,
   listen: undefined,
@@ -76,6 +85,13 @@ export function readOptions(options: PgStoreOptions = {}): Settings {
     if (limit > century) outOfRange(name, 'at most 100 years', limit)
   }
   count('maxBytes', settings.maxBytes, 'bytes', 2)
+  if (settings.maxAttributeBytes !== undefined)
+    count('maxAttributeBytes', settings.maxAttributeBytes, 'bytes', 1)
+  if (settings.maxSessionsPerUser !== undefined)
+    count('maxSessionsPerUser', settings.maxSessionsPerUser, 'sessions', 1)
+  if (!['merge', 'last-write', 'reject'].includes(settings.concurrency))
+    wrong('concurrency', "'merge', 'last-write' or 'reject'", settings.concurrency)
+  if (typeof settings.userId !== 'function') wrong('userId', 'a function', settings.userId)
   return Object.freeze(settings)
 }
 

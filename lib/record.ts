@@ -50,11 +50,17 @@ export function lifetime(ttl: Ttl, fallback: number, maxLifetime = century): num
   return Math.max(0, Math.min(Math.ceil(ttl), maxLifetime, century))
 }
 
+/** How large, in bytes of JSON in UTF-8, a session and each of its attributes may be. */
+export interface Sizes {
+  readonly maxBytes: number
+  readonly maxAttributeBytes: number | undefined
+}
+
 /**
  * A session as JSON. Throws a `TypeError` for what isn't an object that JSON can hold, naming the attribute and not its
  * content, and a `SessionTooLargeError`.
  */
-export function encode(session: unknown, maxBytes: number): string {
+export function encode(session: unknown, { maxBytes, maxAttributeBytes }: Sizes): string {
   // Its kind, not itself: what is in a session isn't for error messages.
   const kind = session === null ? 'null' : Array.isArray(session) ? 'an array' : typeof session
   if (kind !== 'object') throw new TypeError(`session must be an object; received ${kind}`)
@@ -69,6 +75,11 @@ export function encode(session: unknown, maxBytes: number): string {
     const bytes = Buffer.byteLength(text)
     if (bytes > maxBytes) throw new SessionTooLargeError(bytes, maxBytes)
   }
+  if (maxAttributeBytes !== undefined && text.length * 3 > maxAttributeBytes)
+    for (const [name, value] of Object.entries(JSON.parse(text) as Session)) {
+      const bytes = Buffer.byteLength(JSON.stringify(value))
+      if (bytes > maxAttributeBytes) throw new SessionTooLargeError(bytes, maxAttributeBytes, name)
+    }
   return text
 }
 

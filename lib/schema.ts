@@ -16,6 +16,8 @@ export interface Table {
   readonly hasTriggers: boolean
   /** Citus has spread the rows over other servers. */
   readonly distributed: boolean
+  /** A user's sessions could be found faster, and the index for that can't be made at once: the table is big. */
+  readonly lacksUserIndex: boolean
   /** It would have been upgraded, but for somebody's lock. */
   readonly isLocked: boolean
 }
@@ -33,6 +35,8 @@ interface Found {
   triggers: number
   triggersEnabled: number
   distributed: boolean
+  userIndex: boolean
+  small: boolean
 }
 
 const oldestServer = 130_000
@@ -44,10 +48,11 @@ const rawMark = 'session id'
 /** How long after the last raw row was turned another process may still write one: a rolling deployment. */
 const hashedLately = `interval '1 day'`
 
-/** A bigger table isn't rewritten while requests wait. */
+/** A bigger table isn't rewritten, or indexed, while requests wait. */
 const rewritable = 256 * 1024 * 1024
 
 const setupMs = 60_000
+const indexMs = 3_600_000
 
 /** PostgreSQL's codes for: no such right, no lock in time. */
 const refusals = new Set(['42501', '55P03'])
@@ -73,7 +78,11 @@ export async function prepare(
       )
     if (found.exists) checkOurs(found, name)
     let refusal: unknown
-    if (settings.create && (missing(found, settings).length > 0 || found.triggers < triggerCount)) {
+    const lacksIndex = !found.userIndex && found.small
+    if (
+      settings.create &&
+      (missing(found, settings).length > 0 || found.triggers < triggerCount || lacksIndex)
+    ) {
       refusal = await connection.query(upgrade(settings), [], setupMs).then(
         () => undefined,
         (error) => error,
@@ -98,6 +107,7 @@ export async function prepare(
       hasRawIds: settings.hashIds && !(found.idsHashed && found.hashedLongAgo),
       hasTriggers: found.triggersEnabled === triggerCount,
       distributed: found.distributed,
+      lacksUserIndex: settings.create && !found.userIndex && !found.small,
       isLocked: codeOf(refusal) === '55P03',
     }
   } catch (error) {
@@ -139,7 +149,7 @@ function upgrade(settings: Settings): string {
   body.push(
     optional(
       `(select atttypid = 'timestamp'::regtype from pg_attribute where attrelid = ${relation} and attname = 'expiry')` +
-        ` and (${utc} or pg_table_size(${relation}) < ${rewritable})`,
+        ` and (${utc} or ${isSmall(relation)})`,
       '004-expiry',
     ),
     // A function of that name which somebody else has made, and could change, isn't ours to run.
@@ -149,6 +159,7 @@ function upgrade(settings: Settings): string {
       '006-notify',
     ),
   )
+  body.push(optional(`not ${userIndex(relation)} and ${isSmall(relation)}`, '007-users'))
   if (!hashIds)
     body.push(`if ${commentOnId(relation)} like '${hashedMark}%' then
       comment on column ${qualified(settings)}.id is ${literal(rawMark)}; end if;`)
@@ -175,6 +186,34 @@ function commentOnId(relation: string): string {
   return `pg_catalog.col_description(${relation}, (select attnum::int from pg_attribute where attrelid = ${relation} and attname = 'id'))`
 }
 
+function isSmall(relation: string): string {
+  return `pg_table_size(${relation}) < ${rewritable}`
+}
+
+function userIndex(relation: string): string {
+  return `exists (select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+    where i.indrelid = ${relation} and i.indisvalid and a.attname = 'user_id')`
+}
+
+/** Makes the index of users on a big table: that takes a while, and lets everybody go on meanwhile. */
+export async function indexUsers(connection: Connection, settings: Settings): Promise<void> {
+  const { schema, table } = settings
+  const index = `${quote(schema)}.${quote(userIndexOf(settings))}`
+  const [state] = await connection.query(
+    `select exists (select from pg_index where indexrelid = to_regclass($1) and not indisvalid) as broken,
+      exists (select from pg_stat_progress_create_index where relid = to_regclass($2)) as "underWay"`,
+    [index, qualified({ schema, table })],
+  )
+  if (state?.underWay) return
+  // What an attempt that failed has left.
+  if (state?.broken) await connection.query(`drop index concurrently if exists ${index}`, [], indexMs)
+  const make = fill(sql['007-users'], variables(settings)).replace(
+    'create index',
+    'create index concurrently',
+  )
+  await connection.query(make, [], indexMs)
+}
+
 async function inspect(connection: Connection, settings: Settings): Promise<Found> {
   const { schema } = settings
   const [row] = await connection.query(
@@ -199,7 +238,9 @@ async function inspect(connection: Connection, settings: Settings): Promise<Foun
       'triggers', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'),
       'triggersEnabled', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'
         and tgenabled in ('O', 'A')),
-      'distributed', exists (select from pg_extension where extname = 'citus')
+      'distributed', exists (select from pg_extension where extname = 'citus'),
+      'userIndex', ${userIndex('t.oid')},
+      'small', coalesce(${isSmall('t.oid')}, true)
     )::text as found
     from (select to_regclass($1::text)::oid as oid) t
     cross join lateral (select ${commentOnId('t.oid')} as comment) c`,
@@ -298,7 +339,20 @@ function psql(file: keyof typeof sql, settings: Settings): string {
 /** What the files of sql/ have to be told. */
 function variables(settings: Settings): Record<string, string> {
   const { schema, table, hashIds } = settings
-  return { schema, table, ids: hashIds ? hashedMark : rawMark, function: functionOf(settings) }
+  return {
+    schema,
+    table,
+    ids: hashIds ? hashedMark : rawMark,
+    function: functionOf(settings),
+    index: userIndexOf(settings),
+  }
+}
+
+/** The name of the table's index of users. */
+function userIndexOf({ table }: Settings): string {
+  return Buffer.byteLength(table) <= 50
+    ? `${table}_user_id`
+    : `koa_pg_store_${hash('sha256', table).slice(0, 16)}_user_id`
 }
 
 /** The name of the table's trigger function. */

@@ -3,18 +3,42 @@ import { EventEmitter } from 'node:events'
 import type { ClientConfig } from 'pg'
 import { Cache } from './cache.js'
 import { type Connection, connect, listenConfig, within } from './connection.js'
-import { codeOf, DatabaseError, SetupError, withoutSecrets } from './errors.js'
+import {
+  ConflictError,
+  codeOf,
+  DatabaseError,
+  describe,
+  messageOf,
+  SessionTooLargeError,
+  SetupError,
+  withoutSecrets,
+} from './errors.js'
 import { hashIds } from './hash-ids.js'
 import { Listener } from './listener.js'
+import { baseOf } from './loaded.js'
 import { Known, type Names } from './names.js'
 import { channelOf } from './notice.js'
 import { cacheDefaults, readOptions, type Settings } from './options.js'
-import { Queries } from './queries.js'
-import { checkId, encode, lifetime, newId, rawId } from './record.js'
-import { prepare, type Table } from './schema.js'
+import { type Changed, Queries } from './queries.js'
+import { checkId, decode, encode, lifetime, newId, rawId } from './record.js'
+import { Saves } from './saves.js'
+import { indexUsers, prepare, type Table } from './schema.js'
 import { Sessions } from './sessions.js'
+import { Statements } from './statements.js'
 import { Touches } from './touches.js'
-import type { ConnectionSource, GetOptions, PgStoreOptions, Session, Stats, Ttl, Yieldable } from './types.js'
+import type {
+  Conflict,
+  ConnectionSource,
+  GetOptions,
+  PgStoreOptions,
+  Session,
+  SessionInfo,
+  Stats,
+  Ttl,
+  Yieldable,
+} from './types.js'
+import { userIdOf, userIdText } from './user-id.js'
+import { handleOf, Users } from './users.js'
 import { yieldable } from './yieldable.js'
 
 /** What the store has once the table is ready. */
@@ -22,7 +46,14 @@ interface Ready {
   readonly table: Table
   readonly queries: Queries
   readonly sessions: Sessions
+  readonly users: Users
 }
+
+/** Errors that say themselves what is wrong. */
+const ours = [SetupError, ConflictError, SessionTooLargeError]
+
+/** How long after a request has loaded a session it may put another in its place. */
+const replaceMs = 60_000
 
 /** How long after a lock was in the way an upgrade is tried again. */
 const upgradeAgainMs = 60_000
@@ -32,13 +63,14 @@ const tableChanged = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
 
 /**
  * Events: `connect` once the table is ready (again, where it had to be set up again); `trust` and `distrust`, the cache is
- * answered from or not; `warning` with an `Error` that nobody could be given, such as the loss of an idle connection.
+ * answered from or not; `conflict`, a save met somebody else's change of the session; `warning` with an `Error` that nobody could be given, such as the loss of an idle connection.
  * There is no `disconnect` and no `error`.
  */
 interface Events {
   connect: []
   trust: []
   distrust: []
+  conflict: [Conflict]
   warning: [Error]
 }
 
@@ -68,6 +100,7 @@ export class PgStore extends EventEmitter<Events> {
   /** Calls under way; `close()` waits for them. */
   #calls = 0
   #idle: (() => void) | undefined
+  #conflicts = 0
 
   /**
    * Does no I/O. Throws a `TypeError` or a `RangeError`, naming the option and what it received, for what it can't use.
@@ -100,48 +133,62 @@ export class PgStore extends EventEmitter<Events> {
   /**
    * The session under this id, or `undefined` if there is none or it has expired; an object of the caller's own.
    * `T` is what the caller knows of its attributes; nothing checks it. `{ fresh: true }` asks the database, whatever is
-   * cached. Ignores the arguments of koa-session.
+   * cached. Takes koa-session's arguments: its context remembers what was loaded.
    */
   get<T extends object = Session>(
     sid: string,
     options?: GetOptions | Ttl,
-    ..._: unknown[]
+    more?: object,
   ): Yieldable<T | undefined> {
     const fresh = typeof options === 'object' && options?.fresh === true
-    return yieldable(this.#get(sid, fresh) as Promise<T | undefined>)
+    return yieldable(this.#get(sid, fresh, contextOf(more)) as Promise<T | undefined>)
   }
 
-  async #get(sid: string, fresh: boolean): Promise<Session | undefined> {
+  async #get(sid: string, fresh: boolean, context?: object): Promise<Session | undefined> {
     checkId(sid)
     const names = this.#known.of(sid)
-    const known = fresh || this.#closing ? undefined : this.#ready?.sessions.known(names.name)
-    return (
+    const { name } = names
+    const known = fresh || this.#closing ? undefined : this.#ready?.sessions.known(name, context)
+    const session =
       known ??
-      (await this.#use(sid, names, 'read', ({ sessions }, id) => sessions.read(names.name, id, fresh)))
-    )
+      (await this.#use(sid, names, 'read', ({ sessions }, id) => sessions.read(name, id, fresh, context)))
+    names.loaded = session === undefined ? undefined : performance.now()
+    return session
   }
 
   /**
-   * Saves a session for `ttl` ms from now; when it resolves, that is committed. Creates it or replaces what was there,
-   * except for a session that was destroyed: that stays so, and nothing is written. An id is not free again until an
-   * hour after `destroy`. Rejects with a `TypeError` for what isn't an object that JSON can hold and a
-   * `SessionTooLargeError` above `maxBytes`; the stored session is then as it was.
+   * Saves a session for `ttl` ms from now; when it resolves, that is committed. What came from `get` is saved over what it
+   * came from, as the option `concurrency` says where somebody else has changed that; it isn't brought back if it is gone.
+   * Another object is a new session, or replaces the one that is there, except for one that was destroyed: that stays so, and
+   * nothing is written. An id is not free again until an hour after `destroy`. Rejects with a `TypeError` for what isn't an
+   * object that JSON can hold, a `SessionTooLargeError` above `maxBytes` or `maxAttributeBytes`, and a `ConflictError`; the
+   * stored session is then as it was.
    */
-  set(sid: string, session: object, ttl?: Ttl, ..._: unknown[]): Yieldable<void> {
+  set(sid: string, session: object, ttl?: Ttl, more?: object): Yieldable<void> {
     // Encoded at once: the caller may change the object as soon as the call has returned (promise 7).
-    return yieldable(this.#set(sid, session, ttl))
+    return yieldable(this.#set(sid, session, ttl, contextOf(more)))
   }
 
-  async #set(sid: string, session: object, ttl: Ttl): Promise<void> {
+  async #set(sid: string, session: object, ttl: Ttl, context?: object): Promise<void> {
     checkId(sid)
-    if (!this.#settings.hashIds && rawId(sid) === undefined)
+    const { hashIds, maxLifetime, userId } = this.#settings
+    if (!hashIds && rawId(sid) === undefined)
       throw new RangeError(
-        'session id has more than 1024 characters, a NUL or half a character, or the form of a stored digest',
+        'session id has more than 1024 characters, a NUL, a record separator or half a character, or the form of a stored digest',
       )
-    const text = encode(session, this.#settings.maxBytes)
-    const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
+    const text = encode(session, this.#settings)
+    const ms = lifetime(ttl, this.#settings.ttl, maxLifetime)
     const names = this.#known.of(sid)
-    await this.#use(sid, names, 'write', ({ sessions }, id) => sessions.write(names.name, id, text, ms), text)
+    const { name } = names
+    const base = baseOf(session, name) ?? (context && baseOf(context, name)) ?? this.#replaced(names)
+    const save = { text, ttl: ms, userId: userIdOf(userId, session as Session), base }
+    const carriers = context === undefined ? [session] : [session, context]
+    await this.#use(sid, names, 'write', ({ sessions }, id) => sessions.write(name, id, save, carriers), text)
+  }
+
+  /** An object that takes the place of a session which was loaded: if that is gone by now, somebody ended it. */
+  #replaced({ loaded }: Names): 'replaced' | undefined {
+    return loaded !== undefined && performance.now() - loaded < replaceMs ? 'replaced' : undefined
   }
 
   /**
@@ -175,7 +222,71 @@ export class PgStore extends EventEmitter<Events> {
 
   /** How many sessions are alive. */
   count(): Promise<number> {
-    return this.#call('count the sessions', async () => (await this.#whenReady()).queries.count())
+    return this.#call('count the sessions', async () => (await this.#whenReady()).users.count())
+  }
+
+  /** A user's sessions that are alive, the last used first. Needs the column `user_id`. */
+  sessionsOf(userId: string | number): Promise<SessionInfo[]> {
+    const id = userIdText(userId, 'userId')
+    return this.#call('list the sessions of a user', async () => {
+      const { users } = await this.#whenReady()
+      await this.#touches.flush()
+      return users.sessionsOf(id)
+    })
+  }
+
+  /**
+   * Signs a user out: destroys all sessions, but the one whose id or handle is `except`. Answers how many. A session that
+   * comes to belong to the user meanwhile stays.
+   */
+  destroyUser(userId: string | number, { except }: { except?: string } = {}): Promise<number> {
+    const id = userIdText(userId, 'userId')
+    return this.#call('destroy the sessions of a user', async () =>
+      (await this.#whenReady()).users.destroyUser(id, except),
+    )
+  }
+
+  /** Signs everybody out: destroys every session that is there now. Answers how many. */
+  destroyAll(): Promise<number> {
+    return this.#call('destroy all sessions', async () => (await this.#whenReady()).users.destroyAll())
+  }
+
+  /** Destroys the session with this handle, as `sessionsOf` and `entries` tell it. Answers whether there was one. */
+  revoke(handle: string): Promise<boolean> {
+    return this.#call('revoke the session', async () => (await this.#whenReady()).users.revoke(handle))
+  }
+
+  /**
+   * Removes an attribute from all sessions of a user, such as a right that is taken back. Answers how many had it. A save
+   * under way of a session that still had it doesn't bring it back, unless `concurrency` is `'last-write'`. What else is
+   * saved at the same time survives.
+   */
+  deleteAttribute(userId: string | number, name: string): Promise<number> {
+    const id = userIdText(userId, 'userId')
+    if (typeof name !== 'string') throw new TypeError(`name must be a string; received ${describe(name)}`)
+    return this.#call('delete the attribute', async () => {
+      const { users, sessions } = await this.#whenReady()
+      const { userId: option } = this.#settings
+      const had = (await users.stored(id)).flatMap(({ id, text, version }) => {
+        const session = decode(text)
+        return session && Object.hasOwn(session, name) ? [{ id, text, version, session }] : []
+      })
+      await Promise.all(
+        had.map(async ({ id, text, version, session }) => {
+          delete session[name]
+          const base = { name: handleOf(id), text, version }
+          const changed = { text: JSON.stringify(session), userId: userIdOf(option, session) }
+          await sessions.write(base.name, id, { ...changed, ttl: null, base, concurrency: 'merge' }, [])
+        }),
+      )
+      return had.length
+    })
+  }
+
+  /** Every session that is alive, one after the other, in no order; of any number of them few are in memory at a time. */
+  async *entries(): AsyncGenerator<SessionInfo, void, undefined> {
+    const { users } = await this.#call('list the sessions', () => this.#whenReady())
+    yield* users.entries()
   }
 
   /** Empties the cache of every instance. */
@@ -208,6 +319,7 @@ export class PgStore extends EventEmitter<Events> {
         received: listener?.received ?? 0,
         queueUsage: await this.#queueUsage().catch(() => undefined),
       },
+      conflicts: this.#conflicts,
       reconnects: listener?.reconnects ?? 0,
       triggers: this.#ready?.table.hasTriggers,
     }
@@ -292,7 +404,7 @@ export class PgStore extends EventEmitter<Events> {
   }
 
   #failed(error: unknown, what: string, secrets: string[] = []): Error {
-    if (error instanceof SetupError) return error
+    if (ours.some((type) => error instanceof type)) return error as Error
     // Set up again at the next use: somebody may just have mended or moved the table.
     if (tableChanged.has(codeOf(error) ?? '')) this.#ready = undefined
     const cause = withoutSecrets(error, secrets)
@@ -317,21 +429,52 @@ export class PgStore extends EventEmitter<Events> {
   async #attempt(): Promise<Ready> {
     const warn = (error: Error): void => this.#warn(error)
     const table = await prepare(this.#connection, this.#settings, warn)
-    const queries = new Queries(this.#connection, table, channelOf(this.#settings), this.#settings)
-    const propagate = this.#settings.cache ? this.#settings.cache.propagate : 'invalidate'
+    const settings = this.#settings
+    const channel = channelOf(settings)
+    const statements = new Statements(table, settings, channel)
+    const queries = new Queries(this.#connection, table, channel, statements, settings.idleTimeout)
+    const changed = (list: readonly Changed[]): void => {
+      for (const { id, version } of list) sessions.changed(handleOf(id), version)
+    }
+    const saves = new Saves({
+      ...settings,
+      queries,
+      userIdOf: (session) => userIdOf(settings.userId, session),
+      encode: (session) => encode(session, settings),
+      latest: (name) => sessions.latest(name),
+      onEvicted: changed,
+      onConflict: (conflict) => {
+        this.#conflicts++
+        this.emit('conflict', conflict)
+      },
+    })
+    const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
     const sessions = new Sessions({
       queries,
+      saves,
       cache: this.#cache,
       isTrusted: () => this.#isTrusted(),
       propagate,
       touches: this.#touches,
     })
+    const users = new Users({
+      connection: this.#connection,
+      table,
+      queries,
+      hashIds: settings.hashIds,
+      alive: statements.alive,
+      onDestroyed: changed,
+    })
     sessions.notified = this.#ready?.sessions.notified ?? 0
     this.#cache?.flush()
-    this.#ready = { table, queries, sessions }
+    this.#ready = { table, queries, sessions, users }
     if (table.isLocked) this.#setUpLater()
     if (table.hasRawIds && this.#settings.create)
       this.#hashing ??= hashIds(this.#connection, this.#settings, this.#stop.signal, warn)
+    if (table.lacksUserIndex)
+      indexUsers(this.#connection, settings).catch((error) =>
+        warn(new Error(`the index of users could not be made: ${messageOf(error)}`)),
+      )
     this.#listenOnce(table)
     this.emit('connect')
     return this.#ready
@@ -392,4 +535,10 @@ export class PgStore extends EventEmitter<Events> {
   #warn(error: Error): void {
     this.emit('warning', error instanceof SetupError ? error : withoutSecrets(error))
   }
+}
+
+/** What koa-session says beside the id: its context, which is there from the first `get` of a request to its last `set`. */
+function contextOf(more: object | undefined): object | undefined {
+  const context: unknown = more && Reflect.get(more, 'ctx')
+  return typeof context === 'object' && context !== null ? context : undefined
 }

@@ -54,8 +54,27 @@ export interface PgStoreOptions {
    * of the session's remaining life is over, and by `close()`.
    */
   touch?: { interval?: number | undefined; batchSize?: number | undefined } | undefined
+  /**
+   * What becomes of a save when somebody else has changed the session since it was loaded. `'merge'`, the default: each
+   * attribute that the save changed is saved, the others stay as they are there. `'last-write'`: the session is replaced.
+   * `'reject'`: the save rejects with a `ConflictError`. A session that didn't come from `get`, as after
+   * `ctx.session = { … }`, replaces whatever is there.
+   */
+  concurrency?: 'merge' | 'last-write' | 'reject' | undefined
+  /**
+   * Whose a session is: a string or number, or `undefined`. Default: its `userId`, `user.id` or `passport.user`, the first
+   * that is one. Called at each save; what it throws, the save rejects with.
+   */
+  userId?: ((session: Session) => string | number | null | undefined) | undefined
+  /**
+   * How many sessions a user may have. When another comes to belong to a user who has so many, the longest unused are
+   * destroyed. Default: no such limit.
+   */
+  maxSessionsPerUser?: number | undefined
   /** The largest session, in bytes of its JSON in UTF-8. Default 1 MiB. */
   maxBytes?: number | undefined
+  /** The largest attribute of a session, in bytes of its JSON in UTF-8. Default: no limit of its own. */
+  maxAttributeBytes?: number | undefined
   /**
    * Keep SHA-256 digests of session ids in the table, so that who reads it can't take a session over. Default `true`;
    * `false` for a table that older software shares.
@@ -101,6 +120,25 @@ export interface GetOptions {
   fresh?: boolean | undefined
 }
 
+/** Two changes of one session met; the event `conflict`. Names attributes, never their content. */
+export interface Conflict {
+  readonly outcome: 'merged' | 'rejected'
+  /** Attributes that both had changed, each to something else: the later save's value is there now. */
+  readonly overwritten: readonly string[]
+}
+
+/** A session as its user, or an operator, is told of it. */
+export interface SessionInfo {
+  /** Names the session to `revoke`, and opens nothing: it isn't the session's id. */
+  readonly handle: string
+  readonly userId: string | undefined
+  readonly session: Session
+  readonly createdAt: Date | undefined
+  /** Written now and then; see the option `touch`. */
+  readonly lastAccess: Date | undefined
+  readonly expiry: Date
+}
+
 /** What the store did and knows; numbers count from the store's beginning. */
 export interface Stats {
   /** `false` where nothing is cached. */
@@ -114,6 +152,8 @@ export interface Stats {
     readonly received: number
     readonly queueUsage: number | undefined
   }
+  /** How often a save met somebody else's change of the session. */
+  readonly conflicts: number
   /** How often the listener lost its connection or couldn't get one. */
   readonly reconnects: number
   /**

@@ -376,6 +376,7 @@ describe('instances on one table', () => {
   it('notify by a statement of its own in the transaction where Citus has spread the table', async () => {
     const { connect } = await import('../lib/connection.js')
     const { Queries } = await import('../lib/queries.js')
+    const { Statements } = await import('../lib/statements.js')
     const a = await instance()
     await a.set('x', { n: 1 })
     await a.get('x')
@@ -387,16 +388,15 @@ describe('instances on one table', () => {
       hasRawIds: false,
       hasTriggers: false,
       distributed: true,
+      lacksUserIndex: false,
       isLocked: false,
     }
     const channel = channelOf({ schema: 'public', table: 'session' })
-    const queries = new Queries(connection, table, channel, {
-      maxLifetime: undefined,
-      idleTimeout: undefined,
-      hashIds: true,
-    })
+    const limits = { maxLifetime: undefined, idleTimeout: undefined, hashIds: true }
+    const statements = new Statements(table, limits, channel)
+    const queries = new Queries(connection, table, channel, statements, undefined)
     const id = `sha256:${nameOf('x')}`
-    const changed = await queries.write(id, '{"n":2}', 60_000)
+    const [changed] = await queries.write([{ id, text: '{"n":2}', ttl: 60_000, userId: undefined }])
     expect(changed).to.include({ notify: true })
     await until(async () => (await a.get('x'))?.n === 2)
     await queries.destroy(id)

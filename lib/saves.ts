@@ -1,0 +1,205 @@
+// Saves of sessions: new ones, those that nobody else has changed, and what comes of two changes that met.
+import { Batch, type BatchCall, inHalves } from './batch.js'
+import { ConflictError } from './errors.js'
+import { type Base, neverThere } from './loaded.js'
+import { merge } from './merge.js'
+import { batching, type Changed, type Queries, type Replacement, type Write } from './queries.js'
+import { decode } from './record.js'
+import type { Conflict, Session } from './types.js'
+
+/** What is to be saved. */
+export interface Save {
+  readonly text: string
+  readonly ttl: number | null
+  readonly userId: string | undefined
+  /** What it came from; `'replaced'`: it takes the place of a session that was there; `undefined`: of whatever is there. */
+  readonly base: Base | 'replaced' | undefined
+  /** Instead of the option. */
+  readonly concurrency?: 'merge'
+}
+
+/** What came of it; `text` is what the table has now. */
+export interface Saved extends Changed {
+  readonly text: string
+}
+
+export interface SavesOptions {
+  readonly queries: Queries
+  readonly concurrency: 'merge' | 'last-write' | 'reject'
+  readonly maxSessionsPerUser: number | undefined
+  readonly userIdOf: (session: Session) => string | undefined
+  /** The JSON of a session that others' changes went into; throws if it can't be stored. */
+  readonly encode: (session: Session) => string
+  /** What is known, without a question, of the session as it is now. */
+  readonly latest: (name: string) => { readonly text: string; readonly version: number } | undefined
+  /** Sessions that had to go for another of their user. */
+  readonly onEvicted: (evicted: readonly Changed[]) => void
+  readonly onConflict: (conflict: Conflict) => void
+}
+
+/** How often a save that was overtaken is tried. Within this process none overtakes another: only as many as there are processes. */
+const attempts = 20
+
+/** A save as it is tried. */
+interface Attempt extends Save {
+  readonly id: string
+}
+
+/** What is known of what the table has. */
+type There = { readonly text: string; readonly version: number }
+
+export class Saves {
+  readonly #options: SavesOptions
+  readonly #batch: Batch<Save, Saved | undefined>
+
+  constructor(options: SavesOptions) {
+    this.#options = options
+    this.#batch = new Batch({
+      ...batching,
+      weigh: ({ text }) => text.length,
+      run: (calls) => this.#run(calls),
+    })
+  }
+
+  /** Saves a session; `undefined` if it is over, and nothing was written. */
+  save(id: string, save: Save): Promise<Saved | undefined> {
+    return this.#batch.add(id, save)
+  }
+
+  async #run(calls: readonly BatchCall<Save>[]): Promise<(Saved | undefined | Error)[]> {
+    const all = calls.map(({ key, value }) => ({ ...value, id: key }))
+    const [alone, together] = divide(all, (attempt) => this.#joins(attempt))
+    const [fresh, based] = divide(together, ({ base }) => base === undefined)
+    const results = new Map<string, Saved | undefined | Error>()
+    const settle = async (
+      some: readonly Attempt[],
+      work: (some: readonly Attempt[]) => Promise<Outcome[]>,
+    ) => {
+      if (some.length === 0) return
+      const outcomes = await inHalves(some, work, batching.isDivisible)
+      for (const [n, { id }] of some.entries()) results.set(id, outcomes[n])
+    }
+    await Promise.all([
+      settle(fresh, async (some) => inOrder(some, await this.#options.queries.write(some))),
+      settle(based, (some) =>
+        this.#replaceAll(some, (some) => this.#options.queries.replace(some.map(toReplace))),
+      ),
+      // One after another: each may have to wait for the others of its user.
+      (async () => {
+        for (const attempt of alone) await settle([attempt], ([attempt]) => this.#admit(attempt as Attempt))
+      })(),
+    ])
+    return calls.map(({ key }) => results.get(key))
+  }
+
+  /** Whether a session comes to belong to a user whose sessions are counted. */
+  #joins({ base, userId }: Attempt): boolean {
+    if (this.#options.maxSessionsPerUser === undefined || userId === undefined) return false
+    const before = typeof base === 'object' ? decode(base.text) : undefined
+    return before === undefined || this.#options.userIdOf(before) !== userId
+  }
+
+  async #admit(attempt: Attempt): Promise<Outcome[]> {
+    const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
+    const admit = async (write: Write | Replacement): Promise<Changed[]> => {
+      // What others' changes made of it may be somebody else's, or nobody's.
+      if (write.userId === undefined) return queries.replace([write as Replacement])
+      const { written, evicted } = await queries.admit(write, maxSessionsPerUser)
+      if (written === undefined) return []
+      onEvicted(evicted)
+      return [written]
+    }
+    if (attempt.base === undefined) {
+      const { base: _, ...write } = attempt
+      return inOrder([attempt], await admit(write))
+    }
+    return this.#replaceAll([attempt], ([some]) => admit(toReplace(some as Attempt)))
+  }
+
+  /** Saves over what they came from; those that somebody else has changed meanwhile are merged with that, and tried again. */
+  async #replaceAll(
+    given: readonly Attempt[],
+    replace: (some: readonly Attempt[]) => Promise<Changed[]>,
+  ): Promise<Outcome[]> {
+    const results = new Map<string, Outcome>()
+    let open: Attempt[] = []
+    const resolve = (attempt: Attempt, there: There): void => {
+      try {
+        open.push(this.#resolved(attempt, there))
+      } catch (error) {
+        results.set(attempt.id, error as Error)
+      }
+    }
+    for (const attempt of given) {
+      const { base } = attempt
+      const latest = typeof base === 'object' ? this.#options.latest(base.name) : undefined
+      const checks = this.#checks(attempt)
+      if (checks && latest !== undefined && latest.version > (base as Base).version) resolve(attempt, latest)
+      else open.push(checks ? attempt : { ...attempt, base: 'replaced' })
+    }
+    for (let n = 1; open.length > 0; n++) {
+      const tried = open
+      open = []
+      const rows = inOrder(tried, await replace(tried))
+      const overtaken = tried.filter((attempt, n) => {
+        if (rows[n] !== undefined) results.set(attempt.id, rows[n])
+        return rows[n] === undefined && typeof attempt.base === 'object'
+      })
+      const there = await Promise.all(overtaken.map(({ id }) => this.#options.queries.read(id)))
+      for (const [m, attempt] of overtaken.entries()) {
+        const now = there[m]
+        // Otherwise it is over, and stays so.
+        if (now === undefined) continue
+        if (n === attempts)
+          results.set(attempt.id, new ConflictError(`others changed the session ${attempts} times meanwhile`))
+        else resolve(attempt, now)
+      }
+    }
+    return given.map(({ id }) => results.get(id))
+  }
+
+  #checks(attempt: Attempt): boolean {
+    const concurrency = attempt.concurrency ?? this.#options.concurrency
+    return concurrency !== 'last-write' && this.#options.queries.has('version')
+  }
+
+  /** What is to be saved over what is there by now. */
+  #resolved(attempt: Attempt, there: There): Attempt {
+    const { onConflict, encode, userIdOf } = this.#options
+    const base = attempt.base as Base
+    const theirs = decode(there.text) ?? {}
+    const { session, overwritten } = merge(decode(base.text) ?? {}, decode(attempt.text) ?? {}, theirs)
+    const isRejected = (attempt.concurrency ?? this.#options.concurrency) === 'reject'
+    onConflict({ outcome: isRejected ? 'rejected' : 'merged', overwritten: isRejected ? [] : overwritten })
+    if (isRejected) throw new ConflictError('somebody else changed the session since it was loaded')
+    return {
+      ...attempt,
+      text: encode(session),
+      userId: userIdOf(session),
+      base: { ...base, text: there.text, version: there.version },
+    }
+  }
+}
+
+type Outcome = Saved | undefined | Error
+
+function toReplace({ id, text, ttl, userId, base }: Attempt): Replacement {
+  return { id, text, ttl, userId, base: typeof base === 'object' ? base.version : undefined }
+}
+
+/** The base of a session whose object lacks what others put into the table. */
+export function baseAfter(name: string, text: string, saved: Saved): Base {
+  return { name, text, version: saved.text === text ? saved.version : neverThere }
+}
+
+function divide<T>(list: readonly T[], test: (item: T) => boolean): [T[], T[]] {
+  return [list.filter(test), list.filter((item) => !test(item))]
+}
+
+function inOrder(attempts: readonly Attempt[], rows: readonly Changed[]): (Saved | undefined)[] {
+  const byId = new Map(rows.map((row) => [row.id, row]))
+  return attempts.map(({ id, text }) => {
+    const row = byId.get(id)
+    return row && { ...row, text }
+  })
+}
