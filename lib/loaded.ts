@@ -12,39 +12,15 @@ export interface Base {
 /** No row has it: a save of what came from here is merged with what is there. */
 export const neverThere = -1
 
-class Given {
-  constructor(object: object) {
-    // biome-ignore lint/correctness/noConstructorReturn: so that a subclass puts its private field into this object.
-    return object
-  }
-}
-
-/**
- * An object with a private field that it knows nothing of: nothing that copies, prints or compares it sees that. A third
- * of what a WeakMap costs (bench/copy.ts).
- */
-class Loaded extends Given {
-  #base: Base
-
-  private constructor(session: object, base: Base) {
-    super(session)
-    this.#base = base
-  }
-
-  static base(session: object): Base | undefined {
-    return #base in session ? session.#base : undefined
-  }
-
-  static remember(session: object, base: Base): void {
-    if (#base in session) session.#base = base
-    else if (Object.isExtensible(session)) new Loaded(session, base)
-  }
-}
+/** By the object that was handed out, or koa-session's context. Cheaper than a field that nobody sees (bench/copy.ts). */
+const bases = new WeakMap<object, Base>()
 
 /** What the session under this name was, as far as this object, or koa-session's context, knows. */
 export function baseOf(carrier: object, name: string): Base | undefined {
-  const base = Loaded.base(carrier)
+  const base = bases.get(carrier)
   return base?.name === name ? base : undefined
 }
 
-export const remember = Loaded.remember
+export function remember(carrier: object, base: Base): void {
+  bases.set(carrier, base)
+}

@@ -30,8 +30,12 @@ export function newId(): string {
  * a digest is refused too: otherwise what is read in the table could be presented as a cookie.
  */
 export function rawId(sid: string): string | undefined {
-  const isStorable = sid.length <= longestRawId && !unstorable.test(sid) && !sid.includes(separator)
-  return isStorable && !isDigest(sid) ? sid : undefined
+  return sid.length <= longestRawId && isStorable(sid) && !isDigest(sid) ? sid : undefined
+}
+
+/** Whether a statement can take it for an id. */
+export function isStorable(id: string): boolean {
+  return !unstorable.test(id) && !id.includes(separator)
 }
 
 /** Throws a `TypeError` if `sid` can't be a session id. Never quotes it: ids are secrets. */

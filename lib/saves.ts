@@ -8,10 +8,7 @@ import { decode } from './record.js'
 import type { Conflict, Session } from './types.js'
 
 /** What is to be saved. */
-export interface Save {
-  readonly text: string
-  readonly ttl: number | null
-  readonly userId: string | undefined
+export interface Save extends Write {
   /** What it came from; `'replaced'`: it takes the place of a session that was there; `undefined`: of whatever is there. */
   readonly base: Base | 'replaced' | undefined
   /** Instead of the option. */
@@ -40,11 +37,6 @@ export interface SavesOptions {
 /** How often a save that was overtaken is tried. Within this process none overtakes another: only as many as there are processes. */
 const attempts = 20
 
-/** A save as it is tried. */
-interface Attempt extends Save {
-  readonly id: string
-}
-
 /** What is known of what the table has. */
 type There = { readonly text: string; readonly version: number }
 
@@ -62,44 +54,44 @@ export class Saves {
   }
 
   /** Saves a session; `undefined` if it is over, and nothing was written. */
-  save(id: string, save: Save): Promise<Saved | undefined> {
-    return this.#batch.add(id, save)
+  save(save: Save): Promise<Saved | undefined> {
+    return this.#batch.add(save.id, save)
   }
 
-  async #run(calls: readonly BatchCall<Save>[]): Promise<(Saved | undefined | Error)[]> {
-    const all = calls.map(({ key, value }) => ({ ...value, id: key }))
-    const [alone, together] = divide(all, (attempt) => this.#joins(attempt))
-    const [fresh, based] = divide(together, ({ base }) => base === undefined)
-    const results = new Map<string, Saved | undefined | Error>()
-    const settle = async (
-      some: readonly Attempt[],
-      work: (some: readonly Attempt[]) => Promise<Outcome[]>,
-    ) => {
+  async #run(calls: readonly BatchCall<Save>[]): Promise<readonly Outcome[]> {
+    const { queries } = this.#options
+    const fresh: Save[] = []
+    const based: Save[] = []
+    const joining: Save[] = []
+    for (const { value } of calls)
+      (this.#joins(value) ? joining : value.base === undefined ? fresh : based).push(value)
+    const write = async (some: readonly Save[]) => inOrder(some, await queries.write(some))
+    const replace = (some: readonly Save[]) =>
+      this.#replaceAll(some, (some) => queries.replace(some.map(toReplace)))
+    if (fresh.length === calls.length) return inHalves(fresh, write, batching.isDivisible)
+    if (based.length === calls.length) return inHalves(based, replace, batching.isDivisible)
+    const results = new Map<string, Outcome>()
+    const settle = async (some: readonly Save[], work: (some: readonly Save[]) => Promise<Outcome[]>) => {
       if (some.length === 0) return
       const outcomes = await inHalves(some, work, batching.isDivisible)
       for (const [n, { id }] of some.entries()) results.set(id, outcomes[n])
     }
-    await Promise.all([
-      settle(fresh, async (some) => inOrder(some, await this.#options.queries.write(some))),
-      settle(based, (some) =>
-        this.#replaceAll(some, (some) => this.#options.queries.replace(some.map(toReplace))),
-      ),
-      // One after another: each may have to wait for the others of its user.
-      (async () => {
-        for (const attempt of alone) await settle([attempt], ([attempt]) => this.#admit(attempt as Attempt))
-      })(),
-    ])
+    // One after another: each may have to wait for the others of its user.
+    const admitAll = async (): Promise<void> => {
+      for (const save of joining) await settle([save], () => this.#admit(save))
+    }
+    await Promise.all([settle(fresh, write), settle(based, replace), admitAll()])
     return calls.map(({ key }) => results.get(key))
   }
 
   /** Whether a session comes to belong to a user whose sessions are counted. */
-  #joins({ base, userId }: Attempt): boolean {
+  #joins({ base, userId }: Save): boolean {
     if (this.#options.maxSessionsPerUser === undefined || userId === undefined) return false
     const before = typeof base === 'object' ? decode(base.text) : undefined
     return before === undefined || this.#options.userIdOf(before) !== userId
   }
 
-  async #admit(attempt: Attempt): Promise<Outcome[]> {
+  async #admit(attempt: Save): Promise<Outcome[]> {
     const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
     const admit = async (write: Write | Replacement): Promise<Changed[]> => {
       // What others' changes made of it may be somebody else's, or nobody's.
@@ -113,17 +105,17 @@ export class Saves {
       const { base: _, ...write } = attempt
       return inOrder([attempt], await admit(write))
     }
-    return this.#replaceAll([attempt], ([some]) => admit(toReplace(some as Attempt)))
+    return this.#replaceAll([attempt], ([some]) => admit(toReplace(some as Save)))
   }
 
   /** Saves over what they came from; those that somebody else has changed meanwhile are merged with that, and tried again. */
   async #replaceAll(
-    given: readonly Attempt[],
-    replace: (some: readonly Attempt[]) => Promise<Changed[]>,
+    given: readonly Save[],
+    replace: (some: readonly Save[]) => Promise<Changed[]>,
   ): Promise<Outcome[]> {
     const results = new Map<string, Outcome>()
-    let open: Attempt[] = []
-    const resolve = (attempt: Attempt, there: There): void => {
+    let open: Save[] = []
+    const resolve = (attempt: Save, there: There): void => {
       try {
         open.push(this.#resolved(attempt, there))
       } catch (error) {
@@ -158,13 +150,13 @@ export class Saves {
     return given.map(({ id }) => results.get(id))
   }
 
-  #checks(attempt: Attempt): boolean {
+  #checks(attempt: Save): boolean {
     const concurrency = attempt.concurrency ?? this.#options.concurrency
     return concurrency !== 'last-write' && this.#options.queries.has('version')
   }
 
   /** What is to be saved over what is there by now. */
-  #resolved(attempt: Attempt, there: There): Attempt {
+  #resolved(attempt: Save, there: There): Save {
     const { onConflict, encode, userIdOf } = this.#options
     const base = attempt.base as Base
     const theirs = decode(there.text) ?? {}
@@ -183,7 +175,7 @@ export class Saves {
 
 type Outcome = Saved | undefined | Error
 
-function toReplace({ id, text, ttl, userId, base }: Attempt): Replacement {
+function toReplace({ id, text, ttl, userId, base }: Save): Replacement {
   return { id, text, ttl, userId, base: typeof base === 'object' ? base.version : undefined }
 }
 
@@ -192,13 +184,9 @@ export function baseAfter(name: string, text: string, saved: Saved): Base {
   return { name, text, version: saved.text === text ? saved.version : neverThere }
 }
 
-function divide<T>(list: readonly T[], test: (item: T) => boolean): [T[], T[]] {
-  return [list.filter(test), list.filter((item) => !test(item))]
-}
-
-function inOrder(attempts: readonly Attempt[], rows: readonly Changed[]): (Saved | undefined)[] {
+function inOrder(saves: readonly Save[], rows: readonly Changed[]): (Saved | undefined)[] {
   const byId = new Map(rows.map((row) => [row.id, row]))
-  return attempts.map(({ id, text }) => {
+  return saves.map(({ id, text }) => {
     const row = byId.get(id)
     return row && { ...row, text }
   })

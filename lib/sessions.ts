@@ -65,11 +65,11 @@ export class Sessions {
    * Saves a session, unless it is over; one that is as it was is only touched. Each of `carriers` knows afterwards what it
    * was saved as.
    */
-  async write(name: string, id: string, save: Save, carriers: readonly object[]): Promise<void> {
-    const { text, ttl } = save
+  async write(name: string, save: Save, carriers: readonly object[]): Promise<void> {
+    const { id, text, ttl } = save
     const before = typeof save.base === 'object' ? save.base.text : this.latest(name)?.text
     if (ttl !== null && ttl > 0 && before === text) return this.#touches.touch(name, id, ttl)
-    const saved = await this.#change(name, () => this.#saves.save(id, save))
+    const saved = await this.#change(name, () => this.#saves.save(save))
     if (saved === undefined) return
     this.#touches.seen(name, saved.left)
     for (const carrier of carriers) remember(carrier, baseAfter(name, text, saved))

@@ -183,7 +183,13 @@ export class PgStore extends EventEmitter<Events> {
     const base = baseOf(session, name) ?? (context && baseOf(context, name)) ?? this.#replaced(names)
     const save = { text, ttl: ms, userId: userIdOf(userId, session as Session), base }
     const carriers = context === undefined ? [session] : [session, context]
-    await this.#use(sid, names, 'write', ({ sessions }, id) => sessions.write(name, id, save, carriers), text)
+    await this.#use(
+      sid,
+      names,
+      'write',
+      ({ sessions }, id) => sessions.write(name, { id, ...save }, carriers),
+      text,
+    )
   }
 
   /** An object that takes the place of a session which was loaded: if that is gone by now, somebody ended it. */
@@ -275,8 +281,8 @@ export class PgStore extends EventEmitter<Events> {
         had.map(async ({ id, text, version, session }) => {
           delete session[name]
           const base = { name: handleOf(id), text, version }
-          const changed = { text: JSON.stringify(session), userId: userIdOf(option, session) }
-          await sessions.write(base.name, id, { ...changed, ttl: null, base, concurrency: 'merge' }, [])
+          const save = { id, text: JSON.stringify(session), userId: userIdOf(option, session), ttl: null }
+          await sessions.write(base.name, { ...save, base, concurrency: 'merge' }, [])
         }),
       )
       return had.length

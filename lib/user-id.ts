@@ -1,6 +1,6 @@
 // Whose a session is. Pure.
 import { describe } from './errors.js'
-import { separator } from './record.js'
+import { isStorable } from './record.js'
 import type { Session } from './types.js'
 
 /** What a b-tree entry holds, with room to spare. */
@@ -8,24 +8,27 @@ const longest = 512
 
 /** Where applications keep it: `userId`, `user.id` (most), `passport.user` (koa-passport). A guess: what can't be one isn't. */
 export function commonUserId(session: Session): unknown {
-  const of = (name: string, key: string): unknown => {
-    const value = session[name]
-    return typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined
-  }
-  return [session.userId, of('user', 'id'), of('passport', 'user')]
-    .map((id) => (typeof id === 'object' && id !== null ? asJson(id) : id))
-    .find((id) => (typeof id === 'string' || typeof id === 'number') && isUsable(`${id}`))
+  return (
+    usable(session.userId) ??
+    usable(attribute(session.user, 'id')) ??
+    usable(attribute(session.passport, 'user'))
+  )
 }
 
-/** As a session that is loaded has it: an ObjectId is text there. */
-function asJson(value: object): unknown {
-  const toJson: unknown = Reflect.get(value, 'toJSON')
-  return typeof toJson === 'function' ? Reflect.apply(toJson, value, []) : undefined
+function attribute(value: unknown, name: string): unknown {
+  return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined
+}
+
+function usable(id: unknown): unknown {
+  if (id === undefined || id === null) return undefined
+  // As a session that is loaded has it: an ObjectId is text there.
+  const toJson = typeof id === 'object' ? attribute(id, 'toJSON') : undefined
+  const plain: unknown = typeof toJson === 'function' ? Reflect.apply(toJson, id, []) : id
+  return (typeof plain === 'string' || typeof plain === 'number') && isUsable(`${plain}`) ? plain : undefined
 }
 
 function isUsable(text: string): boolean {
-  const isStorable = !/\0|[\ud800-\udfff]/u.test(text) && !text.includes(separator)
-  return text !== '' && text !== 'NaN' && text.length <= longest && isStorable
+  return text !== '' && text !== 'NaN' && text.length <= longest && isStorable(text)
 }
 
 /** A user's id as the table has it. Throws a `TypeError` or `RangeError`, naming `what`, for what can't be one. */
