@@ -21,8 +21,9 @@ declare module 'connect-pg-simple' {
 declare module 'koa-redis' {
   export default class RedisStore {
     constructor(options: { url: string })
-    get(sid: string): Promise<unknown>
+    get(sid: string): Promise<object | null>
     set(sid: string, session: object, ttl: number): Promise<void>
+    destroy(sid: string): Promise<void>
     quit(): Promise<void>
   }
 }
