@@ -1,7 +1,9 @@
 // What the package exports, nothing else.
 import { CachedStore, type CachedStoreOptions } from './cached-store.js'
-import { DatabaseError, SessionTooLargeError, SetupError } from './errors.js'
+import { AttributeError, DatabaseError, DecodeError, SessionTooLargeError, SetupError } from './errors.js'
 import { MemoryStore, type MemoryStoreOptions } from './memory-store.js'
+import { type SessionKey, type SessionKeyOptions, sessionKey, type WithDefault } from './session-key.js'
+import type { StandardSchemaV1 } from './standard-schema.js'
 import { PgStore } from './store.js'
 import type {
   CacheOptions,
@@ -32,20 +34,27 @@ export type {
   Row,
   Session,
   SessionCache,
+  SessionKey,
+  SessionKeyOptions,
   SessionStore,
   SessionWithTtl,
+  StandardSchemaV1,
   Stats,
   Ttl,
+  WithDefault,
   Yieldable,
 }
 export {
+  AttributeError,
   CachedStore,
   DatabaseError,
+  DecodeError,
   MemoryStore,
   PgStore,
   PgStore as default,
   SessionTooLargeError,
   SetupError,
+  sessionKey,
 }
 
 // `require('koa-pg-store')` answers the class itself. The other exports are properties of it, for `const { PgStore } =
@@ -53,11 +62,14 @@ export {
 Object.assign(PgStore, {
   PgStore,
   default: PgStore,
+  AttributeError,
   CachedStore,
   DatabaseError,
+  DecodeError,
   MemoryStore,
   SessionTooLargeError,
   SetupError,
+  sessionKey,
 })
 
 export { PgStore as 'module.exports' }
@@ -65,12 +77,14 @@ export { PgStore as 'module.exports' }
 declare module './store.js' {
   namespace PgStore {
     export {
+      AttributeError,
       CachedStore,
       type CachedStoreOptions,
       type CacheOptions,
       type CacheStats,
       type ConnectionSource,
       DatabaseError,
+      DecodeError,
       type GetOptions,
       MemoryStore,
       type MemoryStoreOptions,
@@ -81,12 +95,17 @@ declare module './store.js' {
       type Row,
       type Session,
       type SessionCache,
+      type SessionKey,
+      type SessionKeyOptions,
       type SessionStore,
       SessionTooLargeError,
       type SessionWithTtl,
       SetupError,
+      type StandardSchemaV1,
       type Stats,
+      sessionKey,
       type Ttl,
+      type WithDefault,
       type Yieldable,
     }
   }

@@ -22,14 +22,11 @@ class Steered implements SessionStore {
     this.inner = inner
   }
 
-  /** From now on calls wait, either with their answer or before they do anything; answers what lets them go on. */
+  /** The next such call waits: a read with its answer, a change before it does anything. Answers what lets it go on. */
   hold(call: Call): () => void {
     let open = () => {}
     this.#gates.set(call, new Promise((resolve) => (open = resolve)))
-    return () => {
-      this.#gates.delete(call)
-      open()
-    }
+    return () => open()
   }
 
   async #run<T>(call: Call, work: () => Promise<T>): Promise<T> {
@@ -40,6 +37,7 @@ class Steered implements SessionStore {
     const looked = isRead ? await work() : undefined
     const gate = this.#gates.get(call)
     if (gate !== undefined) {
+      this.#gates.delete(call)
       this.waiting++
       await gate
       this.waiting--
