@@ -1,5 +1,8 @@
 // What the package exports, nothing else.
 import { CachedStore, type CachedStoreOptions } from './cached-store.js'
+import type { Codec, CodecContext } from './codec.js'
+import { type CompressedOptions, compressed } from './compressed.js'
+import { type EncryptedOptions, type EncryptionKey, encrypted } from './encrypted.js'
 import { AttributeError, DatabaseError, DecodeError, SessionTooLargeError, SetupError } from './errors.js'
 import { MemoryStore, type MemoryStoreOptions } from './memory-store.js'
 import { type SessionKey, type SessionKeyOptions, sessionKey, type WithDefault } from './session-key.js'
@@ -26,7 +29,12 @@ export type {
   CachedStoreOptions,
   CacheOptions,
   CacheStats,
+  Codec,
+  CodecContext,
+  CompressedOptions,
   ConnectionSource,
+  EncryptedOptions,
+  EncryptionKey,
   GetOptions,
   MemoryStoreOptions,
   PgStoreOptions,
@@ -47,8 +55,10 @@ export type {
 export {
   AttributeError,
   CachedStore,
+  compressed,
   DatabaseError,
   DecodeError,
+  encrypted,
   MemoryStore,
   PgStore,
   PgStore as default,
@@ -64,8 +74,10 @@ Object.assign(PgStore, {
   default: PgStore,
   AttributeError,
   CachedStore,
+  compressed,
   DatabaseError,
   DecodeError,
+  encrypted,
   MemoryStore,
   SessionTooLargeError,
   SetupError,
@@ -82,9 +94,16 @@ declare module './store.js' {
       type CachedStoreOptions,
       type CacheOptions,
       type CacheStats,
+      type Codec,
+      type CodecContext,
+      type CompressedOptions,
       type ConnectionSource,
+      compressed,
       DatabaseError,
       DecodeError,
+      type EncryptedOptions,
+      type EncryptionKey,
+      encrypted,
       type GetOptions,
       MemoryStore,
       type MemoryStoreOptions,
