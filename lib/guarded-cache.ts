@@ -14,7 +14,7 @@ export interface GuardedCacheOptions {
 }
 
 /** What the cache is told to know of a session. */
-export interface Kept {
+interface Kept {
   readonly json: string
   /** Milliseconds that the session had to live when the store answered it; `null`: the store didn't say. */
   readonly left: number | null

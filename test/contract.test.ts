@@ -1,6 +1,5 @@
-import { spawnSync } from 'node:child_process'
 import RedisStore from 'koa-redis'
-import { type RedisServer, startRedis } from '../bench/servers.js'
+import { hasRedis, type RedisServer, startRedis } from '../bench/servers.js'
 import { CachedStore, MemoryStore, PgStore, type PgStoreOptions } from '../lib/index.js'
 import { contract, type MakeStore } from './contract.js'
 import { freshDatabase } from './helpers/server.js'
@@ -67,9 +66,9 @@ const storesWithRedis: Record<string, MakeStore> = {
 
 describe('every store', () => {
   const passed = new Map<string, number>()
-  const hasRedis = spawnSync('redis-server', ['--version']).status === 0
+  const withRedis = hasRedis()
 
-  for (const [name, makeStore] of Object.entries({ ...stores, ...(hasRedis && storesWithRedis) }))
+  for (const [name, makeStore] of Object.entries({ ...stores, ...(withRedis && storesWithRedis) }))
     contract(name, makeStore)
 
   afterEach(function () {
@@ -81,7 +80,7 @@ describe('every store', () => {
     await (await redis)?.stop()
     console.log('\n    How many tests of the contract each store passed:')
     for (const [name, count] of passed) console.log(`      ${String(count).padStart(3)}  ${name}`)
-    if (hasRedis) return
+    if (withRedis) return
     for (const name of Object.keys(storesWithRedis))
       console.log(`        -  ${name}: skipped, there is no redis-server`)
   })

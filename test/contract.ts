@@ -13,7 +13,7 @@ import { rejection } from './helpers/rejection.js'
 import { until } from './helpers/until.js'
 
 /** A store of its own for a test. `ttl` is for what is set without one; `close` ends what was opened for it. */
-export interface Made {
+interface Made {
   readonly store: SessionStore
   close?(): Promise<unknown>
 }

@@ -4,7 +4,7 @@ import { type CreateSessionOptions, createSession } from 'koa-session'
 import { bodyOf, type Fixture, type Site } from './fixture.js'
 
 /** What koa-session's types leave out. */
-export interface Session {
+interface Session {
   name?: unknown
   visits?: number
   [attribute: string]: unknown
@@ -16,7 +16,7 @@ export interface Session {
   manuallyCommit(): Promise<void>
 }
 
-export type Context = Omit<Koa.Context, 'session'> & { session: Session | Record<string, unknown> | null }
+type Context = Omit<Koa.Context, 'session'> & { session: Session | Record<string, unknown> | null }
 export type Route = (ctx: Context, session: Session) => unknown
 
 const commonRoutes: Record<string, Route> = {
