@@ -1,5 +1,7 @@
 import { inspect } from 'node:util'
 import { expect } from 'chai'
+import RedisStore from 'koa-redis'
+import { hasRedis, startRedis } from '../bench/servers.js'
 import { CachedStore, MemoryStore, type SessionCache, type SessionStore } from '../lib/index.js'
 import { rejection } from './helpers/rejection.js'
 import { until } from './helpers/until.js'
@@ -332,6 +334,41 @@ describe('CachedStore', () => {
     time += 4 * minute
     expect(await cached.get(sid)).to.deep.equal({ a: 1 })
   })
+
+  it('answers what another instance destroyed for ttl at most: this it cannot promise away', async () => {
+    const elsewhere = make(store, new Steered(new MemoryStore({}, () => time)))
+    await warm()
+    await elsewhere.destroy(sid)
+    time += minute - 1
+    expect(await cached.get(sid)).to.deep.equal({ a: 1 })
+    time += 1
+    expect(await cached.get(sid)).to.equal(undefined)
+  })
+
+  // Without a redis-server there is nothing to stop.
+  if (hasRedis())
+    it('goes on when the redis-server behind koa-redis is stopped, and brings nobody back', async () => {
+      const redis = await startRedis()
+      const front = new RedisStore({ url: redis?.url(0) ?? '' })
+      const behind = new CachedStore(store, front, { timeout: 200 })
+      behind.on('warning', (error) => warnings.push(error))
+      await behind.set(sid, { a: 1 }, minute)
+      await behind.get(sid)
+      await until(
+        async () => (await front.get(sid)) !== null && Reflect.has((await front.get(sid)) ?? {}, 'json'),
+      )
+      const asked = store.count('get')
+      expect(await behind.get(sid)).to.deep.equal({ a: 1 })
+      expect(store.count('get')).to.equal(asked)
+      await redis?.stop()
+      expect(await behind.get(sid)).to.deep.equal({ a: 1 })
+      await behind.destroy(sid)
+      expect(await behind.get(sid)).to.equal(undefined)
+      expect(await behind.get('another')).to.equal(undefined)
+      expect(warnings.length).to.be.at.least(1)
+      expect(warnings[0]?.message).to.match(/^the cache is passed over: /)
+      front.client.disconnect()
+    })
 
   it('refuses what is no store, no cache and no option by name', () => {
     const good = new MemoryStore()
