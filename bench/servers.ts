@@ -1,5 +1,5 @@
 // The servers that the bench starts and stops: PostgreSQL with its default durability, Redis without persistence.
-import { execFile, spawn } from 'node:child_process'
+import { execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
@@ -44,6 +44,10 @@ export async function startDatabase(): Promise<Database> {
       await server.stop()
     },
   }
+}
+
+export function hasRedis(): boolean {
+  return spawnSync(redisServer, ['--version']).status === 0
 }
 
 /** `undefined` where there is no redis-server. */

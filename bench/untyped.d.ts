@@ -20,9 +20,11 @@ declare module 'connect-pg-simple' {
 
 declare module 'koa-redis' {
   export default class RedisStore {
+    readonly client: { disconnect(): void }
     constructor(options: { url: string })
-    get(sid: string): Promise<unknown>
+    get(sid: string): Promise<object | null>
     set(sid: string, session: object, ttl: number): Promise<void>
+    destroy(sid: string): Promise<void>
     quit(): Promise<void>
   }
 }

@@ -21,6 +21,8 @@ interface Entry extends Base {
   session: Session | undefined
   /** When it is over, and when it was last said to be used, by the monotonic clock. */
   readonly until: number
+  /** When the session is over. */
+  readonly end: number
   used: number
 }
 
@@ -75,8 +77,8 @@ export class Cache {
     return this.#entries.calculatedSize
   }
 
-  /** A session of the caller's own, if it is here and alive; it, and `carrier`, know what it came from. */
-  get(name: string, carrier?: object): Session | undefined {
+  /** A session of the caller's own, if it is here and alive; it knows what it came from. */
+  get(name: string): Session | undefined {
     const entry = this.#entries.peek(name)
     const now = this.#now()
     const session = entry === undefined || entry.until <= now ? undefined : copyOf(entry)
@@ -86,7 +88,6 @@ export class Cache {
     }
     this.hits++
     remember(session, entry)
-    if (carrier !== undefined) remember(carrier, entry)
     if (now - entry.used >= useEvery) {
       entry.used = now
       // Which was used last is known to the second; to the call, it would cost more than the look-up.
@@ -94,6 +95,11 @@ export class Cache {
       this.#onUse(name, entry.id)
     }
     return session
+  }
+
+  /** For how many ms a session that is here has to live, as far as the database has said. */
+  left(name: string): number {
+    return (this.#entries.peek(name)?.end ?? 0) - this.#now()
   }
 
   /** Whether this version of a session, or a newer one, is here: a notice of it is an echo. */
@@ -164,6 +170,7 @@ export class Cache {
         session: undefined,
         version: stored.version,
         until,
+        end: fill.since + stored.left,
         used: fill.since,
       },
       { size: stored.text.length },

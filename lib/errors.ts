@@ -46,6 +46,35 @@ export class DatabaseError extends Error {
   readonly code = 'ERR_SESSION_DATABASE'
 }
 
+/** An attribute of a session isn't what its key allows, or can't be checked. The message doesn't say what it was. */
+export class AttributeError extends TypeError {
+  override readonly name = 'AttributeError'
+  readonly code = 'ERR_SESSION_ATTRIBUTE'
+  constructor(
+    /** The name of the attribute. */
+    readonly attribute: string,
+    what: string,
+  ) {
+    super(`session attribute ${JSON.stringify(attribute)}: ${what}`)
+  }
+}
+
+/**
+ * What is stored of a session can't be decoded: its key is missing, or it was changed past the store. It is as it was; it
+ * is never taken for an empty session. The message doesn't say what it was.
+ */
+export class DecodeError extends Error {
+  override readonly name = 'DecodeError'
+  readonly code = 'ERR_SESSION_DECODE'
+  constructor(
+    message: string,
+    /** The name of the key that is needed, if that was it. */
+    readonly key?: string,
+  ) {
+    super(message)
+  }
+}
+
 const kept = ['code', 'severity', 'hint', 'schema', 'table', 'column', 'constraint', 'routine'] as const
 
 /** What is shorter may stand in any message, and protects nobody. */

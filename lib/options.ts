@@ -120,7 +120,7 @@ function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
 }
 
 /** The defaults, overridden by what was given; `undefined` is not given. */
-function merge<T extends object>(what: string, defaults: T, given: object): T {
+export function merge<T extends object>(what: string, defaults: T, given: object): T {
   if (typeof given !== 'object' || given === null || Array.isArray(given))
     throw new TypeError(
       `${what === 'options' ? what : `option "${what}"`} must be an object; received ${describe(given)}`,
@@ -137,7 +137,7 @@ function merge<T extends object>(what: string, defaults: T, given: object): T {
   }
 }
 
-function count(name: string, value: unknown, unit: string, least: number): void {
+export function count(name: string, value: unknown, unit: string, least: number): void {
   if (typeof value !== 'number') wrong(name, `a number of ${unit}`, value)
   if (!Number.isSafeInteger(value) || value < least)
     outOfRange(name, `a whole number of ${unit}, ${least} or more`, value)
@@ -154,7 +154,7 @@ function boolean(name: string, value: unknown): void {
   if (typeof value !== 'boolean') wrong(name, 'true or false', value)
 }
 
-function milliseconds(name: string, value: unknown): void {
+export function milliseconds(name: string, value: unknown): void {
   if (typeof value !== 'number') wrong(name, 'a number of milliseconds', value)
   if (!Number.isFinite(value) || value <= 0) outOfRange(name, 'a number of milliseconds above 0', value)
 }

@@ -60,11 +60,13 @@ export interface Sizes {
   readonly maxAttributeBytes: number | undefined
 }
 
+const unlimited: Sizes = { maxBytes: Number.POSITIVE_INFINITY, maxAttributeBytes: undefined }
+
 /**
  * A session as JSON. Throws a `TypeError` for what isn't an object that JSON can hold, naming the attribute and not its
  * content, and a `SessionTooLargeError`.
  */
-export function encode(session: unknown, { maxBytes, maxAttributeBytes }: Sizes): string {
+export function encode(session: unknown, { maxBytes, maxAttributeBytes }: Sizes = unlimited): string {
   // Its kind, not itself: what is in a session isn't for error messages.
   const kind = session === null ? 'null' : Array.isArray(session) ? 'an array' : typeof session
   if (kind !== 'object') throw new TypeError(`session must be an object; received ${kind}`)

@@ -1,7 +1,9 @@
 // The sessions of the table by way of the cache: what is answered from memory, and what the database's answers and other
 // instances' notices do to it.
 import type { Cache, Stored } from './cache.js'
-import { type Base, remember } from './loaded.js'
+import { fromKept } from './kept.js'
+import { isOfKoaSession } from './koa-session.js'
+import { type Base, baseOf, remember } from './loaded.js'
 import type { Notice } from './notice.js'
 import type { Queries } from './queries.js'
 import { decode } from './record.js'
@@ -42,7 +44,9 @@ export class Sessions {
 
   /** A session of the caller's own from memory. `carrier` is to know what it came from, beside the session itself. */
   known(name: string, carrier?: object): Session | undefined {
-    return this.#isTrusted() ? this.#cache?.get(name, carrier) : undefined
+    const cache = this.#isTrusted() ? this.#cache : undefined
+    const session = cache?.get(name)
+    return session && this.#answer(name, session, () => cache?.left(name) ?? 0, carrier)
   }
 
   /** A session of the caller's own from the database; those who ask at the same time share the answer, unless `fresh`. */
@@ -55,10 +59,23 @@ export class Sessions {
     this.#touches.use(name, id)
     const session = decode(stored.text)
     if (session === undefined) return undefined
-    const base = { name, text: stored.text, version: stored.version }
-    remember(session, base)
-    if (carrier !== undefined) remember(carrier, base)
-    return session
+    remember(session, { name, text: stored.text, version: stored.version })
+    return this.#answer(name, session, () => stored.left, carrier)
+  }
+
+  /** What depends on the time: nothing that has expired, and koa-session is told how long the session has to live. */
+  #answer(name: string, session: Session, left: () => number, carrier?: object): Session {
+    const ttl = isOfKoaSession(session) ? Math.max(left(), this.#touches.left(name)) : undefined
+    const answer = fromKept(session, ttl)
+    const base = baseOf(session, name)
+    if (base !== undefined && answer !== session) remember(answer, base)
+    if (base !== undefined && carrier !== undefined) remember(carrier, base)
+    return answer
+  }
+
+  /** For how many ms a session that was just answered has to live. */
+  left(name: string): number {
+    return Math.max(this.#touches.left(name), this.#cache?.left(name) ?? 0)
   }
 
   /**

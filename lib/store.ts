@@ -14,6 +14,7 @@ import {
   withoutSecrets,
 } from './errors.js'
 import { hashIds } from './hash-ids.js'
+import { toKeep } from './kept.js'
 import { Listener } from './listener.js'
 import { baseOf } from './loaded.js'
 import { Known, type Names } from './names.js'
@@ -33,6 +34,8 @@ import type {
   PgStoreOptions,
   Session,
   SessionInfo,
+  SessionStore,
+  SessionWithTtl,
   Stats,
   Ttl,
   Yieldable,
@@ -82,7 +85,7 @@ interface Events {
  * take (5 and 10 seconds, unless the connection's `connectionTimeoutMillis` and `query_timeout` say otherwise), and works
  * again as soon as the database does.
  */
-export class PgStore extends EventEmitter<Events> {
+export class PgStore extends EventEmitter<Events> implements SessionStore {
   readonly #settings: Settings
   readonly #connection: Connection
   readonly #listen: ClientConfig | undefined
@@ -144,6 +147,12 @@ export class PgStore extends EventEmitter<Events> {
     return yieldable(this.#get(sid, fresh, contextOf(more)) as Promise<T | undefined>)
   }
 
+  /** The session, with the ms that it has to live unless somebody changes it. */
+  async getWithTtl(sid: string, _?: unknown, more?: object): Promise<SessionWithTtl | undefined> {
+    const session = await this.#get(sid, false, contextOf(more))
+    return session && { session, ttl: this.#ready?.sessions.left(this.#known.of(sid).name) ?? 0 }
+  }
+
   async #get(sid: string, fresh: boolean, context?: object): Promise<Session | undefined> {
     checkId(sid)
     const names = this.#known.of(sid)
@@ -176,7 +185,7 @@ export class PgStore extends EventEmitter<Events> {
       throw new RangeError(
         'session id has more than 1024 characters, a NUL, a record separator or half a character, or the form of a stored digest',
       )
-    const text = encode(session, this.#settings)
+    const text = toKeep(encode(session, this.#settings))
     const ms = lifetime(ttl, this.#settings.ttl, maxLifetime)
     const names = this.#known.of(sid)
     const { name } = names

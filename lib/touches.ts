@@ -73,6 +73,11 @@ export class Touches {
     else this.#ends.delete(name)
   }
 
+  /** For how many ms a session lives as far as is known here, with what is still to be written; below 0: not known. */
+  left(name: string): number {
+    return Math.max(this.#ends.get(name)?.at ?? 0, this.#waiting.get(name)?.end ?? 0) - performance.now()
+  }
+
   /** A session is over: nothing of it is written any more. */
   forget(name: string): void {
     this.#waiting.delete(name)

@@ -1,134 +1,23 @@
 import { hash } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
 import { expect } from 'chai'
-import Koa from 'koa'
-import session from 'koa-generic-session'
 import pg from 'pg'
 import { DatabaseError, PgStore, SessionTooLargeError, SetupError } from '../lib/index.js'
-import { Browser, listen } from './helpers/http.js'
-import { freshDatabase, ownServer, sql } from './helpers/server.js'
+import { Fixture, type Kept, type Row } from './helpers/fixture.js'
+import { attributes, type Options, type Routes, serveGenericSession } from './helpers/generic-session-site.js'
+import { Browser } from './helpers/http.js'
+import { ownServer, sql } from './helpers/server.js'
 import { until } from './helpers/until.js'
-
-/** What these applications keep in a session. */
-interface Kept {
-  cookie?: { maxAge?: number | null; expires?: Date }
-  name?: string
-  visits?: number
-  [attribute: string]: unknown
-}
-
-type Context = Omit<Koa.Context, 'session' | 'sessionStore'> & {
-  /** With the option `defer`, a promise of it. */
-  session: Kept | null
-  sessionStore: EventEmitter
-  saveSession(): Promise<void>
-}
-
-type Routes = Record<string, (ctx: Context) => unknown>
-
-/** The middleware's options, with those that its types don't know. */
-type Options = Omit<session.SessionOptions, 'ttl' | 'cookie'> & {
-  ttl?: number | ((session: Kept) => number | undefined)
-  cookie?: { maxAge?: number | null; expires?: Date; signed?: boolean }
-}
 
 const minute = 60_000
 const hour = 60 * minute
 const day = 24 * hour
 
-/** The session's attributes, whether the option `defer` makes a promise of it or not. */
-async function attributes(ctx: Context): Promise<Kept> {
-  return (await ctx.session) as Kept
-}
-
-const commonRoutes: Routes = {
-  '/': async (ctx) => (await attributes(ctx)).name ?? 'nobody',
-  '/sign-in': async (ctx) => {
-    const { name } = ctx.query
-    Object.assign(await attributes(ctx), { name })
-  },
-  '/visit': async (ctx) => {
-    const kept = await attributes(ctx)
-    kept.visits = (kept.visits ?? 0) + 1
-    return kept.visits
-  },
-  '/sign-out': (ctx) => {
-    ctx.session = null
-  },
-  '/idle': () => {},
-}
-
-interface Row {
-  id: string
-  session: Kept | null
-  version: string
-  /** Seconds until it expires, by the server's clock. */
-  left: number
-}
-
 describe('koa-generic-session 2 on Koa 3', () => {
-  let url: string
-  const cleanups: (() => Promise<unknown>)[] = []
-
-  beforeEach(async () => {
-    url = await freshDatabase()
-  })
-
-  afterEach(async () => {
-    for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-  })
-
-  /** A store whose table is there. */
-  async function makeStore(options: ConstructorParameters<typeof PgStore>[1] = {}): Promise<PgStore> {
-    const store = closing(new PgStore(url, { touch: { interval: 0 }, ...options }))
-    await store.setup()
-    return store
-  }
-
-  function closing(store: PgStore): PgStore {
-    cleanups.push(() => store.close())
-    return store
-  }
-
-  /** An application of the common routes and those of a test. */
-  async function serve(store: PgStore, options: Options = {}, routes: Routes = {}) {
-    const errors: Error[] = []
-    const app = new Koa()
-    app.keys = ['the key of all these applications']
-    // Koa itself takes back every header of a request that failed; an application that answers errors doesn't.
-    app.use(async (ctx, next) => {
-      try {
-        await next()
-      } catch (error) {
-        errors.push(error as Error)
-        ctx.status = 500
-        ctx.body = (error as Error).message
-      }
-    })
-    app.use(session({ ...options, store } as session.SessionOptions))
-    app.use(async (ctx) => {
-      const route = { ...commonRoutes, ...routes }[ctx.path]
-      if (route === undefined) return
-      const result = await route(ctx as unknown as Context)
-      ctx.body = result === undefined ? 'done' : typeof result === 'string' ? result : JSON.stringify(result)
-    })
-    const served = await listen(app)
-    cleanups.push(() => served.stop())
-    return { url: served.url, errors }
-  }
-
-  async function rows(table = 'session'): Promise<Row[]> {
-    return sql<Row & pg.QueryResultRow>(
-      url,
-      `select id, session, version, extract(epoch from expiry - now())::float8 as left from ${table} order by created_at`,
-    )
-  }
-
-  async function onlyRow(): Promise<Row> {
-    const all = await rows()
-    expect(all).to.have.length(1)
-    return all[0] as Row
-  }
+  const fixture = new Fixture()
+  const { makeStore, closing, rows, onlyRow } = fixture
+  const serve = (...[store, options, routes]: [PgStore, Options?, Routes?]) =>
+    serveGenericSession(fixture, store, options, routes)
 
   function storedId(sid: string | undefined, prefix = 'koa:sess:'): string {
     return `sha256:${hash('sha256', `${prefix}${sid}`, 'base64url')}`
@@ -136,7 +25,7 @@ describe('koa-generic-session 2 on Koa 3', () => {
 
   /** Lets every session expire in 100 seconds. */
   async function hurry(): Promise<void> {
-    await sql(url, `update session set expiry = now() + interval '100 s'`)
+    await sql(fixture.url, `update session set expiry = now() + interval '100 s'`)
   }
 
   describe('signing in and out', () => {
@@ -212,7 +101,7 @@ describe('koa-generic-session 2 on Koa 3', () => {
       const browser = new Browser()
       await browser.get(`${site.url}/sign-in?name=ann`)
       const first = browser.cookies.get('koa.sid')
-      await sql(url, `update session set expiry = now()`)
+      await sql(fixture.url, `update session set expiry = now()`)
       // A change made past the store is known as soon as its notification is there.
       await until(async () => (await browser.copy().get(`${site.url}/`)).text === 'nobody')
       expect((await browser.get(`${site.url}/visit`)).text).to.equal('1')
@@ -238,7 +127,7 @@ describe('koa-generic-session 2 on Koa 3', () => {
     })
 
     it('gives two first requests at once of one browser a session each', async () => {
-      const site = await serve(closing(new PgStore(url)))
+      const site = await serve(closing(new PgStore(fixture.url)))
       const browsers = [new Browser(), new Browser()]
       await Promise.all(browsers.map((browser, n) => browser.get(`${site.url}/sign-in?name=${n}`)))
       for (const [n, browser] of browsers.entries())
@@ -248,8 +137,8 @@ describe('koa-generic-session 2 on Koa 3', () => {
 
   describe('its options', () => {
     it('defer: asks for a session only when a request uses it', async () => {
-      const pool = new pg.Pool({ connectionString: url })
-      cleanups.push(() => pool.end())
+      const pool = new pg.Pool({ connectionString: fixture.url })
+      fixture.ends.push(() => pool.end())
       let asked = 0
       const store = closing(
         new PgStore((text, values) => {
@@ -585,11 +474,11 @@ describe('koa-generic-session 2 on Koa 3', () => {
     it('passes the connect event of the store on, once the table is there', async () => {
       const connected: unknown[] = []
       const site = await serve(
-        closing(new PgStore(url)),
+        closing(new PgStore(fixture.url)),
         {},
         {
           '/listen': (ctx) => {
-            ctx.sessionStore.on('connect', () => connected.push(sql(url, 'select from session')))
+            ctx.sessionStore.on('connect', () => connected.push(sql(fixture.url, 'select from session')))
           },
         },
       )
@@ -604,8 +493,8 @@ describe('koa-generic-session 2 on Koa 3', () => {
 
     it('answers errors during an outage, signs nobody out, and goes on when it is over', async () => {
       const server = await ownServer()
-      cleanups.push(() => server.stop())
-      url = server.url
+      fixture.ends.push(() => server.stop())
+      fixture.url = server.url
       const store = await makeStore()
       const handled: [string, Error][] = []
       const disconnects: string[] = []
@@ -683,7 +572,7 @@ describe('koa-generic-session 2 on Koa 3', () => {
     })
 
     it('signs nobody out when the unix socket goes away (ENOENT)', async () => {
-      const { hostname, port, username, password, pathname } = new URL(url)
+      const { hostname, port, username, password, pathname } = new URL(fixture.url)
       const pool = new pg.Pool({
         host: hostname,
         port: Number(port),
@@ -693,7 +582,7 @@ describe('koa-generic-session 2 on Koa 3', () => {
         // Each use takes a connection of its own.
         maxUses: 1,
       })
-      cleanups.push(() => pool.end())
+      fixture.ends.push(() => pool.end())
       const broken = closing(new PgStore(pool, { cache: false }))
       await broken.setup()
       const { good, bad, handled, browser } = await withoutSocket(broken)

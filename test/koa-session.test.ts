@@ -1,118 +1,22 @@
 import { hash } from 'node:crypto'
 import { expect } from 'chai'
-import Koa from 'koa'
-import { type CreateSessionOptions, createSession } from 'koa-session'
-import type pg from 'pg'
+import type Koa from 'koa'
+import type { CreateSessionOptions } from 'koa-session'
 import { PgStore, SetupError } from '../lib/index.js'
-import { Browser, listen } from './helpers/http.js'
-import { freshDatabase, sql } from './helpers/server.js'
+import { Fixture, type Row } from './helpers/fixture.js'
+import { Browser } from './helpers/http.js'
+import { type Route, serveKoaSession } from './helpers/koa-session-site.js'
+import { sql } from './helpers/server.js'
 import { until } from './helpers/until.js'
-
-/** What koa-session's types leave out. */
-interface Session {
-  name?: unknown
-  visits?: number
-  [attribute: string]: unknown
-  maxAge: number | 'session'
-  save(): Promise<void>
-  regenerate(): Promise<void>
-  manuallyCommit(): Promise<void>
-}
-
-type Context = Omit<Koa.Context, 'session'> & { session: Session | Record<string, unknown> | null }
-type Route = (ctx: Context, session: Session) => unknown
-
-const commonRoutes: Record<string, Route> = {
-  '/': (_, session) => session.name ?? 'nobody',
-  '/sign-in': (ctx, session) => {
-    session.name = ctx.query.name
-  },
-  '/visit': (_, session) => {
-    session.visits = (session.visits ?? 0) + 1
-    return session.visits
-  },
-  '/sign-out': (ctx) => {
-    ctx.session = null
-  },
-  '/idle': () => {},
-}
-
-interface Row {
-  id: string
-  session: Record<string, unknown> | null
-  version: string
-  /** Seconds until it expires, by the server's clock. */
-  left: number
-  /** Seconds from its last save until it expires. */
-  lifetime: number
-}
 
 const hour = 3_600_000
 const day = 24 * hour
 
 describe('koa-session 7 on Koa 3', () => {
-  let url: string
-  const cleanups: (() => Promise<unknown>)[] = []
-
-  beforeEach(async () => {
-    url = await freshDatabase()
-  })
-
-  afterEach(async () => {
-    for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-  })
-
-  async function makeStore(options: ConstructorParameters<typeof PgStore>[1] = {}): Promise<PgStore> {
-    const store = closing(new PgStore(url, { touch: { interval: 0 }, ...options }))
-    await store.setup()
-    return store
-  }
-
-  function closing(store: PgStore): PgStore {
-    cleanups.push(() => store.close())
-    return store
-  }
-
-  /** An application of the common routes and those of a test. */
-  async function serve(options: CreateSessionOptions, routes: Record<string, Route> = {}) {
-    const errors: Error[] = []
-    const app = new Koa()
-    app.keys = ['the key of all these applications']
-    // Koa itself takes back every header of a request that failed; an application that answers errors doesn't.
-    app.use(async (ctx, next) => {
-      try {
-        await next()
-      } catch (error) {
-        errors.push(error as Error)
-        ctx.status = 500
-        ctx.body = (error as Error).message
-      }
-    })
-    app.use(createSession(options, app))
-    app.use(async (ctx) => {
-      const route = { ...commonRoutes, ...routes }[ctx.path]
-      if (route === undefined) return
-      const result = await route(ctx as unknown as Context, ctx.session as unknown as Session)
-      ctx.body = result === undefined ? 'done' : typeof result === 'string' ? result : JSON.stringify(result)
-    })
-    const served = await listen(app)
-    cleanups.push(() => served.stop())
-    return { url: served.url, errors }
-  }
-
-  async function rows(): Promise<Row[]> {
-    return sql<Row & pg.QueryResultRow>(
-      url,
-      `select id, session, version, extract(epoch from expiry - now())::float8 as left,
-        extract(epoch from expiry - last_access)::float8 as lifetime from session order by created_at`,
-    )
-  }
-
-  async function onlyRow(): Promise<Row> {
-    const all = await rows()
-    expect(all).to.have.length(1)
-    return all[0] as Row
-  }
+  const fixture = new Fixture()
+  const { makeStore, closing, rows, onlyRow } = fixture
+  const serve = (...[options, routes]: [CreateSessionOptions, Record<string, Route>?]) =>
+    serveKoaSession(fixture, options, routes)
 
   function storedId(sid: string | undefined): string {
     return `sha256:${hash('sha256', String(sid), 'base64url')}`
@@ -263,7 +167,7 @@ describe('koa-session 7 on Koa 3', () => {
     const rolling = await serve({ store: await makeStore(), rolling: true })
     const browser = new Browser()
     await browser.get(`${still.url}/sign-in?name=ann`)
-    await sql(url, `update session set expiry = now() + interval '100 s'`)
+    await sql(fixture.url, `update session set expiry = now() + interval '100 s'`)
     await browser.get(`${still.url}/`)
     expect((await onlyRow()).left).to.be.within(1, 100)
     await browser.get(`${rolling.url}/`)
@@ -344,7 +248,7 @@ describe('koa-session 7 on Koa 3', () => {
     const site = await serve({ store: await makeStore() })
     const browser = new Browser()
     await browser.get(`${site.url}/sign-in?name=ann`)
-    await sql(url, `update session set expiry = now()`)
+    await sql(fixture.url, `update session set expiry = now()`)
     // A change made past the store is known as soon as its notification is there.
     await until(async () => (await browser.copy().get(`${site.url}/`)).text === 'nobody')
   })

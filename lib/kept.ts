@@ -1,0 +1,19 @@
+// What a store keeps of a session's JSON, and what it makes of it again: everything but what depends on the time. Pure.
+import { withoutExpired } from './expiring.js'
+import { withExpire, withoutExpire } from './koa-session.js'
+import { decode } from './record.js'
+import type { Session } from './types.js'
+
+/** The JSON to be stored for the JSON of a session: without attributes that have expired, and koa-session's `_expire`. */
+export function toKeep(text: string, now = Date.now()): string {
+  if (!text.includes('"~expires"') && !text.includes('"_expire"')) return text
+  const session = decode(text) as Session
+  const kept = withoutExpire(withoutExpired(session, now))
+  return kept === session ? text : JSON.stringify(kept)
+}
+
+/** The session for what was stored, if that has `left` ms to live; may change the object that it is given. */
+export function fromKept(session: Session, left: number | undefined, now = Date.now()): Session {
+  const kept = withoutExpired(session, now)
+  return left === undefined ? kept : withExpire(kept, left, now)
+}

@@ -1,0 +1,44 @@
+// The types of stores: who may stand for whom.
+import type Koa from 'koa'
+import type RedisStore from 'koa-redis'
+import koaSession from 'koa-session'
+import {
+  CachedStore,
+  type MemoryStore,
+  PgStore,
+  type Session,
+  type SessionCache,
+  type SessionStore,
+  type SessionWithTtl,
+} from '../../lib/index.js'
+import { exact } from './exact.js'
+
+declare const memory: MemoryStore
+declare const redis: RedisStore
+declare const app: Koa
+
+export async function stores(): Promise<void> {
+  const pg = new PgStore('postgres://localhost/app')
+  for (const store of [pg, memory, new CachedStore(pg, memory)] satisfies SessionStore[]) {
+    const session = await store.get('sid')
+    exact<typeof session, Session | undefined>()
+    koaSession({ store }, app)
+  }
+  // @ts-expect-error koa-redis knows no session by null: it may be a cache, not a store
+  redis satisfies SessionStore
+  redis satisfies SessionCache
+  new CachedStore(memory, redis)
+  // @ts-expect-error a cache has to forget
+  new CachedStore(memory, { get: redis.get, set: redis.set })
+  // @ts-expect-error no such option
+  new CachedStore(memory, redis, { max: 5 })
+
+  const known = await memory.get<{ user: string }>('sid')
+  exact<typeof known, { user: string } | undefined>()
+  const left = await memory.getWithTtl('sid')
+  exact<typeof left, SessionWithTtl | undefined>()
+  // @ts-expect-error a ttl is a number, 'session' or nothing
+  await memory.set('sid', {}, '1 day')
+  // @ts-expect-error a session is an object
+  await pg.set('sid', 'session')
+}
