@@ -1,5 +1,5 @@
 // What stands between a session and its column: the codecs of an application, in order, and what came of them checked.
-import { DecodeError, describe } from './errors.js'
+import { DecodeError, describe, EncodeError } from './errors.js'
 import { decode } from './record.js'
 
 /** What a codec is told beside the value. */
@@ -55,15 +55,20 @@ export function readCodec(option: unknown): Codec {
   return list.length === 1 ? (list[0] as Codec) : chain(list as Codec[])
 }
 
-/** The column's JSON for a session's JSON. Throws what the codec throws, and a `TypeError` for what no column can hold. */
-export function toColumn(codec: Codec, text: string, context: CodecContext): string | Promise<string> {
-  const write = (value: unknown): string => {
-    const column = typeof value === 'object' && value !== null ? JSON.stringify(value) : undefined
-    if (column?.[0] !== '{') throw new TypeError('codec.encode must answer an object that JSON can hold')
-    return column
+/** The column's JSON for a session's JSON. Throws an `EncodeError`. */
+export async function toColumn(codec: Codec, text: string, context: CodecContext): Promise<string> {
+  let value: unknown
+  try {
+    value = await codec.encode(decode(text) as object, context)
+  } catch (error) {
+    throw new EncodeError(`the session can’t be encoded: codec.encode failed (${nameOfError(error)})`)
   }
-  const encoded = codec.encode(decode(text) as object, context)
-  return isPromise(encoded) ? Promise.resolve(encoded).then(write) : write(encoded)
+  const column = typeof value === 'object' && value !== null ? JSON.stringify(value) : undefined
+  if (column?.[0] !== '{')
+    throw new EncodeError(
+      'the session can’t be encoded: codec.encode must answer an object that JSON can hold',
+    )
+  return column
 }
 
 /** The session's JSON for the column's. Throws a `DecodeError`. */
@@ -87,9 +92,11 @@ export function fromColumn(codec: Codec, column: string, context: CodecContext):
 /** Only what the package's own codecs say is known to hold nothing of a session. */
 function fail(error: unknown): never {
   if (error instanceof DecodeError) throw error
-  throw new DecodeError(
-    `the session can’t be decoded: codec.decode failed (${error instanceof Error ? error.name : typeof error})`,
-  )
+  throw new DecodeError(`the session can’t be decoded: codec.decode failed (${nameOfError(error)})`)
+}
+
+function nameOfError(error: unknown): string {
+  return error instanceof Error ? error.name : typeof error
 }
 
 function isPromise(value: unknown): value is PromiseLike<object> {

@@ -75,6 +75,12 @@ export class DecodeError extends Error {
   }
 }
 
+/** The option `codec` couldn't encode a session. Nothing was written. The message doesn't say what the session holds. */
+export class EncodeError extends Error {
+  override readonly name = 'EncodeError'
+  readonly code = 'ERR_SESSION_ENCODE'
+}
+
 const kept = ['code', 'severity', 'hint', 'schema', 'table', 'column', 'constraint', 'routine'] as const
 
 /** What is shorter may stand in any message, and protects nobody. */

@@ -1,5 +1,6 @@
 // What instances tell each other: the channel of a table, and the payloads on it. Pure.
 import { hash } from 'node:crypto'
+import { isDigest } from './record.js'
 
 /** A payload must stay below PostgreSQL's 8000 bytes. */
 const longest = 7_900
@@ -18,6 +19,11 @@ export function channelOf({ schema, table }: { schema: string; table: string }):
 /** What payloads call a session: its digest, whatever the table calls it. It opens nothing. */
 export function nameOf(sid: string): string {
   return hash('sha256', sid, 'base64url')
+}
+
+/** The same of the id that the table has. It is also what users and operators are told of a session. */
+export function handleOf(id: string): string {
+  return isDigest(id) ? id.slice('sha256:'.length) : nameOf(id)
 }
 
 /** Payloads that name changed sessions, as few as their size allows. */

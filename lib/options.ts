@@ -1,5 +1,6 @@
 // The options: their defaults, their checks, and a frozen copy that the rest of the store reads.
 import type { ClientConfig } from 'pg'
+import { type Codec, readCodec } from './codec.js'
 import { describe } from './errors.js'
 import { century } from './record.js'
 import type { PgStoreOptions, Session } from './types.js'
@@ -23,6 +24,7 @@ export interface Settings {
   readonly cache: CacheSettings | false
   readonly listen: string | ClientConfig | false | undefined
   readonly prepare: boolean
+  readonly codec: Codec | undefined
 }
 
 interface CacheSettings {
@@ -63,6 +65,7 @@ const defaults: Settings = {
   cache: cacheDefaults,
   listen: undefined,
   prepare: true,
+  codec: undefined,
 }
 
 /** Checks what the user gave and fills in the rest. Throws `TypeError` or `RangeError`, naming the option. */
@@ -70,6 +73,7 @@ export function readOptions(options: PgStoreOptions = {}): Settings {
   const settings: Settings = {
     ...merge('options', defaults, options),
     cache: readCache(options),
+    codec: options.codec === undefined ? undefined : readCodec(options.codec),
     touch: readTouch(options),
   }
   identifier('schema', settings.schema)

@@ -2,10 +2,11 @@
 import { hash } from 'node:crypto'
 import { Batch } from './batch.js'
 import type { Stored } from './cache.js'
+import { type Codec, fromColumn, toColumn } from './codec.js'
 import type { Connection, Statement } from './connection.js'
-import { codeOf, withoutSecrets } from './errors.js'
-import { nameOf, payloads } from './notice.js'
-import { isDigest, separator } from './record.js'
+import { codeOf, EncodeError, withoutSecrets } from './errors.js'
+import { handleOf, payloads } from './notice.js'
+import { separator } from './record.js'
 import type { Table } from './schema.js'
 import { joined, type Statements } from './statements.js'
 import type { Touch } from './touches.js'
@@ -51,7 +52,8 @@ export const batching = {
   max: most,
   maxWeight: mostText,
   concurrency: atOnce,
-  isDivisible: (error: unknown): boolean => forOneRowsSake.test(codeOf(error) ?? ''),
+  isDivisible: (error: unknown): boolean =>
+    error instanceof EncodeError || forOneRowsSake.test(codeOf(error) ?? ''),
 }
 
 type Ask = (statement: Statement, values: unknown[]) => Promise<Row[]>
@@ -61,6 +63,7 @@ export class Queries {
   readonly #table: Table
   readonly #channel: string
   readonly #idleTimeout: number
+  readonly #codec: Codec | undefined
   readonly #statements: ReturnType<typeof prepareAll>
   readonly #reads: Batch<undefined, Stored | undefined>
   readonly #destroys: Batch<undefined, Changed | undefined>
@@ -71,11 +74,15 @@ export class Queries {
     table: Table,
     channel: string,
     statements: Statements,
-    idleTimeout: number | undefined,
+    {
+      idleTimeout,
+      codec,
+    }: { readonly idleTimeout?: number | undefined; readonly codec?: Codec | undefined } = {},
   ) {
     this.#connection = connection
     this.#table = table
     this.#channel = channel
+    this.#codec = codec
     this.#idleTimeout = idleTimeout ?? Number.POSITIVE_INFINITY
     this.#statements = prepareAll(statements)
     const { readOne, readMany } = this.#statements
@@ -87,7 +94,12 @@ export class Queries {
         const rows = await (calls.length === 1
           ? this.#ask(readOne, ids(calls))
           : this.#ask(readMany, [joined(ids(calls))]))
-        return inOrder(calls, rows.map(stored))
+        const sessions = rows.map(stored)
+        if (this.#codec === undefined) return inOrder(calls, sessions)
+        // What can't be decoded is the error of who asks for it alone.
+        const opened = await Promise.all(sessions.map((session) => this.#opened(session).catch(asError)))
+        const byId = new Map(sessions.map(({ id }, n) => [id, opened[n]]))
+        return calls.map(({ key }) => byId.get(key))
       },
     })
     this.#destroys = new Batch({
@@ -115,12 +127,12 @@ export class Queries {
 
   /** Writes sessions over whatever is there, but for those that were destroyed, and notifies of it. */
   async write(writes: readonly Write[]): Promise<Changed[]> {
-    return this.#written(await this.#change(...this.#writing(writes)))
+    return this.#written(await this.#change(...this.#writing(await this.#sealed(writes))))
   }
 
   /** Writes sessions that are there, in the version given; the others are missing from the answer. */
   async replace(replacements: readonly Replacement[]): Promise<Changed[]> {
-    return this.#written(await this.#change(...this.#replacing(replacements)))
+    return this.#written(await this.#change(...this.#replacing(await this.#sealed(replacements))))
   }
 
   /**
@@ -132,7 +144,10 @@ export class Queries {
     max: number,
   ): Promise<{ written: Changed | undefined; evicted: Changed[] }> {
     const { evict, lockUser } = this.#statements
-    const [statement, values] = 'base' in write ? this.#replacing([write]) : this.#writing([write])
+    const [statement, values] =
+      'base' in write
+        ? this.#replacing(await this.#sealed([write]))
+        : this.#writing(await this.#sealed([write]))
     return this.#connection.transaction(
       async (query) => {
         const change = async (statement: Statement, values: unknown[]): Promise<Changed[]> => {
@@ -148,6 +163,24 @@ export class Queries {
       // Nobody has to go for a session that is gone or has changed.
       ({ written }) => written !== undefined,
     )
+  }
+
+  /** A session as it was before the option `codec` made something else of it. */
+  async #opened(session: Stored): Promise<Stored> {
+    const { id, text } = session
+    return this.#codec
+      ? { ...session, text: await fromColumn(this.#codec, text, { id: handleOf(id) }) }
+      : session
+  }
+
+  async #sealed<T extends Write>(writes: readonly T[]): Promise<readonly T[]> {
+    const codec = this.#codec
+    if (codec === undefined) return writes
+    const seal = async (write: T): Promise<T> => ({
+      ...write,
+      text: await toColumn(codec, write.text, { id: handleOf(write.id) }),
+    })
+    return Promise.all(writes.map(seal))
   }
 
   #writing(writes: readonly Write[]): [Statement, unknown[]] {
@@ -265,9 +298,11 @@ function column<T, K extends keyof T>(rows: readonly T[], ...names: K[]): T[K][]
 }
 
 function named(rows: readonly Changed[]): { name: string; version: number }[] {
-  return rows
-    .filter(({ notify }) => notify)
-    .map(({ id, version }) => ({ name: isDigest(id) ? id.slice('sha256:'.length) : nameOf(id), version }))
+  return rows.filter(({ notify }) => notify).map(({ id, version }) => ({ name: handleOf(id), version }))
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error))
 }
 
 function ids(calls: readonly { readonly key: string }[]): string[] {

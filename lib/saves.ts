@@ -137,12 +137,14 @@ export class Saves {
         if (rows[n] !== undefined) results.set(attempt.id, rows[n])
         return rows[n] === undefined && typeof attempt.base === 'object'
       })
-      const there = await Promise.all(overtaken.map(({ id }) => this.#options.queries.read(id)))
+      const read = ({ id }: Save) => this.#options.queries.read(id).catch((error: Error) => error)
+      const there = await Promise.all(overtaken.map(read))
       for (const [m, attempt] of overtaken.entries()) {
         const now = there[m]
         // Otherwise it is over, and stays so.
         if (now === undefined) continue
-        if (n === attempts)
+        if (now instanceof Error) results.set(attempt.id, now)
+        else if (n === attempts)
           results.set(attempt.id, new ConflictError(`others changed the session ${attempts} times meanwhile`))
         else resolve(attempt, now)
       }

@@ -7,7 +7,9 @@ import {
   ConflictError,
   codeOf,
   DatabaseError,
+  DecodeError,
   describe,
+  EncodeError,
   messageOf,
   SessionTooLargeError,
   SetupError,
@@ -18,7 +20,7 @@ import { toKeep } from './kept.js'
 import { Listener } from './listener.js'
 import { baseOf } from './loaded.js'
 import { Known, type Names } from './names.js'
-import { channelOf } from './notice.js'
+import { channelOf, handleOf } from './notice.js'
 import { cacheDefaults, readOptions, type Settings } from './options.js'
 import { type Changed, Queries } from './queries.js'
 import { checkId, decode, encode, lifetime, newId, rawId } from './record.js'
@@ -41,7 +43,7 @@ import type {
   Yieldable,
 } from './types.js'
 import { userIdOf, userIdText } from './user-id.js'
-import { handleOf, Users } from './users.js'
+import { Users } from './users.js'
 import { yieldable } from './yieldable.js'
 
 /** What the store has once the table is ready. */
@@ -53,7 +55,7 @@ interface Ready {
 }
 
 /** Errors that say themselves what is wrong. */
-const ours = [SetupError, ConflictError, SessionTooLargeError]
+const ours = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
 
 /** How long after a request has loaded a session it may put another in its place. */
 const replaceMs = 60_000
@@ -447,7 +449,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     const settings = this.#settings
     const channel = channelOf(settings)
     const statements = new Statements(table, settings, channel)
-    const queries = new Queries(this.#connection, table, channel, statements, settings.idleTimeout)
+    const queries = new Queries(this.#connection, table, channel, statements, settings)
     const changed = (list: readonly Changed[]): void => {
       for (const { id, version } of list) sessions.changed(handleOf(id), version)
     }
@@ -477,6 +479,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
       table,
       queries,
       hashIds: settings.hashIds,
+      codec: settings.codec,
       alive: statements.alive,
       onDestroyed: changed,
     })

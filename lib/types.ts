@@ -1,5 +1,7 @@
 // What a user of the package, and TypeScript, call things.
+
 import type { ClientConfig, Pool, PoolConfig } from 'pg'
+import type { Codec } from './codec.js'
 
 /** A session: a plain object whose attributes JSON can hold. */
 export type Session = Record<string, unknown>
@@ -139,6 +141,11 @@ export interface PgStoreOptions {
    * `connection` says.
    */
   listen?: string | ClientConfig | false | undefined
+  /**
+   * What stands between a session and its column: `encrypted`, `compressed` or a codec of your own, or several, from the
+   * session to the column. The user id and the times stay readable to SQL. Default: none, the column holds the session.
+   */
+  codec?: Codec | readonly Codec[] | undefined
   /**
    * Use named prepared statements, which spare PostgreSQL the parsing and planning. Default `true`: where a pooler turns
    * out not to keep them, the store goes on without. `false`: don't try.

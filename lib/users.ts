@@ -1,8 +1,10 @@
 // What a user, or an operator, asks of sessions: whose they are, and to end them. Beside a request's path.
+
+import { type Codec, fromColumn } from './codec.js'
 import type { Connection } from './connection.js'
-import { nameOf } from './notice.js'
+import { handleOf, nameOf } from './notice.js'
 import { type Changed, most, type Queries } from './queries.js'
-import { decode, isDigest } from './record.js'
+import { decode } from './record.js'
 import type { Table } from './schema.js'
 import type { Row, SessionInfo } from './types.js'
 
@@ -12,16 +14,12 @@ const readAtOnce = 100
 /** Listing many sessions takes longer than a request may. */
 const listMs = 60_000
 
-/** A session's handle: the digest of its id, of which the table's id is one form. */
-export function handleOf(id: string): string {
-  return isDigest(id) ? id.slice('sha256:'.length) : nameOf(id)
-}
-
 export interface UsersOptions {
   readonly connection: Connection
   readonly table: Table
   readonly queries: Queries
   readonly hashIds: boolean
+  readonly codec: Codec | undefined
   /** What is alive, as a condition. */
   readonly alive: string
   /** Sessions that were destroyed. */
@@ -57,7 +55,8 @@ export class Users {
   /** A user's sessions that are alive, the last used first. */
   async sessionsOf(userId: string): Promise<SessionInfo[]> {
     const rows = await this.#of(userId)
-    return rows.flatMap(info).sort((a, b) => Number(b.lastAccess) - Number(a.lastAccess))
+    const list = await Promise.all(rows.map((row) => this.#info(row)))
+    return list.flat().sort((a, b) => Number(b.lastAccess) - Number(a.lastAccess))
   }
 
   /** Those rows, with the text and version of each. */
@@ -69,11 +68,13 @@ export class Users {
   /** A user's sessions as they are stored. */
   async stored(userId: string): Promise<{ id: string; text: string; version: number }[]> {
     const rows = await this.#of(userId)
-    return rows.map(({ id, session, version }) => ({
-      id: id as string,
-      text: session as string,
-      version: Number(version),
-    }))
+    return Promise.all(
+      rows.map(async (row) => ({
+        id: row.id as string,
+        text: await this.#text(row),
+        version: Number(row.version),
+      })),
+    )
   }
 
   /** Destroys a user's sessions but one, given by its id or handle. Answers how many. */
@@ -136,7 +137,7 @@ export class Users {
   async *entries(): AsyncGenerator<SessionInfo, void, undefined> {
     const { connection } = this.#options
     const rows = connection.read?.(this.#select, [], readAtOnce) ?? this.#pages()
-    for await (const some of rows) for (const row of some) yield* info(row)
+    for await (const some of rows) for (const row of some) yield* await this.#info(row)
   }
 
   /** Where there is no cursor: in the order of ids. */
@@ -155,21 +156,26 @@ export class Users {
     if (!columns.has('user_id'))
       throw new Error(`${name} has no column user_id: see sql/003-columns.sql, or use create: true`)
   }
-}
 
-/** Other software may have written what is no session. */
-function info({ id, session, user_id, created, used, ends }: Row): SessionInfo[] {
-  const decoded = decode(session as string)
-  if (decoded === undefined) return []
-  const date = (ms: unknown): Date | undefined => (typeof ms === 'number' ? new Date(ms) : undefined)
-  return [
-    {
-      handle: handleOf(id as string),
-      userId: (user_id as string | null) ?? undefined,
-      session: decoded,
-      createdAt: date(created),
-      lastAccess: date(used),
-      expiry: new Date(ends as number),
-    },
-  ]
+  /** Of what other software has written that is no session, nothing. */
+  async #info(row: Row): Promise<SessionInfo[]> {
+    const session = decode(await this.#text(row))
+    if (session === undefined) return []
+    const date = (ms: unknown): Date | undefined => (typeof ms === 'number' ? new Date(ms) : undefined)
+    return [
+      {
+        handle: handleOf(row.id as string),
+        userId: (row.user_id as string | null) ?? undefined,
+        session,
+        createdAt: date(row.created),
+        lastAccess: date(row.used),
+        expiry: new Date(row.ends as number),
+      },
+    ]
+  }
+
+  async #text({ id, session }: Row): Promise<string> {
+    const { codec } = this.#options
+    return codec ? fromColumn(codec, session as string, { id: handleOf(id as string) }) : (session as string)
+  }
 }

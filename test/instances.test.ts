@@ -394,7 +394,7 @@ describe('instances on one table', () => {
     const channel = channelOf({ schema: 'public', table: 'session' })
     const limits = { maxLifetime: undefined, idleTimeout: undefined, hashIds: true }
     const statements = new Statements(table, limits, channel)
-    const queries = new Queries(connection, table, channel, statements, undefined)
+    const queries = new Queries(connection, table, channel, statements)
     const id = `sha256:${nameOf('x')}`
     const [changed] = await queries.write([{ id, text: '{"n":2}', ttl: 60_000, userId: undefined }])
     expect(changed).to.include({ notify: true })

@@ -1,0 +1,151 @@
+import { randomBytes } from 'node:crypto'
+import { expect } from 'chai'
+import { compressed, type DecodeError, encrypted, PgStore, type PgStoreOptions } from '../lib/index.js'
+import { freshDatabase, sql } from './helpers/server.js'
+
+const old = { id: '2024', key: randomBytes(32) }
+const current = { id: '2026', key: randomBytes(32) }
+
+describe('a store with a codec', () => {
+  let url: string
+  beforeEach(async () => {
+    url = await freshDatabase()
+  })
+
+  async function withStore<T>(options: PgStoreOptions, use: (store: PgStore) => Promise<T>): Promise<T> {
+    const store = new PgStore(url, options)
+    try {
+      return await use(store)
+    } finally {
+      await store.close()
+    }
+  }
+
+  const column = async (): Promise<string> =>
+    (await sql<{ session: string }>(url, 'select session::text from session'))[0]?.session ?? ''
+
+  for (const cache of [undefined, false] as const)
+    it(`keeps nothing of a session readable but its user and its times (cache: ${cache})`, () =>
+      withStore({ codec: encrypted({ keys: [current] }), cache }, async (store) => {
+        await store.set('x', { userId: 'ann', card: '4111-1111' })
+        const [row] = await sql(url, 'select session::text, user_id from session')
+        expect(row?.session).not.to.match(/ann|card|4111/)
+        expect(row?.user_id).to.equal('ann')
+        const session = (await store.get('x')) as Record<string, unknown>
+        expect(session).to.deep.equal({ userId: 'ann', card: '4111-1111' })
+        // A merge is one of sessions, not of columns.
+        await store.set('x', { ...((await store.get('x')) as object), other: 1 })
+        await store.set('x', Object.assign(session, { mine: 2 }))
+        const list = await store.sessionsOf('ann')
+        expect(list.map((one) => one.session)).to.deep.equal([
+          { userId: 'ann', card: '4111-1111', other: 1, mine: 2 },
+        ])
+        for await (const { session } of store.entries()) expect(session).to.have.property('mine', 2)
+        expect(await store.deleteAttribute('ann', 'card')).to.equal(1)
+        expect(await store.get('x', { fresh: true })).to.deep.equal({ userId: 'ann', other: 1, mine: 2 })
+      }))
+
+  it('reads what an older key wrote, and writes with the first', async () => {
+    await withStore({ codec: encrypted({ keys: [old] }) }, (store) => store.set('x', { n: 1 }))
+    expect(await column()).to.include('2024')
+    await withStore({ codec: encrypted({ keys: [current, old] }) }, async (store) => {
+      const session = (await store.get('x')) as { n: number }
+      expect(session).to.deep.equal({ n: 1 })
+      session.n = 2
+      await store.set('x', session)
+    })
+    expect(await column()).to.include('2026')
+  })
+
+  it('rejects what was changed, pasted or has lost its key, each clearly, and loses nothing', async () => {
+    const codec = encrypted({ keys: [current] })
+    const before = await withStore({ codec }, async (store) => {
+      await store.set('x', { n: 1 })
+      const before = await column()
+      await store.set('y', { n: 2 })
+      return before
+    })
+    const refusal = (options: PgStoreOptions, sid: string): Promise<Error> =>
+      withStore({ cache: false, ...options }, async (store) => {
+        const [error, neighbour] = await Promise.allSettled([store.get(sid), store.get('nobody')])
+        // Who asks in the same statement is answered.
+        expect(neighbour.status).to.equal('fulfilled')
+        return error.status === 'rejected' ? (error.reason as Error) : new Error('it was answered')
+      })
+    const missing = (await refusal({ codec: encrypted({ keys: [old] }) }, 'x')) as DecodeError
+    expect(missing).to.include({ name: 'DecodeError', key: '2026' })
+    expect(missing.message).to.match(/2026/)
+    // Pasted into another row.
+    const [x, y] = await sql<{ id: string; session: string }>(
+      url,
+      'select id, session::text from session order by session::text = $1 desc',
+      [before],
+    )
+    await sql(url, 'update session set session = $1 where id = $2', [x?.session, y?.id])
+    expect(await refusal({ codec }, 'y')).to.include({ name: 'DecodeError' })
+    await sql(url, 'update session set session = $1 where id = $2', [y?.session, y?.id])
+    expect(await withStore({ codec }, (store) => store.get('y'))).to.deep.equal({ n: 2 })
+    // One bit.
+    const flipped = before.replace(/("data":"...)(.)/, (_, head, c) => `${head}${c === 'A' ? 'B' : 'A'}`)
+    await sql(url, 'update session set session = $1 where id = $2', [flipped, x?.id])
+    expect(await refusal({ codec }, 'x')).to.include({ name: 'DecodeError' })
+    await sql(url, 'update session set session = $1 where id = $2', [before, x?.id])
+    expect(await withStore({ codec }, (store) => store.get('x'))).to.deep.equal({ n: 1 })
+  })
+
+  it('opens a session whose row was turned from its raw id to its digest', async () => {
+    const codec = encrypted({ keys: [current] })
+    await withStore({ codec, hashIds: false }, (store) => store.set('x', { n: 1 }))
+    await withStore({ codec }, async (store) => expect(await store.get('x')).to.deep.equal({ n: 1 }))
+  })
+
+  it('takes several, and one that answers promises', () =>
+    withStore(
+      {
+        codec: [
+          compressed({ over: 10 }),
+          encrypted({ keys: [current] }),
+          {
+            encode: async (value) => ({ wrapped: value }),
+            decode: async (value) => Reflect.get(value, 'wrapped') as object,
+          },
+        ],
+      },
+      async (store) => {
+        await store.set('x', { text: 'x'.repeat(10_000) })
+        expect((await column()).length).to.be.below(1_000)
+        expect(await store.get('x', { fresh: true })).to.deep.equal({ text: 'x'.repeat(10_000) })
+      },
+    ))
+
+  it('fails a save that it can’t encode, and not those of others', () =>
+    withStore(
+      {
+        codec: {
+          encode: (value) => {
+            if (Reflect.get(value, 'bad')) throw new Error('no')
+            return value
+          },
+          decode: (value) => value,
+        },
+      },
+      async (store) => {
+        await store.setup()
+        const saves = await Promise.allSettled([
+          store.set('a', { n: 1 }),
+          store.set('b', { bad: true }),
+          store.set('c', { n: 3 }),
+        ])
+        expect(saves.map(({ status }) => status)).to.deep.equal(['fulfilled', 'rejected', 'fulfilled'])
+        expect(await store.get('c')).to.deep.equal({ n: 3 })
+      },
+    ))
+
+  it('must have both methods', () => {
+    for (const codec of [{}, null, [compressed({}), 1]])
+      expect(() => new PgStore('postgres://x', { codec: codec as never })).to.throw(
+        TypeError,
+        /option "codec/,
+      )
+  })
+})
