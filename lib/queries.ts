@@ -261,11 +261,16 @@ export class Queries {
   #touchStatement(): string {
     const later = this.#capped(`greatest(t.expiry, now() + u.ttl * interval '1 millisecond')`)
     const used = `, last_access = greatest(t.last_access, now() - u.age * interval '1 millisecond')`
-    return (
-      `update ${this.#table.name} as t set expiry = ${later}${this.#with('last_access', used)}` +
-      ` from ${this.#inOrder(this.#alive)}, rows from (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::float8[]),` +
-      ` pg_catalog.unnest($3::float8[])) as u (id, ttl, age) where t.id = due.id and u.id = due.id`
-    )
+    const unnest = (arrays: string[]): string =>
+      `rows from (${arrays.map((array) => `pg_catalog.unnest(${array})`).join(', ')}) as u (id, ttl, age)`
+    const arrays = ['$1::text[]', '$2::float8[]', '$3::float8[]']
+    // Behind a select, PostgreSQL plans for few whatever comes: each row is looked up by its id, and thousands cost no
+    // more each. Two lists to join would be compared each with each.
+    const due = this.#table.distributed
+      ? `${this.#inOrder(this.#alive)}, ${unnest(arrays)} where t.id = due.id and u.id = due.id`
+      : `(select s.id, u.ttl, u.age from ${unnest(arrays.map((array) => `(select ${array})`))}, ${this.#table.name} as s` +
+        ` where s.id = u.id and ${this.#alive} order by s.id for update of s) as u where t.id = u.id`
+    return `update ${this.#table.name} as t set expiry = ${later}${this.#with('last_access', used)} from ${due}`
   }
 
   /** The rows of `$1` that are to be changed, locked in the order of ids where that can be. */
