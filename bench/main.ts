@@ -1,7 +1,4 @@
 // The bench: everybody in one run on one machine. npm run bench -- [--seconds 0.4] [--rounds 3] [--only name]…
-import { mkdir, writeFile } from 'node:fs/promises'
-import { cpus } from 'node:os'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { chart } from './chart.js'
 import { type Contender, open } from './contenders.js'
@@ -10,6 +7,7 @@ import { measure } from './measure.js'
 import { ratios } from './ratios.js'
 import { markdown, type Results } from './report.js'
 import { measureRequests, measureRolling } from './requests.js'
+import { environment, json, save } from './results.js'
 import { output, startDatabase, startRedis } from './servers.js'
 import { newIds } from './sessions.js'
 
@@ -59,12 +57,8 @@ async function run(): Promise<void> {
     cleanups.push(contender.close)
   })
   const found: Omit<Results, 'ratios'> = {
-    date: new Date().toISOString(),
-    node: process.versions.node,
-    postgres: database.version,
+    ...environment(database),
     redis: redis?.version ?? '',
-    cpu: cpus()[0]?.model.trim() ?? '',
-    cores: cpus().length,
     ...plan,
     leftOut,
     figures: await measure(contenders, ids, plan),
@@ -75,27 +69,15 @@ async function run(): Promise<void> {
   const results: Results = { ...found, ratios: ratios(found) }
   console.log(markdown(results))
   // A part of a run isn't what the README shows.
-  if (only.length === 0) await save(results)
+  if (only.length === 0) await saveAll(results)
 }
 
 function wants(name: string): boolean {
   return only.length === 0 || only.some((part) => name.includes(part))
 }
 
-/** Beside the source, not beside what was compiled from it. */
-async function save(results: Results): Promise<void> {
-  const folder = fileURLToPath(new URL('../../bench/results/', import.meta.url))
-  await mkdir(folder, { recursive: true })
-  const json = JSON.stringify(
-    results,
-    (_, value) => (typeof value === 'number' ? Number(value.toPrecision(5)) : value),
-    2,
-  )
-  // The rounds of a figure on one line.
-  await writeFile(
-    `${folder}latest.json`,
-    `${json.replace(/\[[\s\d.,]+\]/g, (list) => list.replace(/\s+/g, ' ').replace('[ ', '[').replace(' ]', ']'))}\n`,
-  )
-  await writeFile(`${folder}table.md`, `${markdown(results)}\n`)
-  await writeFile(`${folder}chart.svg`, chart(results))
+async function saveAll(results: Results): Promise<void> {
+  await save('latest.json', json(results))
+  await save('table.md', `${markdown(results)}\n`)
+  await save('chart.svg', chart(results))
 }

@@ -80,7 +80,7 @@ async function measured(
 }
 
 /** Each caller awaits one call before the next. */
-async function repeat(
+export async function repeat(
   work: Work,
   number: number,
   seconds: number,

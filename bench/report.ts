@@ -4,14 +4,10 @@ import type { Floor } from './floor.js'
 import { callers, type Figure, type Plan } from './measure.js'
 import { isReached, type Ratio } from './ratios.js'
 import type { RequestFigure, RollingFigure } from './requests.js'
+import type { Environment } from './results.js'
 
-export interface Results extends Plan {
-  readonly date: string
-  readonly node: string
-  readonly postgres: string
+export interface Results extends Plan, Environment {
   readonly redis: string
-  readonly cpu: string
-  readonly cores: number
   /** Who couldn't take part, and how to have them. */
   readonly leftOut: readonly string[]
   readonly figures: readonly Figure[]
@@ -58,8 +54,10 @@ export function ratioTable(ratios: readonly Ratio[]): string {
   )
 }
 
-export function machine({ cores, cpu, postgres, redis, node, date }: Results): string {
-  return `${cores} × ${cpu}, PostgreSQL ${postgres}, Redis ${redis || '(none)'}, Node ${node}, ${date.slice(0, 10)}`
+export function machine(of: Environment & { readonly redis?: string }): string {
+  const { cores, cpu, postgres, redis, node, date } = of
+  const servers = `PostgreSQL ${postgres}${redis === undefined ? '' : `, Redis ${redis || '(none)'}`}`
+  return `${cores} × ${cpu}, ${servers}, Node ${node}, ${date.slice(0, 10)}`
 }
 
 export function count(n: number): string {
@@ -82,7 +80,7 @@ function operationTable(operation: Operation, figures: readonly Figure[]): strin
 }
 
 /** Aligned, so that it reads well where Markdown isn't rendered. */
-function table(head: string[], rows: string[][]): string {
+export function table(head: string[], rows: string[][]): string {
   if (rows.length === 0) return ''
   const widths = head.map((title, n) => Math.max(3, title.length, ...rows.map((row) => row[n]?.length ?? 0)))
   const pad = (row: string[]): string =>

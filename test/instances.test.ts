@@ -337,42 +337,6 @@ describe('instances on one table', () => {
       ).to.have.length(0)
     })
 
-  it('never wait for each other in a circle, whatever they save, touch and destroy at once', async () => {
-    const stores = [await instance({ touch: { interval: 0 } }), await instance({ touch: { interval: 0 } })]
-    const acknowledged = new Map<string, number[]>()
-    const end = performance.now() + 3_000
-    const caller = async (store: PgStore, caller: number): Promise<void> => {
-      for (let n = caller; performance.now() < end; n += 128) {
-        const sid = `${(n * 7) % 50}-${Math.floor(performance.now() / 500)}`
-        if (n % 10 === 0) await store.touch(sid, 600_000)
-        else if (n % 97 === 0) await store.destroy(sid)
-        else {
-          await store.set(sid, { n }, 600_000)
-          acknowledged.set(sid, [...(acknowledged.get(sid) ?? []), n])
-        }
-      }
-    }
-    await Promise.all(
-      stores.flatMap((store, s) => Array.from({ length: 64 }, (_, c) => caller(store, s * 64 + c))),
-    )
-    const rows = await sql<{ id: string; n: number | null }>(
-      url,
-      `select id, (session->>'n')::int as n from session`,
-    )
-    const stored = new Map(rows.map(({ id, n }) => [id, n]))
-    expect(acknowledged.size).to.be.above(50)
-    for (const [sid, list] of acknowledged) {
-      const n = stored.get(`sha256:${nameOf(sid)}`)
-      expect(n, sid).not.to.equal(undefined)
-      if (n !== null) expect(list).to.include(n)
-    }
-    const [database] = await sql(
-      url,
-      'select deadlocks::int from pg_stat_database where datname = current_database()',
-    )
-    expect(database).to.deep.equal({ deadlocks: 0 })
-  })
-
   it('notify by a statement of its own in the transaction where Citus has spread the table', async () => {
     const { connect } = await import('../lib/connection.js')
     const { Queries } = await import('../lib/queries.js')

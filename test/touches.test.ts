@@ -1,4 +1,5 @@
 import { expect } from 'chai'
+import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../lib/index.js'
 import { type Touch, Touches } from '../lib/touches.js'
 import { freshDatabase, sql } from './helpers/server.js'
@@ -143,6 +144,36 @@ describe('touches of a store', () => {
       expect((await state(url))[0]?.version).not.to.equal(before[0]?.version)
       await store.set('x', { n: 1 }, 0)
       expect(await store.get('x'), 'a save that ends it is made').to.equal(undefined)
+    }))
+
+  it('look each session up by its id, however many go together', () =>
+    withStore({}, async (_, url) => {
+      const client = new pg.Client(url)
+      await client.connect()
+      let text = ''
+      const store = new PgStore(async (statement, values) => {
+        text = statement
+        return client.query(statement, values)
+      })
+      store.on('warning', () => undefined)
+      await store.touch('x', 3_600_000)
+      expect(text).to.match(/^update/)
+      await sql(
+        url,
+        `insert into session (id, expiry, session, version) select n, now() + interval '1 day', '{}', 1 from generate_series(1, 5000) n;
+        analyze session`,
+      )
+      const list = (value: (n: number) => number): string =>
+        `'${Array.from({ length: 5_000 }, (_, n) => value(n + 1)).join('\x1e')}'`
+      const values = `${list((n) => n)}, ${list(() => 1)}, ${list(() => 1)}`
+      for (const mode of ['force_generic_plan', 'force_custom_plan']) {
+        await client.query(`set plan_cache_mode = ${mode}; deallocate all; prepare touches as ${text}`)
+        const { rows } = await client.query(`explain (costs off) execute touches (${values})`)
+        const plan = rows.map((row) => row['QUERY PLAN']).join('\n')
+        expect(plan.match(/Index Cond: \(id = u/g), plan).to.have.length(2)
+      }
+      await store.close()
+      await client.end()
     }))
 
   it('bring nothing back: a session that is destroyed while they wait stays so', () =>

@@ -4,7 +4,14 @@ import type { Event } from './event.js'
 
 /** A breach of a promise: what it is, and the calls that show it. */
 export interface Fault {
-  what: 'stale' | 'own write not read' | 'went back' | 'out of nowhere' | 'lost'
+  what:
+    | 'stale'
+    | 'own write not read'
+    | 'went back'
+    | 'out of nowhere'
+    | 'lost'
+    | 'out of order'
+    | 'brought back'
   events: Event[]
 }
 
@@ -65,12 +72,12 @@ function goneBack(reads: Event[], writes: Map<Event['value'], Event>): Fault[] {
   return faults
 }
 
-function group<K>(events: Event[], key: (event: Event) => K): Map<K, Event[]> {
-  const groups = new Map<K, Event[]>()
-  for (const event of events) {
-    const list = groups.get(key(event))
-    if (list) list.push(event)
-    else groups.set(key(event), [event])
+export function group<T, K>(items: T[], key: (item: T) => K): Map<K, T[]> {
+  const groups = new Map<K, T[]>()
+  for (const item of items) {
+    const list = groups.get(key(item))
+    if (list) list.push(item)
+    else groups.set(key(item), [item])
   }
   return groups
 }

@@ -1,12 +1,12 @@
 // Several processes with a store each on one table, trouble or none, and what their histories show.
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Stats } from '../../lib/index.js'
 import { message, start } from '../helpers/processes.js'
 import { startProxy } from '../helpers/proxy.js'
 import { at, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 import { check, type Fault } from './check.js'
-import type { Event } from './event.js'
-import type { Work } from './worker.js'
+import { checkLog, keepLog, lostRows, readLog } from './log.js'
+import type { Report, Work } from './worker.js'
 
 export interface Run {
   /** A database of its own. */
@@ -18,6 +18,11 @@ export interface Run {
   maxStaleness?: number
   /** End listeners' connections, silence them, stop processes. */
   trouble?: boolean
+  /** How many calls each process makes at once, and of how many keys. */
+  callers?: number
+  keys?: number
+  /** Changes alone, as fast as they go, and PostgreSQL's own log of them. */
+  changes?: boolean
 }
 
 export interface Outcome {
@@ -27,6 +32,12 @@ export interface Outcome {
   hits: number
   reads: number
   reconnects: number
+  /** Sets that were acknowledged. */
+  acknowledged: number
+  errors: string[]
+  /** Of changes alone: how many PostgreSQL has logged, and what `pg_stat_database` has of deadlocks, before and after. */
+  logged?: number
+  deadlocks?: [number, number]
 }
 
 export async function run({
@@ -37,28 +48,35 @@ export async function run({
   processes = 4,
   maxStaleness = 400,
   trouble = false,
+  callers = 4,
+  keys = 30,
+  changes = false,
 }: Run): Promise<Outcome> {
   const port = Number(new URL(url).port)
   const through = (proxy: { port: number }) => at(url, { port: proxy.port })
   // Answers of the database take their time, notices don't: so fills and notices overtake each other.
   const slow = await startProxy(port, () => Math.random() ** 3 * 60)
   const lines = await Promise.all(Array.from({ length: processes }, () => startProxy(port)))
+  if (changes) await keepLog(url)
+  const before = await deadlocks(url)
   const children = lines.map((line, process) => {
     const work: Work = {
       library,
-      url: through(slow),
+      url: changes ? url : through(slow),
       listen: through(line),
       outside: url,
       process,
       seed,
       seconds,
-      keys: 30,
+      keys,
+      callers,
+      changes,
       maxStaleness,
     }
     return start('../history/worker.js', [JSON.stringify(work)])
   })
   try {
-    const answers = Promise.all(children.map((child) => message<{ events: Event[]; stats?: Stats }>(child)))
+    const answers = Promise.all(children.map((child) => message<Report>(child)))
     let over = false
     const end = answers.finally(() => {
       over = true
@@ -88,16 +106,45 @@ export async function run({
     const events = found.flatMap((answer) =>
       answer.events.map((event) => ({ ...event, end: event.end ?? Infinity })),
     )
+    const faults = check(events, maxStaleness)
+    const logged = changes ? await readLog(url) : []
+    if (changes) {
+      faults.push(...checkLog(events, logged))
+      for (const _ of await lostRows(url)) faults.push({ what: 'lost', events: [] })
+      // A connection tells what it has counted as it ends.
+      await until(async () => (await connections(url)) === 0)
+    }
     const caches = found.map(({ stats }) => stats?.cache || { hits: 0, misses: 0 })
     return {
       events: events.length,
-      faults: check(events, maxStaleness),
+      faults,
       hits: caches.reduce((sum, { hits }) => sum + hits, 0),
       reads: events.filter(({ kind }) => kind === 'read').length,
       reconnects: found.reduce((sum, { stats }) => sum + (stats?.reconnects ?? 0), 0),
+      acknowledged: events.filter(({ kind, end }) => kind === 'write' && end < Infinity).length,
+      errors: found.flatMap(({ errors }) => errors),
+      ...(changes && { logged: logged.length, deadlocks: [before, await deadlocks(url)] }),
     }
   } finally {
     for (const child of children) child.kill('SIGKILL')
     await Promise.all([slow, ...lines].map((proxy) => proxy.close()))
   }
+}
+
+async function deadlocks(url: string): Promise<number> {
+  const [row] = await sql<{ n: number }>(
+    url,
+    'select deadlocks::int as n from pg_stat_database where datname = current_database()',
+  )
+  return row?.n as number
+}
+
+/** But for the one that asks. */
+async function connections(url: string): Promise<number> {
+  const [row] = await sql<{ n: number }>(
+    url,
+    'select count(*)::int as n from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = $1',
+    ['client backend'],
+  )
+  return row?.n as number
 }

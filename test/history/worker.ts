@@ -1,7 +1,7 @@
 // An instance that makes random calls on few keys for a while, and then says what it did.
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import type { PgStore as Store } from '../../lib/index.js'
+import type { Stats, PgStore as Store } from '../../lib/index.js'
 import { nameOf } from '../../lib/notice.js'
 import { type Event, now } from './event.js'
 
@@ -15,15 +15,33 @@ export interface Work {
   seed: number
   seconds: number
   keys: number
+  /** How many calls it makes at once. */
+  callers: number
+  /** Almost nothing but sets, destroys and touches, as fast as they go. */
+  changes: boolean
   maxStaleness: number
+}
+
+/** What a worker says in the end. */
+export interface Report {
+  events: Event[]
+  /** What calls failed with. */
+  errors: string[]
+  stats?: Stats
 }
 
 const work = JSON.parse(process.argv[2] ?? '') as Work
 const { PgStore } = (await import(work.library)) as { PgStore: typeof Store }
-const store = new PgStore(work.url, { listen: work.listen, cache: { maxStaleness: work.maxStaleness } })
+const store = new PgStore(work.url, {
+  listen: work.listen,
+  cache: { maxStaleness: work.maxStaleness },
+  // Each touch a statement.
+  ...(work.changes && { touch: { interval: 0 } }),
+})
 const psql = new pg.Pool({ connectionString: work.outside, max: 2 })
 psql.on('error', () => undefined)
 const events: Event[] = []
+const errors: string[] = []
 const random = mulberry32(work.seed * 1_000 + work.process)
 let written = work.process * 1e9
 
@@ -50,51 +68,88 @@ async function record(
     if (result === false) return
     if (result !== undefined) value = result
     end = now()
-  } catch {
+  } catch (error) {
     // Nobody knows whether it happened.
+    errors.push(String(error))
   }
   events.push({ ...event, ...(value === undefined ? {} : { value }), process: work.process, start, end })
 }
 
-async function step(): Promise<void> {
-  // A destroyed key stays so: every three seconds there are new ones.
-  const key = `${Math.floor(random() * work.keys)}-${Math.floor(now() / 3_000)}`
-  const id = `sha256:${nameOf(key)}`
-  const dice = random()
-  if (dice < 0.72)
-    await record({ kind: 'read', key }, async () => (await store.get<{ n: number }>(key))?.n ?? null)
-  else if (dice < 0.92) {
+/** A destroyed key stays so: every while there are new ones. */
+const whileMs = work.changes ? 1_000 : 3_000
+
+function anyKey(): string {
+  return `${Math.floor(random() * work.keys)}-${Math.floor(now() / whileMs)}`
+}
+
+const calls = {
+  read: (key: string) =>
+    record({ kind: 'read', key }, async () => (await store.get<{ n: number }>(key))?.n ?? null),
+  write(key: string) {
     const value = ++written
-    await record(
+    return record(
       { kind: 'write', key, value },
       async () => void (await store.set(key, { n: value }, 600_000)),
     )
-  } else if (dice < 0.95)
-    await record({ kind: 'touch', key }, async () => void (await store.touch(key, 600_000)))
-  else if (dice < 0.955) await record({ kind: 'end', key }, async () => void (await store.destroy(key)))
-  else if (dice < 0.995) {
+  },
+  touch: (key: string) => record({ kind: 'touch', key }, async () => void (await store.touch(key, 600_000))),
+  end: (key: string) => record({ kind: 'end', key }, async () => void (await store.destroy(key))),
+  /** Many in one statement. */
+  endMany: (key: string) =>
+    Promise.all([key, ...new Set(Array.from({ length: 9 }, anyKey))].map((key) => calls.end(key))),
+  writeOutside(key: string) {
     const value = ++written
     const text = 'update session set session = $2 where id = $1 and session is not null'
-    await record({ kind: 'outside write', key, value }, async () =>
-      (await psql.query(text, [id, { n: value }])).rowCount ? undefined : false,
+    return record({ kind: 'outside write', key, value }, async () =>
+      (await psql.query(text, [idOf(key), { n: value }])).rowCount ? undefined : false,
     )
-  } else
-    await record({ kind: 'outside end', key }, async () =>
-      (await psql.query('delete from session where id = $1', [id])).rowCount ? undefined : false,
-    )
+  },
+  endOutside: (key: string) =>
+    record({ kind: 'outside end', key }, async () =>
+      (await psql.query('delete from session where id = $1', [idOf(key)])).rowCount ? undefined : false,
+    ),
+}
+
+function idOf(key: string): string {
+  return `sha256:${nameOf(key)}`
+}
+
+/** Each call, and below which throw of the dice it is made. */
+const shares: [keyof typeof calls, number][] = work.changes
+  ? [
+      ['write', 0.85],
+      ['touch', 0.95],
+      ['read', 0.9998],
+      ['endMany', 1],
+    ]
+  : [
+      ['read', 0.72],
+      ['write', 0.92],
+      ['touch', 0.95],
+      ['end', 0.955],
+      ['writeOutside', 0.995],
+      ['endOutside', 1],
+    ]
+
+async function step(): Promise<void> {
+  const key = anyKey()
+  const dice = random()
+  const [call] = shares.find(([, below]) => dice < below) ?? ['read']
+  await calls[call](key)
 }
 
 store.on('warning', () => undefined)
 const end = now() + work.seconds * 1_000
-const fibres = Array.from({ length: 4 }, async () => {
+const fibres = Array.from({ length: work.callers }, async () => {
   while (now() < end) {
     await step()
     // Answers from memory must not keep the process from hearing.
-    await sleep(Math.floor(random() * 4))
+    if (!work.changes) await sleep(Math.floor(random() * 4))
   }
 })
 await Promise.all(fibres)
 const stats = await store.stats().catch(() => undefined)
 await store.close()
 await psql.end()
-process.send?.({ events, stats }, () => process.disconnect())
+const report: Report = { events, errors, ...(stats && { stats }) }
+process.send?.(report, () => process.disconnect())

@@ -1,0 +1,40 @@
+// What a bench leaves behind: files beside its source, and the machine that the figures are of.
+import { mkdir, writeFile } from 'node:fs/promises'
+import { cpus } from 'node:os'
+import { fileURLToPath } from 'node:url'
+import type { Database } from './servers.js'
+
+export interface Environment {
+  readonly date: string
+  readonly node: string
+  readonly postgres: string
+  readonly cpu: string
+  readonly cores: number
+}
+
+export function environment(database: Database): Environment {
+  return {
+    date: new Date().toISOString(),
+    node: process.versions.node,
+    postgres: database.version,
+    cpu: cpus()[0]?.model.trim() ?? '',
+    cores: cpus().length,
+  }
+}
+
+/** Beside the source, not beside what was compiled from it. */
+export async function save(file: string, text: string): Promise<void> {
+  const folder = fileURLToPath(new URL('../../bench/results/', import.meta.url))
+  await mkdir(folder, { recursive: true })
+  await writeFile(`${folder}${file}`, text)
+}
+
+/** Five digits of each number, and a list of numbers on one line. */
+export function json(results: object): string {
+  const text = JSON.stringify(
+    results,
+    (_, value) => (typeof value === 'number' ? Number(value.toPrecision(5)) : value),
+    2,
+  )
+  return `${text.replace(/\[[\s\d.,]+\]/g, (list) => list.replace(/\s+/g, ' ').replace('[ ', '[').replace(' ]', ']'))}\n`
+}
