@@ -4,13 +4,16 @@ import { PgStore } from './store.js'
 import type {
   CacheOptions,
   CacheStats,
+  CleanupOptions,
   ConnectionSource,
+  ExpiredSession,
   GetOptions,
   PgStoreOptions,
   QueryFunction,
   Row,
   Session,
   Stats,
+  SweepResult,
   Ttl,
   Yieldable,
 } from './types.js'
@@ -18,13 +21,16 @@ import type {
 export type {
   CacheOptions,
   CacheStats,
+  CleanupOptions,
   ConnectionSource,
+  ExpiredSession,
   GetOptions,
   PgStoreOptions,
   QueryFunction,
   Row,
   Session,
   Stats,
+  SweepResult,
   Ttl,
   Yieldable,
 }
@@ -41,8 +47,10 @@ declare module './store.js' {
     export {
       type CacheOptions,
       type CacheStats,
+      type CleanupOptions,
       type ConnectionSource,
       DatabaseError,
+      type ExpiredSession,
       type GetOptions,
       PgStore,
       PgStore as default,
@@ -53,6 +61,7 @@ declare module './store.js' {
       SessionTooLargeError,
       SetupError,
       type Stats,
+      type SweepResult,
       type Ttl,
       type Yieldable,
     }

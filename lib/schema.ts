@@ -16,6 +16,8 @@ export interface Table {
   readonly hasTriggers: boolean
   /** Citus has spread the rows over other servers. */
   readonly distributed: boolean
+  /** Its rows can be found by the page that they are on: an ordinary table, on PostgreSQL 14 or newer. */
+  readonly hasPages: boolean
   /** It would have been upgraded, but for somebody's lock. */
   readonly isLocked: boolean
 }
@@ -33,6 +35,7 @@ interface Found {
   triggers: number
   triggersEnabled: number
   distributed: boolean
+  ordinary: boolean
 }
 
 const oldestServer = 130_000
@@ -98,6 +101,7 @@ export async function prepare(
       hasRawIds: settings.hashIds && !(found.idsHashed && found.hashedLongAgo),
       hasTriggers: found.triggersEnabled === triggerCount,
       distributed: found.distributed,
+      hasPages: found.ordinary && !found.distributed && found.server >= 140_000,
       isLocked: codeOf(refusal) === '55P03',
     }
   } catch (error) {
@@ -199,7 +203,9 @@ async function inspect(connection: Connection, settings: Settings): Promise<Foun
       'triggers', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'),
       'triggersEnabled', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'
         and tgenabled in ('O', 'A')),
-      'distributed', exists (select from pg_extension where extname = 'citus')
+      'distributed', exists (select from pg_extension where extname = 'citus'),
+      'ordinary', exists (select from pg_class c join pg_am a on a.oid = c.relam
+        where c.oid = t.oid and c.relkind = 'r' and not c.relhassubclass and a.amname = 'heap')
     )::text as found
     from (select to_regclass($1::text)::oid as oid) t
     cross join lateral (select ${commentOnId('t.oid')} as comment) c`,

@@ -10,10 +10,22 @@ import { channelOf, nameOf } from './notice.js'
 import { readOptions, type Settings } from './options.js'
 import { Queries } from './queries.js'
 import { checkId, digest, encode, lifetime, newId, rawId } from './record.js'
+import { schedule } from './schedule.js'
 import { prepare, type Table } from './schema.js'
 import { Sessions } from './sessions.js'
+import { Sweeper } from './sweeper.js'
 import { Touches } from './touches.js'
-import type { ConnectionSource, GetOptions, PgStoreOptions, Session, Stats, Ttl, Yieldable } from './types.js'
+import type {
+  ConnectionSource,
+  ExpiredSession,
+  GetOptions,
+  PgStoreOptions,
+  Session,
+  Stats,
+  SweepResult,
+  Ttl,
+  Yieldable,
+} from './types.js'
 import { yieldable } from './yieldable.js'
 
 /** What the store has once the table is ready. */
@@ -26,18 +38,24 @@ interface Ready {
 /** How long after a lock was in the way an upgrade is tried again. */
 const upgradeAgainMs = 60_000
 
+/** What is swept by itself needn't be, if another instance has done it so many ms ago. */
+const sweptLately = 300_000
+
 /** The table or one of its columns went away, or its type changed: what setup found out isn't true any more. */
 const tableChanged = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
 
 /**
  * Events: `connect` once the table is ready (again, where it had to be set up again); `trust` and `distrust`, the cache is
- * answered from or not; `warning` with an `Error` that nobody could be given, such as the loss of an idle connection.
+ * answered from or not; `sweep`, this instance has deleted what had expired; `expire`, a session that is about to be
+ * deleted, with its data; `warning` with an `Error` that nobody could be given, such as the loss of an idle connection.
  * There is no `disconnect` and no `error`.
  */
 interface Events {
   connect: []
   trust: []
   distrust: []
+  sweep: [SweepResult]
+  expire: [ExpiredSession]
   warning: [Error]
 }
 
@@ -56,6 +74,8 @@ export class PgStore extends EventEmitter<Events> {
   readonly #cache: Cache | undefined
   readonly #touches: Touches
   readonly #stop = new AbortController()
+  readonly #sweeper: Sweeper
+  #isScheduled = false
   #listener: Listener | undefined
   /** The cache needs no listener: a `ttl` was given, and nothing can be heard. */
   #withoutNotices = false
@@ -75,12 +95,20 @@ export class PgStore extends EventEmitter<Events> {
     this.#settings = readOptions(options)
     this.#connection = connect(connection, (error) => this.#warn(error))
     this.#listen = listenConfig(this.#settings.listen, this.#connection)
-    const { cache, touch, idleTimeout } = this.#settings
+    const { cache, touch, idleTimeout, cleanup } = this.#settings
     this.#touches = new Touches({
       ...touch,
       max: cache ? cache.max : touch.batchSize,
       countsIdleness: idleTimeout !== undefined,
       write: async (touches) => (await this.#whenReady()).queries.touch(touches),
+      warn: (error) => this.#warn(error),
+    })
+    this.#sweeper = new Sweeper({
+      connection: this.#connection,
+      ends: { ...this.#settings, grace: cleanup.grace },
+      batchSize: cleanup.batchSize,
+      onExpired: () => this.#onExpired(),
+      onSwept: (result) => void this.emit('sweep', result),
       warn: (error) => this.#warn(error),
     })
     if (cache) this.#cache = new Cache(cache, undefined, (name, id) => this.#touches.use(name, id))
@@ -164,6 +192,49 @@ export class PgStore extends EventEmitter<Events> {
     return this.#call('count the sessions', async () => (await this.#whenReady()).queries.count())
   }
 
+  /**
+   * Deletes what has expired, and the marks of sessions that were destroyed more than an hour ago. Calls at the same time
+   * share one sweep. Resolves with 0 for all of it if another instance is sweeping. What `close()` interrupts resolves
+   * with what was done until then.
+   */
+  async sweep(): Promise<SweepResult> {
+    // A script that waits for this must not end meanwhile; a sweep by itself is no reason to live.
+    const reason = setInterval(() => undefined, 60_000)
+    try {
+      return (await this.#sweep(0)) ?? { deleted: 0, batches: 0, ms: 0 }
+    } finally {
+      clearInterval(reason)
+    }
+  }
+
+  #sweep(unlessWithin: number): Promise<SweepResult | undefined> {
+    return this.#call('sweep', async () => {
+      const { table } = await this.#whenReady()
+      return this.#sweeper.run(table, unlessWithin)
+    })
+  }
+
+  /** Who is to see the sessions that have expired. */
+  #onExpired(): ((session: ExpiredSession) => unknown) | undefined {
+    const { onExpired } = this.#settings.cleanup
+    if (onExpired === undefined && this.listenerCount('expire') === 0) return undefined
+    return async (session) => {
+      await onExpired?.(session)
+      this.emit('expire', session)
+    }
+  }
+
+  /** Sweeps by itself from the first use on. */
+  #scheduleOnce(): void {
+    if (this.#isScheduled || this.#closing !== undefined) return
+    this.#isScheduled = true
+    const stop = schedule(this.#settings.cleanup, async (next) => {
+      // What another instance has done since the time before needn't be done again.
+      await this.#sweep(Math.min(next / 2, sweptLately)).catch((error) => this.#warn(error))
+    })
+    this.#stop.signal.addEventListener('abort', stop, { once: true })
+  }
+
   /** Empties the cache of every instance. */
   clearCache(): Promise<void> {
     return this.#call('clear the caches', async () => {
@@ -221,6 +292,7 @@ export class PgStore extends EventEmitter<Events> {
 
   async #close(): Promise<void> {
     this.#stop.abort()
+    await this.#sweeper.stop()
     if (this.#calls > 0)
       await new Promise<void>((resolve) => {
         this.#idle = resolve
@@ -302,6 +374,7 @@ export class PgStore extends EventEmitter<Events> {
     if (table.hasRawIds && this.#settings.create)
       this.#hashing ??= hashIds(this.#connection, this.#settings, this.#stop.signal, warn)
     this.#listenOnce(table)
+    this.#scheduleOnce()
     this.emit('connect')
     return this.#ready
   }

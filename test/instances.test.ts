@@ -387,6 +387,7 @@ describe('instances on one table', () => {
       hasRawIds: false,
       hasTriggers: false,
       distributed: true,
+      hasPages: false,
       isLocked: false,
     }
     const channel = channelOf({ schema: 'public', table: 'session' })

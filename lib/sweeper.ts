@@ -1,0 +1,257 @@
+// Deletes what has expired, in batches, one instance of all at a time.
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Connection } from './connection.js'
+import { codeOf, messageOf, withoutSecrets } from './errors.js'
+import { type Ends, ExpiredStatements } from './expired.js'
+import { decode } from './record.js'
+import type { Table } from './schema.js'
+import { SweepLock } from './sweep-lock.js'
+import type { ExpiredSession, Row, SweepResult } from './types.js'
+
+/** How long a batch is to take: a longer one is followed by a smaller one. */
+const batchMs = 20
+
+/** How long to do nothing after a batch, as a share of what it took: so much is left to everybody else. */
+const rest = 1 / 2
+
+/** How many pages the first batch has, and any batch at most. */
+const firstPages = 32
+const mostPages = 4_096
+
+/** How many sessions are read at a time: each may have a megabyte. */
+const readAtOnce = 50
+
+/** How long an `onExpired` that is under way is waited for when the sweep is to stop: it may be waiting for that itself. */
+const stopMs = 10_000
+
+/** PostgreSQL's code for: no lock in time. */
+const lockedByOthers = '55P03'
+
+export interface SweeperOptions {
+  readonly connection: Connection
+  readonly ends: Ends
+  /** How many sessions a batch deletes, about. */
+  readonly batchSize: number
+  /** Who is to see each session before it goes; asked for anew at each sweep. A rejection keeps the session. */
+  readonly onExpired: () => ((session: ExpiredSession) => unknown) | undefined
+  /** How far it is, between 0 and 1. */
+  readonly onProgress?: (done: number, soFar: SweepResult) => void
+  readonly onSwept?: (result: SweepResult) => void
+  readonly warn: (error: Error) => void
+}
+
+/** One sweep, as it goes. */
+interface Sweep {
+  readonly statements: ExpiredStatements
+  readonly lock: SweepLock | undefined
+  readonly onExpired: ((session: ExpiredSession) => unknown) | undefined
+  readonly began: number
+  deleted: number
+  batches: number
+}
+
+export class Sweeper {
+  readonly #options: SweeperOptions
+  readonly #stop = new AbortController()
+  #running: Promise<SweepResult | undefined> | undefined
+
+  constructor(options: SweeperOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Sweeps, or waits for the sweep that is under way here. Answers `undefined` if another instance is at it, or has been
+   * within `unlessWithin` ms. Rejects if the database can't be asked; what was deleted until then stays so.
+   */
+  run(table: Table, unlessWithin = 0): Promise<SweepResult | undefined> {
+    this.#running ??= this.#run(table, unlessWithin).finally(() => {
+      this.#running = undefined
+    })
+    return this.#running
+  }
+
+  /** Ends the sweep that is under way after its batch; waits for that. */
+  async stop(): Promise<void> {
+    this.#stop.abort()
+    await Promise.allSettled([this.#running])
+  }
+
+  async #run(table: Table, unlessWithin: number): Promise<SweepResult | undefined> {
+    const { connection, ends } = this.#options
+    const statements = new ExpiredStatements(table, ends)
+    const lock = await this.#lock(table)
+    if (lock === 'taken') return undefined
+    try {
+      const [last] = await connection.query(statements.lastSweep)
+      const ago = last?.ago as number | undefined
+      if (ago !== undefined && ago >= 0 && ago < unlessWithin) return undefined
+      const onExpired = this.#options.onExpired()
+      const sweep = { statements, lock, onExpired, began: performance.now(), deleted: 0, batches: 0 }
+      if (table.hasPages) await this.#pageByPage(sweep, table)
+      else if (onExpired) await this.#tell(sweep, [])
+      else await this.#byIds(sweep)
+      const result = resultOf(sweep)
+      if (!this.#stop.signal.aborted) await connection.query(statements.note, [JSON.stringify(result)])
+      this.#options.onSwept?.(result)
+      return result
+    } finally {
+      await lock?.release()
+    }
+  }
+
+  /** A query function can hold none, but sees that another does. */
+  async #lock({ name }: Table): Promise<SweepLock | 'taken' | undefined> {
+    const { clientConfig, connectMs, query } = this.#options.connection
+    if (clientConfig) return (await SweepLock.take(clientConfig, name, connectMs)) ?? 'taken'
+    const text = `select pg_try_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1)) as held`
+    const [row] = await query.call(this.#options.connection, text, [`sweep ${name}`])
+    return row?.held === true ? undefined : 'taken'
+  }
+
+  /**
+   * Through the table from its first page to its last. No index leads to what has expired: one that is kept in order of
+   * `expiry` makes every touch ten times as dear (see bench/sweep.ts), and PostgreSQL reads 2 million sessions a second.
+   */
+  async #pageByPage(sweep: Sweep, { name }: Table): Promise<void> {
+    const { connection, batchSize } = this.#options
+    const [size] = await connection.query(sweep.statements.pages, [name])
+    const pages = size?.pages as number
+    let count = firstPages
+    for (let page = 0; page < pages && !this.#stop.signal.aborted; ) {
+      const end = Math.min(page + count, pages)
+      const range = [`(${page},0)`, `(${end},0)`]
+      const start = performance.now()
+      if (sweep.onExpired) await this.#tell(sweep, range, end / pages)
+      else {
+        const deleted = await this.#deleteRange(sweep, range)
+        const took = performance.now() - start
+        await this.#after(sweep, deleted, took, end / pages)
+        const factor = Math.min(batchMs / took, batchSize / deleted, 2)
+        count = Math.max(1, Math.min(mostPages, Math.floor((end - page) * factor)))
+      }
+      page = end
+    }
+  }
+
+  async #deleteRange({ statements }: Sweep, range: string[]): Promise<number> {
+    const { connection } = this.#options
+    const deleted = async (text: string): Promise<number> =>
+      (await connection.query(text, range))[0]?.deleted as number
+    try {
+      return await deleted(statements.deleteRange)
+    } catch (error) {
+      if (codeOf(error) !== lockedByOthers) throw error
+      return deleted(statements.deleteFreeOfRange)
+    }
+  }
+
+  /** Where rows can't be found by their place: as many as make a batch, wherever they are. */
+  async #byIds(sweep: Sweep): Promise<void> {
+    const { connection, batchSize } = this.#options
+    const { find, deleteFound } = sweep.statements
+    for (let found = batchSize, deleted = 1; found === batchSize && deleted > 0; ) {
+      if (this.#stop.signal.aborted) return
+      const start = performance.now()
+      const ids = (await connection.query(find, [batchSize])).map(({ id }) => id)
+      found = ids.length
+      deleted = found === 0 ? 0 : (await connection.query(deleteFound, [ids])).length
+      await this.#after(sweep, deleted, performance.now() - start, 0)
+    }
+  }
+
+  /** Shows each session before it goes. */
+  async #tell(sweep: Sweep, range: string[], done = 0): Promise<void> {
+    const { connection } = this.#options
+    let start = performance.now()
+    for await (const rows of this.#read(sweep, range)) {
+      let took = performance.now() - start
+      const seen = await this.#seen(sweep, rows)
+      start = performance.now()
+      const values = [seen.map(({ id }) => id), seen.map(({ version }) => version)]
+      const deleted =
+        seen.length === 0 ? 0 : (await connection.query(sweep.statements.deleteRead, values)).length
+      took += performance.now() - start
+      await this.#after(sweep, deleted, took, done)
+      if (this.#stop.signal.aborted) return
+      start = performance.now()
+    }
+    await sweep.lock?.check()
+  }
+
+  async *#read({ statements, lock }: Sweep, range: string[]): AsyncGenerator<Row[]> {
+    if (lock) return yield* lock.read(statements.read, range, readAtOnce)
+    const { connection } = this.#options
+    for (let rows: Row[] = [{ id: '' }]; rows.length > 0; ) {
+      const after = rows.at(-1)?.id
+      rows = await connection.query(statements.readSome, [...range, after, readAtOnce])
+      if (rows.length > 0) yield rows
+    }
+  }
+
+  /** Those that nobody objects to. */
+  async #seen({ onExpired }: Sweep, rows: Row[]): Promise<Row[]> {
+    const seen: Row[] = []
+    const errors: unknown[] = []
+    for (const row of rows) {
+      if (this.#stop.signal.aborted) break
+      try {
+        const session = row.session === null ? undefined : decode(row.session as string)
+        if (session && onExpired) await this.#patiently(onExpired(expired(row, session)))
+        seen.push(row)
+      } catch (error) {
+        errors.push(withoutSecrets(error, [row.id as string]))
+      }
+    }
+    if (errors.length > 0)
+      this.#options.warn(
+        new Error(
+          `onExpired failed for ${errors.length} expired session${errors.length === 1 ? '' : 's'}, kept for the next sweep: ${messageOf(errors[0])}`,
+        ),
+      )
+    return seen
+  }
+
+  async #patiently(work: unknown): Promise<void> {
+    const { signal } = this.#stop
+    let timer: NodeJS.Timeout | undefined
+    let onAbort = (): void => undefined
+    const late = new Promise<never>((_, reject) => {
+      onAbort = () => {
+        timer = setTimeout(() => reject(new Error('it did not answer while the store was closed')), stopMs)
+      }
+    })
+    signal.addEventListener('abort', onAbort, { once: true })
+    try {
+      await Promise.race([work, late])
+    } finally {
+      signal.removeEventListener('abort', onAbort)
+      clearTimeout(timer)
+    }
+  }
+
+  /** Counts a batch, and leaves the server to others for a while. */
+  async #after(sweep: Sweep, deleted: number, took: number, done: number): Promise<void> {
+    sweep.batches++
+    sweep.deleted += deleted
+    this.#options.onProgress?.(done, resultOf(sweep))
+    // An aborted pause is the end, not an error.
+    const { signal } = this.#stop
+    await sleep(took * rest, undefined, { signal, ref: false }).catch(() => undefined)
+    await sweep.lock?.check()
+  }
+}
+
+function resultOf({ deleted, batches, began }: Sweep): SweepResult {
+  return { deleted, batches, ms: Math.round(performance.now() - began) }
+}
+
+function expired(row: Row, session: ExpiredSession['session']): ExpiredSession {
+  const date = (ms: unknown): Date | undefined => (typeof ms === 'number' ? new Date(ms) : undefined)
+  return {
+    session,
+    userId: (row.user_id as string | null) ?? undefined,
+    createdAt: date(row.created_at),
+    lastAccess: date(row.last_access),
+    expiry: new Date(row.expiry as number),
+  }
+}
