@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import pg from 'pg'
 import Cursor from 'pg-cursor'
-import { PgStore } from '../lib/index.js'
+import { type CleanupOptions, PgStore } from '../lib/index.js'
 import { startDatabase } from './servers.js'
 import type { Latencies } from './sweep-load.js'
 
@@ -47,7 +47,20 @@ const pages = (count: number, isLocking: boolean): Way => ({
   },
 })
 
+/** As the application does it. */
+const ours = (name: string, cleanup: CleanupOptions): Way => ({
+  name,
+  async run(_, url) {
+    const store = new PgStore(url, { cache: false, create: false, cleanup: { cron: false, ...cleanup } })
+    const { deleted } = await store.sweep()
+    await store.close()
+    return deleted
+  },
+})
+
 const ways: Way[] = [
+  ours('sweep()', {}),
+  ours('sweep() with an onExpired', { onExpired: () => undefined }),
   {
     name: 'one big delete',
     run: async (client) => (await client.query('delete from session where expiry <= now()')).rowCount ?? 0,
@@ -101,8 +114,20 @@ const ways: Way[] = [
 const database = await startDatabase()
 try {
   console.log(`PostgreSQL ${database.version}, ${rows} rows, ${share * 100} % expired`)
-  console.log(line('', 'rows/s alone', 'then nothing', 'beside load', 'get p99', 'idle', 'set p99', 'idle'))
-  const chosen = ways.filter(({ name }) => values.only.every((part) => name.includes(part)))
+  console.log(
+    line(
+      '',
+      'rows/s alone',
+      'peak memory',
+      'then nothing',
+      'beside load',
+      'get p99',
+      'idle',
+      'set p99',
+      'idle',
+    ),
+  )
+  const chosen = ways.filter(({ name }) => values.only.length === 0 || values.only.some((part) => name.includes(part)))
   for (const [n, way] of chosen.entries()) await measure(way, `sweep${n}`)
 } finally {
   await database.stop()
@@ -111,6 +136,7 @@ try {
 async function measure(way: Way, name: string): Promise<void> {
   const url = await database.create(name)
   const client = new pg.Client(url)
+  client.on('error', () => undefined)
   await client.connect()
   const store = new PgStore(url, { cache: false })
   await store.setup()
@@ -118,14 +144,23 @@ async function measure(way: Way, name: string): Promise<void> {
   if (way.index) await client.query(way.index)
   await client.query('alter table session set (autovacuum_enabled = false)')
   await fill(client)
+  let peak = 0
+  const watch = setInterval(() => {
+    peak = Math.max(peak, process.memoryUsage().rss)
+  }, 20)
   const start = performance.now()
   const alone = await way.run(client, url)
   const perSecond = (alone / (performance.now() - start)) * 1_000
+  clearInterval(watch)
   // Those who come a quarter of an hour later find little.
   await client.query('vacuum session')
   const again = performance.now()
   await way.run(client, url)
-  const cells = [Math.round(perSecond).toLocaleString('en'), `${Math.round(performance.now() - again)} ms`]
+  const cells = [
+    Math.round(perSecond).toLocaleString('en'),
+    `${Math.round(peak / 1024 / 1024)} MiB`,
+    `${Math.round(performance.now() - again)} ms`,
+  ]
   if (!values.alone) {
     await fill(client)
     const load = fork(fileURLToPath(new URL('sweep-load.js', import.meta.url)), [url, String(rows)])

@@ -42,7 +42,7 @@ export class ExpiredStatements {
   readonly read: string
   /** The same in the order of ids, `$3` or `$1` of them at most after the id before it. */
   readonly readSome: string
-  /** Deletes the ids `$1`, unless they were changed since they had the versions `$2`. */
+  /** Deletes the ids `$2` at the places `$1`, unless they were changed since they had the versions `$3`. */
   readonly deleteRead: string
   /** How long ago, in ms, the last sweep ended, and what it did. */
   readonly lastSweep: string
@@ -68,17 +68,19 @@ export class ExpiredStatements {
     const epoch = (column: string): string => `(extract(epoch from ${column}) * 1000)::float8`
     const optional = (column: string, value: string): string => (columns.has(column) ? value : 'null')
     const data =
-      `select id, session::text as session, ${epoch('expiry::timestamptz')} as expiry,` +
+      `select id, ${hasPages ? 'ctid::text' : `''`} as at, session::text as session, ${epoch('expiry::timestamptz')} as expiry,` +
       ` ${optional('user_id', 'user_id')} as user_id, ${optional('created_at', epoch('created_at'))} as created_at,` +
       ` ${optional('last_access', epoch('last_access'))} as last_access, ${optional('version', 'version::text')} as version` +
       ` from ${name} where ${hasPages ? `${inRange} and ` : ''}${over}`
     this.read = data
     const next = hasPages ? ['$3', '$4'] : ['$1', '$2']
     this.readSome = `${data} and id > ${next[0]}::text order by id limit ${next[1]}`
-    this.deleteRead = columns.has('version')
-      ? `delete from ${name} as t using unnest($1::text[], $2::bigint[]) as u (id, version)` +
-        ` where t.id = u.id and t.version = u.version and ${isOver(table, ends, 't.')}${settings} returning 1 as deleted`
-      : `delete from ${name} where id = any($1::text[]) and $2::text[] is not null and ${over}${settings} returning 1 as deleted`
+    // By its place, where that can be: a changed row is at another.
+    const unchanged = columns.has('version') ? 't.version = u.version' : '(u.version is null)'
+    this.deleteRead =
+      `delete from ${name} as t using unnest($1::text[], $2::text[], $3::bigint[]) as u (at, id, version)` +
+      ` where ${hasPages ? 't.ctid = u.at::tid and ' : ''}t.id = u.id and ${unchanged}` +
+      ` and ${isOver(table, ends, 't.')}${settings} returning 1 as deleted`
     this.lastSweep = `select ${epoch('now() - expiry::timestamptz')} as ago, session::text as did from ${name} where id = '${noteId}'`
     const version = columns.has('version')
     this.note =

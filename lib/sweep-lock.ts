@@ -15,13 +15,14 @@ const checkMs = 1_000
 /**
  * A transaction on a connection of its own, idle but for the reading of sessions. So the lock ends with its holder,
  * goes through a pooler that hands each transaction another connection, and takes none from a pool that may have only one.
- * It holds no rows, and no vacuum back.
+ * It holds no rows, and vacuum back only while it reads.
  */
 export class SweepLock {
   readonly #client: pg.Client
   #stream: Duplex | undefined
   #loss: Error | undefined
   #checked = performance.now()
+  #isReading = false
 
   private constructor(config: ClientConfig) {
     const stream = (): Duplex => {
@@ -65,7 +66,9 @@ export class SweepLock {
 
   /** Rejects if the lock is lost, as far as anybody can know. */
   async check(): Promise<void> {
-    if (this.#loss === undefined && performance.now() - this.#checked > checkMs) {
+    // Nothing gets past a cursor, and the next of its rows say as much.
+    const isDue = !this.#isReading && performance.now() - this.#checked > checkMs
+    if (this.#loss === undefined && isDue) {
       await this.#query('select')
       this.#checked = performance.now()
     }
@@ -74,11 +77,13 @@ export class SweepLock {
 
   /** Reads rows through a cursor, so many at a time. */
   async *read(text: string, values: unknown[], most: number): AsyncGenerator<Row[]> {
+    this.#isReading = true
     const cursor = this.#client.query(new Cursor<Row>(text, values))
     const next = (): Promise<Row[]> => within(cursor.read(most), statementMs, 'no answer of the cursor')
     try {
       for (let rows = await next(); rows.length > 0; rows = await next()) yield rows
     } finally {
+      this.#isReading = false
       if (this.#loss === undefined)
         await within(cursor.close(), statementMs, 'the cursor did not close').catch(() => undefined)
     }

@@ -11,8 +11,11 @@ import type { ExpiredSession, Row, SweepResult } from './types.js'
 /** How long a batch is to take: a longer one is followed by a smaller one. */
 const batchMs = 20
 
+/** The same for one whose sessions are shown to somebody first. */
+const tellMs = 1_000
+
 /** How long to do nothing after a batch, as a share of what it took: so much is left to everybody else. */
-const rest = 1 / 2
+const rest = 1 / 4
 
 /** How many pages the first batch has, and any batch at most. */
 const firstPages = 32
@@ -121,14 +124,15 @@ export class Sweeper {
       const end = Math.min(page + count, pages)
       const range = [`(${page},0)`, `(${end},0)`]
       const start = performance.now()
+      const before = sweep.deleted
       if (sweep.onExpired) await this.#tell(sweep, range, end / pages)
       else {
         const deleted = await this.#deleteRange(sweep, range)
-        const took = performance.now() - start
-        await this.#after(sweep, deleted, took, end / pages)
-        const factor = Math.min(batchMs / took, batchSize / deleted, 2)
-        count = Math.max(1, Math.min(mostPages, Math.floor((end - page) * factor)))
+        await this.#after(sweep, deleted, performance.now() - start, end / pages)
       }
+      const most = sweep.onExpired ? tellMs : batchMs * (1 + rest)
+      const factor = Math.min(most / (performance.now() - start), batchSize / (sweep.deleted - before), 2)
+      count = Math.max(1, Math.min(mostPages, Math.floor((end - page) * factor)))
       page = end
     }
   }
@@ -159,23 +163,34 @@ export class Sweeper {
     }
   }
 
-  /** Shows each session before it goes. */
+  /** Shows each session before it goes; deletes those that were seen, many at a time. */
   async #tell(sweep: Sweep, range: string[], done = 0): Promise<void> {
-    const { connection } = this.#options
+    const { batchSize } = this.#options
+    let seen: Row[] = []
+    let took = 0
     let start = performance.now()
     for await (const rows of this.#read(sweep, range)) {
-      let took = performance.now() - start
-      const seen = await this.#seen(sweep, rows)
-      start = performance.now()
-      const values = [seen.map(({ id }) => id), seen.map(({ version }) => version)]
-      const deleted =
-        seen.length === 0 ? 0 : (await connection.query(sweep.statements.deleteRead, values)).length
       took += performance.now() - start
-      await this.#after(sweep, deleted, took, done)
-      if (this.#stop.signal.aborted) return
+      for (const row of await this.#seen(sweep, rows)) seen.push(row)
+      if (this.#stop.signal.aborted) break
+      start = performance.now()
+      if (seen.length < batchSize) continue
+      await this.#deleteSeen(sweep, seen, took, done)
+      seen = []
+      took = 0
       start = performance.now()
     }
-    await sweep.lock?.check()
+    await this.#deleteSeen(sweep, seen, took, done)
+  }
+
+  async #deleteSeen(sweep: Sweep, seen: Row[], took: number, done: number): Promise<void> {
+    const start = performance.now()
+    let deleted = 0
+    if (seen.length > 0) {
+      const values = ['at', 'id', 'version'].map((name) => seen.map((row) => row[name]))
+      deleted = (await this.#options.connection.query(sweep.statements.deleteRead, values)).length
+    }
+    await this.#after(sweep, deleted, took + performance.now() - start, done)
   }
 
   async *#read({ statements, lock }: Sweep, range: string[]): AsyncGenerator<Row[]> {
@@ -197,7 +212,7 @@ export class Sweeper {
       try {
         const session = row.session === null ? undefined : decode(row.session as string)
         if (session && onExpired) await this.#patiently(onExpired(expired(row, session)))
-        seen.push(row)
+        seen.push({ at: row.at, id: row.id, version: row.version })
       } catch (error) {
         errors.push(withoutSecrets(error, [row.id as string]))
       }

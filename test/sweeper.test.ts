@@ -40,7 +40,7 @@ class Gate {
 
 const lockHolders = `select a.application_name as name from pg_locks l join pg_stat_activity a using (pid)
   join pg_database d on d.oid = l.database and d.datname = current_database()
-  where locktype = 'advisory' and l.granted`
+  where locktype = 'advisory' and objsubid = 2 and l.granted`
 
 const byHand: PgStoreOptions = { cleanup: false, hashIds: false, cache: false }
 
@@ -196,7 +196,7 @@ describe('sweep()', () => {
       expect((await store.sweep()).deleted).to.equal(10)
     })
 
-  it('holds no rows and no vacuum back while it waits for onExpired', async () => {
+  it('holds no rows while it waits for onExpired', async () => {
     const gate = new Gate()
     const { url, store } = await open({ cleanup: { cron: false, onExpired: () => gate.opened } })
     await sql(url, fill(1))
@@ -334,6 +334,17 @@ describe('sweep()', () => {
     expect(await rows(url, `id = 'alive'`)).to.equal(1)
   })
 
+  it('goes on after an onExpired that takes its time', async () => {
+    let slow = true
+    const onExpired = async (): Promise<void> => {
+      if (slow) await new Promise((resolve) => setTimeout(resolve, 1_200))
+      slow = false
+    }
+    const { url, store } = await open({ cleanup: { cron: false, onExpired } })
+    await sql(url, fill(500))
+    expect((await store.sweep()).deleted).to.equal(500)
+  })
+
   it('is interrupted by close() after the batch that is under way', async () => {
     const { url, store } = await open({ cleanup: { cron: false, batchSize: 1 } })
     await sql(url, fill(20_000))
@@ -423,38 +434,46 @@ describe('the schedule of sweeps', () => {
     const first = new PgStore(url, byHand)
     await first.setup()
     await sql(url, fill(300, '1 hour', 'alive'))
+    // A sweep waits in the middle for as long as the test wants.
+    await sql(
+      url,
+      `create function wait() returns trigger language plpgsql as
+         'begin perform pg_advisory_xact_lock_shared(42); return old; end';
+       create trigger wait before delete on session for each row when (old.id = 'over-2500') execute function wait()`,
+    )
+    const middle = new pg.Client(url)
+    await middle.connect()
     const children = new Map<string, ChildProcess>()
     try {
       for (const name of ['ann', 'bob', 'cid', 'dan']) {
-        // Batches of one page: a sweep that can be killed in the middle.
-        const child = start('sweep-app.js', [`${url}?application_name=${name}`, '1'])
+        const child = start('sweep-app.js', [`${url}?application_name=${name}`])
         children.set(name, child)
         await message(child)
       }
       const left = `id like 'over%' and expiry <= now()`
       for (let round = 0; round < 3; round++) {
-        await sql(url, fill(50_000))
-        await until(async () => (await rows(url, left)) < 50_000)
-        const holders = await sql<{ name: string }>(url, lockHolders)
-        expect(holders.length).to.be.at.most(1)
+        await middle.query('select pg_advisory_lock(42)')
+        await sql(url, fill(5_000))
+        const waiting = `select from pg_locks where locktype = 'advisory' and objsubid = 1 and not granted`
+        await until(async () => (await sql(url, waiting)).length > 0)
+        // The others come, see, and leave.
+        await until(async () => (await sql(url, lockHolders)).length === 1)
+        const [holder] = await sql<{ name: string }>(url, lockHolders)
         const touched = await sql<{ id: string }>(
           url,
           `update session set expiry = now() + interval '1 hour' where id in
-             (select id from session where ${left} order by random() limit 50) returning id`,
+             (select id from session where ${left} and substr(id, 6)::int > 4900) returning id`,
         )
-        const name = holders[0]?.name ?? ''
+        expect(touched).to.have.length(100)
+        const name = holder?.name ?? ''
+        expect([...children.keys()]).to.include(name)
         if (round < 2) {
-          expect([...children.keys()]).to.include(name)
           children.get(name)?.kill('SIGKILL')
           children.delete(name)
-          // In the middle.
-          expect(await rows(url, left)).to.be.above(0)
         }
+        await middle.query('select pg_advisory_unlock(42)')
         await until(async () => (await rows(url, left)) === 0)
-        const ids = touched.map(({ id }) => id)
-        expect(ids).not.to.deep.equal([])
-        const kept = await sql(url, 'select id from session where id = any($1)', [ids])
-        expect(kept).to.have.length(ids.length)
+        expect(await rows(url, `id like 'over%'`)).to.equal(100)
         await sql(url, `delete from session where id like 'over%'`)
       }
       expect(await rows(url, `id like 'alive%'`)).to.equal(300)
@@ -465,6 +484,7 @@ describe('the schedule of sweeps', () => {
       const ends = left.map((child) => once(child, 'exit'))
       for (const child of left) child.disconnect()
       await Promise.all(ends)
+      await middle.end()
       await first.close()
     }
   })
