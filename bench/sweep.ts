@@ -127,7 +127,9 @@ try {
       'idle',
     ),
   )
-  const chosen = ways.filter(({ name }) => values.only.length === 0 || values.only.some((part) => name.includes(part)))
+  const chosen = ways.filter(
+    ({ name }) => values.only.length === 0 || values.only.some((part) => name.includes(part)),
+  )
   for (const [n, way] of chosen.entries()) await measure(way, `sweep${n}`)
 } finally {
   await database.stop()

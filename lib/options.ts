@@ -21,7 +21,7 @@ export interface Settings {
   readonly cleanup: CleanupSettings
 }
 
-export interface CleanupSettings extends Times {
+interface CleanupSettings extends Times {
   readonly batchSize: number
   readonly grace: number
   readonly onExpired: CleanupOptions['onExpired']

@@ -120,7 +120,7 @@ export async function markHashed(connection: Connection, settings: Settings): Pr
 }
 
 /** One statement, so that it is atomic over any kind of connection: the files of sql/ that are needed. */
-function upgrade(settings: Settings): string {
+export function upgrade(settings: Settings): string {
   const { schema, hashIds } = settings
   const relation = `to_regclass(${literal(qualified(settings))})`
   const column = (name: string) =>
