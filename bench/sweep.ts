@@ -59,7 +59,7 @@ const ours = (name: string, cleanup: CleanupOptions): Way => ({
 })
 
 const ways: Way[] = [
-  ours('sweep()', {}),
+  ours('sweep() as it is', {}),
   ours('sweep() with an onExpired', { onExpired: () => undefined }),
   {
     name: 'one big delete',

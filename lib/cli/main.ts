@@ -33,7 +33,7 @@ Everywhere:
   --verbose              Show where an error comes from.
   -h, --help
 
-Exit status: 0 if all is well, 1 if something failed, 2 if the command line is wrong.`
+Exit status: 0 all is well, 1 something failed, 2 the command line is wrong.`
 
 const overview = `koa-pg-store looks after Koa sessions in PostgreSQL.
 

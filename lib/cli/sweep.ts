@@ -25,8 +25,8 @@ application is at it, this does nothing. What is alive is never touched.
       at three every night
 
 Options:
-  --watch                Stay, and sweep by the clock. A signal ends it after the
-                         batch under way; a second Ctrl-C doesn't wait for that.
+  --watch                Stay, and sweep by the clock. A signal ends it after
+                         the batch under way; a second one at once.
   --cron <expression>    When, with --watch. Default: */15 * * * *
   --timezone <name>      Of the expression, such as Europe/Berlin.
                          Default: the machine's
