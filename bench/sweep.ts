@@ -121,6 +121,7 @@ try {
       'peak memory',
       'then nothing',
       'beside load',
+      'served',
       'get p99',
       'idle',
       'set p99',
@@ -176,6 +177,9 @@ async function measure(way: Way, name: string): Promise<void> {
     const busy = await said(load, 'stop')
     await once(load, 'exit')
     cells.push(`${Math.round(took)} ms`)
+    // Who is kept waiting asks less: what was served in the same time belongs to the picture.
+    const perSecond = (list: Latencies, ms: number) => ((list.get.length + list.set.length) / ms) * 1_000
+    cells.push(`${Math.round((perSecond(busy, took) / perSecond(idle, 5_000)) * 100)} %`)
     for (const kind of ['get', 'set'] as const) cells.push(p99(busy[kind]), p99(idle[kind]))
   }
   console.log(line(way.name, ...cells))

@@ -24,6 +24,9 @@ const impatient = `(select set_config('lock_timeout', '50ms', true)) is not null
 /** Tells the trigger of sql/006-notify.sql that nobody has to hear of this: caches know by themselves when sessions end. */
 const quietly = `(select set_config('koa_pg_store.sweep', 'on', true)) is not null`
 
+/** Whether somebody else is being served, as far as this role may see. */
+const othersAtWork = `exists (select from pg_stat_activity where backend_type = 'client backend' and state = 'active' and pid <> pg_backend_pid())`
+
 /** Between two pages of the table: `$1` and `$2`. */
 const inRange = 'ctid >= $1::tid and ctid < $2::tid'
 
@@ -55,7 +58,7 @@ export class ExpiredStatements {
     // Parts that Citus wouldn't run, and a table on it doesn't need.
     const settings = distributed ? '' : ` and ${withoutWaiting} and ${quietly}`
     const counted = (text: string): string =>
-      `with gone as (${text} returning 1) select count(*)::int as deleted from gone`
+      `with gone as (${text} returning 1) select count(*)::int as deleted, ${othersAtWork} as others from gone`
     this.pages = `select (pg_relation_size($1::text::regclass) / current_setting('block_size')::int)::int as pages`
     this.deleteRange = counted(`delete from ${name} where ${inRange} and ${over}${settings} and ${impatient}`)
     this.deleteFreeOfRange = counted(

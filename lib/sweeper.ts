@@ -14,8 +14,13 @@ const batchMs = 20
 /** The same for one whose sessions are shown to somebody first. */
 const tellMs = 1_000
 
-/** How long to do nothing after a batch, as a share of what it took: so much is left to everybody else. */
-const rest = 1 / 4
+/**
+ * How long to do nothing after a batch, for each ms that it took: with the server to itself, and when others were at work
+ * lately. Then a sweep takes a third of the time of one connection, and a big one writes no more at once than disks bear.
+ */
+const restAlone = 1 / 4
+const restAmongOthers = 2
+const latelyMs = 1_000
 
 /** How many pages the first batch has, and any batch at most. */
 const firstPages = 32
@@ -49,6 +54,8 @@ interface Sweep {
   readonly lock: SweepLock | undefined
   readonly onExpired: ((session: ExpiredSession) => unknown) | undefined
   readonly began: number
+  /** When others were last seen at work. */
+  othersAt: number
   deleted: number
   batches: number
 }
@@ -89,7 +96,10 @@ export class Sweeper {
       const ago = last?.ago as number | undefined
       if (ago !== undefined && ago >= 0 && ago < unlessWithin) return undefined
       const onExpired = this.#options.onExpired()
-      const sweep = { statements, lock, onExpired, began: performance.now(), deleted: 0, batches: 0 }
+      const sweep: Sweep = {
+        ...{ statements, lock, onExpired, began: performance.now() },
+        ...{ deleted: 0, batches: 0, othersAt: Number.NEGATIVE_INFINITY },
+      }
       if (table.hasPages) await this.#pageByPage(sweep, table)
       else if (onExpired) await this.#tell(sweep, [])
       else await this.#byIds(sweep)
@@ -125,22 +135,29 @@ export class Sweeper {
       const range = [`(${page},0)`, `(${end},0)`]
       const start = performance.now()
       const before = sweep.deleted
-      if (sweep.onExpired) await this.#tell(sweep, range, end / pages)
-      else {
+      let took = 0
+      if (sweep.onExpired) {
+        await this.#tell(sweep, range, end / pages)
+        took = ((performance.now() - start) * batchMs) / tellMs
+      } else {
         const deleted = await this.#deleteRange(sweep, range)
-        await this.#after(sweep, deleted, performance.now() - start, end / pages)
+        took = performance.now() - start
+        await this.#after(sweep, deleted, took, end / pages)
       }
-      const most = sweep.onExpired ? tellMs : batchMs * (1 + rest)
-      const factor = Math.min(most / (performance.now() - start), batchSize / (sweep.deleted - before), 2)
+      const factor = Math.min(batchMs / took, batchSize / (sweep.deleted - before), 2)
       count = Math.max(1, Math.min(mostPages, Math.floor((end - page) * factor)))
       page = end
     }
   }
 
-  async #deleteRange({ statements }: Sweep, range: string[]): Promise<number> {
+  async #deleteRange(sweep: Sweep, range: string[]): Promise<number> {
     const { connection } = this.#options
-    const deleted = async (text: string): Promise<number> =>
-      (await connection.query(text, range))[0]?.deleted as number
+    const { statements } = sweep
+    const deleted = async (text: string): Promise<number> => {
+      const [row] = await connection.query(text, range)
+      if (row?.others === true) sweep.othersAt = performance.now()
+      return row?.deleted as number
+    }
     try {
       return await deleted(statements.deleteRange)
     } catch (error) {
@@ -251,6 +268,7 @@ export class Sweeper {
     this.#options.onProgress?.(done, resultOf(sweep))
     // An aborted pause is the end, not an error.
     const { signal } = this.#stop
+    const rest = performance.now() - sweep.othersAt < latelyMs ? restAmongOthers : restAlone
     await sleep(took * rest, undefined, { signal, ref: false }).catch(() => undefined)
     await sweep.lock?.check()
   }
