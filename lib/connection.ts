@@ -41,11 +41,7 @@ const unprepared = new Set(['26000', '42P05', '0A000'])
  * Makes the connection without opening it. `warn` gets the errors of idle connections, which nobody waits for. Throws a
  * `TypeError` for what can't be one; its message never quotes a connection string, which may hold a password.
  */
-export function connect(
-  source: ConnectionSource,
-  warn: (error: Error) => void,
-  prepare: boolean,
-): Connection {
+export function connect(source: ConnectionSource, warn: (error: Error) => void, prepare = true): Connection {
   if (typeof source === 'function') return new FunctionConnection(source)
   if (typeof source === 'object' && source !== null && isPool(source))
     return new PoolConnection(source, warn, false, prepare)

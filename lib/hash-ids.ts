@@ -35,7 +35,13 @@ export async function hashIds(
   }
 }
 
-async function turnAll(connection: Connection, settings: Settings, signal: AbortSignal): Promise<number> {
+/** One look at the whole table; answers how many ids were raw. `onProgress` is told how far it is, between 0 and 1. */
+export async function turnAll(
+  connection: Connection,
+  settings: Settings,
+  signal: AbortSignal,
+  onProgress?: (done: number) => void,
+): Promise<number> {
   const [size] = await connection.query(
     `select (pg_relation_size($1::text::regclass) / current_setting('block_size')::int)::float8 as blocks`,
     [qualified(settings)],
@@ -46,6 +52,7 @@ async function turnAll(connection: Connection, settings: Settings, signal: Abort
     const range = { first: `(${block},0)`, after: `(${block + blocksAtOnce},0)` }
     const [row] = await connection.query(fill(sql['005-hash-ids'], { schema, table, ...range }))
     turned += row?.turned as number
+    onProgress?.(Math.min(1, (block + blocksAtOnce) / (size?.blocks as number)))
   }
   return turned
 }

@@ -3,7 +3,8 @@ import type { ClientConfig } from 'pg'
 import { type Codec, readCodec } from './codec.js'
 import { describe } from './errors.js'
 import { century } from './record.js'
-import type { PgStoreOptions, Session } from './types.js'
+import { cronProblem, isTimeZone, type Times } from './schedule.js'
+import type { CleanupOptions, PgStoreOptions, Session } from './types.js'
 import { commonUserId } from './user-id.js'
 
 /** The options as the store uses them. */
@@ -25,6 +26,13 @@ export interface Settings {
   readonly listen: string | ClientConfig | false | undefined
   readonly prepare: boolean
   readonly codec: Codec | undefined
+  readonly cleanup: CleanupSettings
+}
+
+interface CleanupSettings extends Times {
+  readonly batchSize: number
+  readonly grace: number
+  readonly onExpired: CleanupOptions['onExpired']
 }
 
 interface CacheSettings {
@@ -48,7 +56,15 @@ export const cacheDefaults: CacheSettings = {
 
 const touchDefaults = { interval: 60_000, batchSize: 5_000 }
 
-const defaults: Settings = {
+const cleanupDefaults = {
+  cron: '*/15 * * * *' as string | false,
+  timezone: undefined as string | undefined,
+  batchSize: 5_000,
+  grace: 0,
+  onExpired: undefined as CleanupOptions['onExpired'],
+}
+
+const defaults = {
   schema: 'public',
   table: 'session',
   create: true,
@@ -66,12 +82,18 @@ const defaults: Settings = {
   listen: undefined,
   prepare: true,
   codec: undefined,
+  cleanup: undefined,
+  cleanupTime: undefined,
 }
 
 /** Checks what the user gave and fills in the rest. Throws `TypeError` or `RangeError`, naming the option. */
 export function readOptions(options: PgStoreOptions = {}): Settings {
+  const { cleanupTime: _, ...given } = merge<object>('options', defaults, options) as Settings & {
+    cleanupTime: unknown
+  }
   const settings: Settings = {
-    ...merge('options', defaults, options),
+    ...given,
+    cleanup: readCleanup(options),
     cache: readCache(options),
     codec: options.codec === undefined ? undefined : readCodec(options.codec),
     touch: readTouch(options),
@@ -106,6 +128,38 @@ function readTouch({ touch = {} }: PgStoreOptions): Settings['touch'] {
   count('touch.batchSize', settings.batchSize, 'sessions', 1)
   return Object.freeze(settings)
 }
+
+function readCleanup({ cleanup = {}, cleanupTime }: PgStoreOptions): CleanupSettings {
+  if (typeof cleanup !== 'string' && cleanup !== false && (typeof cleanup !== 'object' || cleanup === null))
+    wrong('cleanup', cronForm, cleanup)
+  const isBare = typeof cleanup !== 'object'
+  const { cron, ...settings } = merge('cleanup', cleanupDefaults, isBare ? { cron: cleanup } : cleanup)
+  const name = isBare ? 'cleanup' : 'cleanup.cron'
+  if (typeof cron !== 'string' && cron !== false) wrong(name, cronForm, cron)
+  const problem = cron === false ? undefined : cronProblem(cron)
+  if (problem !== undefined)
+    outOfRange(name, "a cron expression such as '*/15 * * * *'", cron, ` (${problem})`)
+  if (settings.timezone !== undefined) {
+    if (typeof settings.timezone !== 'string') wrong('cleanup.timezone', 'a string', settings.timezone)
+    if (!isTimeZone(settings.timezone))
+      outOfRange('cleanup.timezone', "a time zone such as 'Europe/Berlin'", settings.timezone)
+  }
+  count('cleanup.batchSize', settings.batchSize, 'sessions', 1)
+  if (settings.grace !== 0) milliseconds('cleanup.grace', settings.grace)
+  if (settings.grace > century) outOfRange('cleanup.grace', 'at most 100 years', settings.grace)
+  if (settings.onExpired !== undefined && typeof settings.onExpired !== 'function')
+    wrong('cleanup.onExpired', 'a function', settings.onExpired)
+  if (cleanupTime === undefined)
+    return Object.freeze({ ...settings, cron: cron || undefined, every: undefined })
+  milliseconds('cleanupTime', cleanupTime)
+  // Node's timers end there.
+  if (cleanupTime >= 2 ** 31) outOfRange('cleanupTime', 'less than 2,147,483,648 ms (24 days)', cleanupTime)
+  if (isBare || cleanup.cron !== undefined)
+    throw new TypeError('options "cleanup" and "cleanupTime" both say when to sweep: give one of them')
+  return Object.freeze({ ...settings, cron: undefined, every: cleanupTime })
+}
+
+const cronForm = "a cron expression such as '*/15 * * * *', false or an object"
 
 function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
   if (cache === false) return false
@@ -167,6 +221,6 @@ function wrong(name: string, right: string, value: unknown): never {
   throw new TypeError(`option "${name}" must be ${right}; received ${describe(value)}`)
 }
 
-function outOfRange(name: string, right: string, value: unknown): never {
-  throw new RangeError(`option "${name}" must be ${right}; received ${describe(value)}`)
+function outOfRange(name: string, right: string, value: unknown, why = ''): never {
+  throw new RangeError(`option "${name}" must be ${right}; received ${describe(value)}${why}`)
 }

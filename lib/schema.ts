@@ -18,6 +18,8 @@ export interface Table {
   readonly distributed: boolean
   /** A user's sessions could be found faster, and the index for that can't be made at once: the table is big. */
   readonly lacksUserIndex: boolean
+  /** Its rows can be found by the page that they are on: an ordinary table, on PostgreSQL 14 or newer. */
+  readonly hasPages: boolean
   /** It would have been upgraded, but for somebody's lock. */
   readonly isLocked: boolean
 }
@@ -37,6 +39,7 @@ interface Found {
   distributed: boolean
   userIndex: boolean
   small: boolean
+  ordinary: boolean
 }
 
 const oldestServer = 130_000
@@ -108,6 +111,7 @@ export async function prepare(
       hasTriggers: found.triggersEnabled === triggerCount,
       distributed: found.distributed,
       lacksUserIndex: settings.create && !found.userIndex && !found.small,
+      hasPages: found.ordinary && !found.distributed && found.server >= 140_000,
       isLocked: codeOf(refusal) === '55P03',
     }
   } catch (error) {
@@ -126,7 +130,7 @@ export async function markHashed(connection: Connection, settings: Settings): Pr
 }
 
 /** One statement, so that it is atomic over any kind of connection: the files of sql/ that are needed. */
-function upgrade(settings: Settings): string {
+export function upgrade(settings: Settings): string {
   const { schema, hashIds } = settings
   const relation = `to_regclass(${literal(qualified(settings))})`
   const column = (name: string) =>
@@ -240,7 +244,9 @@ async function inspect(connection: Connection, settings: Settings): Promise<Foun
         and tgenabled in ('O', 'A')),
       'distributed', exists (select from pg_extension where extname = 'citus'),
       'userIndex', ${userIndex('t.oid')},
-      'small', coalesce(${isSmall('t.oid')}, true)
+      'small', coalesce(${isSmall('t.oid')}, true),
+      'ordinary', exists (select from pg_class c join pg_am a on a.oid = c.relam
+        where c.oid = t.oid and c.relkind = 'r' and not c.relhassubclass and a.amname = 'heap')
     )::text as found
     from (select to_regclass($1::text)::oid as oid) t
     cross join lateral (select ${commentOnId('t.oid')} as comment) c`,

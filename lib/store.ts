@@ -25,13 +25,16 @@ import { cacheDefaults, readOptions, type Settings } from './options.js'
 import { type Changed, Queries } from './queries.js'
 import { checkId, decode, encode, lifetime, newId, rawId } from './record.js'
 import { Saves } from './saves.js'
+import { schedule } from './schedule.js'
 import { indexUsers, prepare, type Table } from './schema.js'
 import { Sessions } from './sessions.js'
 import { Statements } from './statements.js'
+import { Sweeper } from './sweeper.js'
 import { Touches } from './touches.js'
 import type {
   Conflict,
   ConnectionSource,
+  ExpiredSession,
   GetOptions,
   PgStoreOptions,
   Session,
@@ -39,6 +42,7 @@ import type {
   SessionStore,
   SessionWithTtl,
   Stats,
+  SweepResult,
   Ttl,
   Yieldable,
 } from './types.js'
@@ -63,12 +67,17 @@ const replaceMs = 60_000
 /** How long after a lock was in the way an upgrade is tried again. */
 const upgradeAgainMs = 60_000
 
+/** What is swept by itself needn't be, if another instance has done it so many ms ago. */
+const sweptLately = 300_000
+
 /** The table or one of its columns went away, or its type changed: what setup found out isn't true any more. */
 const tableChanged = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
 
 /**
  * Events: `connect` once the table is ready (again, where it had to be set up again); `trust` and `distrust`, the cache is
- * answered from or not; `conflict`, a save met somebody else's change of the session; `warning` with an `Error` that nobody could be given, such as the loss of an idle connection.
+ * answered from or not; `conflict`, a save met somebody else's change of the session; `sweep`, this instance has deleted
+ * what had expired; `expire`, a session that is about to be deleted, with its data; `warning` with an `Error` that nobody
+ * could be given, such as the loss of an idle connection.
  * There is no `disconnect` and no `error`.
  */
 interface Events {
@@ -76,6 +85,8 @@ interface Events {
   trust: []
   distrust: []
   conflict: [Conflict]
+  sweep: [SweepResult]
+  expire: [ExpiredSession]
   warning: [Error]
 }
 
@@ -95,6 +106,8 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   readonly #touches: Touches
   readonly #known: Known
   readonly #stop = new AbortController()
+  readonly #sweeper: Sweeper
+  #isScheduled = false
   #listener: Listener | undefined
   /** The cache needs no listener: a `ttl` was given, and nothing can be heard. */
   #withoutNotices = false
@@ -115,13 +128,21 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     this.#settings = readOptions(options)
     this.#connection = connect(connection, (error) => this.#warn(error), this.#settings.prepare)
     this.#listen = listenConfig(this.#settings.listen, this.#connection)
-    const { cache, touch, idleTimeout, hashIds } = this.#settings
+    const { cache, touch, idleTimeout, hashIds, cleanup } = this.#settings
     this.#known = new Known(cache ? cache.max : cacheDefaults.max, hashIds)
     this.#touches = new Touches({
       ...touch,
       max: cache ? cache.max : touch.batchSize,
       countsIdleness: idleTimeout !== undefined,
       write: async (touches) => (await this.#whenReady()).queries.touch(touches),
+      warn: (error) => this.#warn(error),
+    })
+    this.#sweeper = new Sweeper({
+      connection: this.#connection,
+      ends: { ...this.#settings, grace: cleanup.grace },
+      batchSize: cleanup.batchSize,
+      onExpired: () => this.#onExpired(),
+      onSwept: (result) => void this.emit('sweep', result),
       warn: (error) => this.#warn(error),
     })
     if (cache) this.#cache = new Cache(cache, undefined, (name, id) => this.#touches.use(name, id))
@@ -306,6 +327,49 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     yield* users.entries()
   }
 
+  /**
+   * Deletes what has expired, and the marks of sessions that were destroyed more than an hour ago. Calls at the same time
+   * share one sweep. Resolves with 0 for all of it if another instance is sweeping. What `close()` interrupts resolves
+   * with what was done until then.
+   */
+  async sweep(): Promise<SweepResult> {
+    // A script that waits for this must not end meanwhile; a sweep by itself is no reason to live.
+    const reason = setInterval(() => undefined, 60_000)
+    try {
+      return (await this.#sweep(0)) ?? { deleted: 0, batches: 0, ms: 0 }
+    } finally {
+      clearInterval(reason)
+    }
+  }
+
+  #sweep(unlessWithin: number): Promise<SweepResult | undefined> {
+    return this.#call('sweep', async () => {
+      const { table } = await this.#whenReady()
+      return this.#sweeper.run(table, unlessWithin)
+    })
+  }
+
+  /** Who is to see the sessions that have expired. */
+  #onExpired(): ((session: ExpiredSession) => unknown) | undefined {
+    const { onExpired } = this.#settings.cleanup
+    if (onExpired === undefined && this.listenerCount('expire') === 0) return undefined
+    return async (session) => {
+      await onExpired?.(session)
+      this.emit('expire', session)
+    }
+  }
+
+  /** Sweeps by itself from the first use on. */
+  #scheduleOnce(): void {
+    if (this.#isScheduled || this.#closing !== undefined) return
+    this.#isScheduled = true
+    const stop = schedule(this.#settings.cleanup, async (next) => {
+      // What another instance has done since the time before needn't be done again.
+      await this.#sweep(Math.min(next / 2, sweptLately)).catch((error) => this.#warn(error))
+    })
+    this.#stop.signal.addEventListener('abort', stop, { once: true })
+  }
+
   /** Empties the cache of every instance. */
   clearCache(): Promise<void> {
     return this.#call('clear the caches', async () => {
@@ -364,6 +428,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
 
   async #close(): Promise<void> {
     this.#stop.abort()
+    await this.#sweeper.stop()
     if (this.#calls > 0)
       await new Promise<void>((resolve) => {
         this.#idle = resolve
@@ -494,6 +559,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
         warn(new Error(`the index of users could not be made: ${messageOf(error)}`)),
       )
     this.#listenOnce(table)
+    this.#scheduleOnce()
     this.emit('connect')
     return this.#ready
   }

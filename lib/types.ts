@@ -121,6 +121,13 @@ export interface PgStoreOptions {
    * destroyed. Default: no such limit.
    */
   maxSessionsPerUser?: number | undefined
+  /**
+   * When to delete what has expired, one instance of all at a time: a cron expression, `false` (only `sweep()` does), or
+   * an object. Default: every 15 minutes.
+   */
+  cleanup?: string | false | CleanupOptions | undefined
+  /** Instead of a cron expression: sweep every so many ms, as `koa-pg-session` does. */
+  cleanupTime?: number | undefined
   /** The largest session, in bytes of its JSON in UTF-8. Default 1 MiB. */
   maxBytes?: number | undefined
   /** The largest attribute of a session, in bytes of its JSON in UTF-8. Default: no limit of its own. */
@@ -167,6 +174,40 @@ export interface CacheOptions {
    * it hears of a change within milliseconds. Default 5 seconds.
    */
   maxStaleness?: number | undefined
+}
+
+export interface CleanupOptions {
+  /** Five fields, or six with seconds first. Default every 15 minutes; `false`: only `sweep()` sweeps. */
+  cron?: string | false | undefined
+  /** The time zone of the expression, such as `'Europe/Berlin'`. Default the process's. */
+  timezone?: string | undefined
+  /** How many sessions one statement deletes, about. Default 5,000. */
+  batchSize?: number | undefined
+  /** How long, in ms, a session stays in the table after it has expired. Default 0. */
+  grace?: number | undefined
+  /**
+   * Gets each expired session before it is deleted, one after the other, and is awaited. One for which it throws or
+   * rejects stays for the next sweep. May get a session twice, if the process or the database fails in between.
+   */
+  onExpired?: ((session: ExpiredSession) => unknown) | undefined
+}
+
+/** A session that has expired, without its id. What the table has no column for is `undefined`. */
+export interface ExpiredSession {
+  readonly session: Session
+  readonly userId: string | undefined
+  readonly createdAt: Date | undefined
+  /** Written now and then; see the option `touch`. */
+  readonly lastAccess: Date | undefined
+  readonly expiry: Date
+}
+
+/** What a sweep did. */
+export interface SweepResult {
+  /** Rows: sessions, and the marks of those destroyed more than an hour ago. */
+  readonly deleted: number
+  readonly batches: number
+  readonly ms: number
 }
 
 /** How one call of `get` differs from others. */

@@ -59,8 +59,10 @@ create trigger koa_pg_store_update_expiry before update of expiry on :"schema".:
   for each row when (new.version = old.version and new.expiry < old.expiry)
   execute function :"schema".:"function"();
 
+-- A sweep deletes what no cache answers any more, and says so by a setting.
 create trigger koa_pg_store_delete after delete on :"schema".:"table"
-  for each row when (old.session is not null and old.expiry > now())
+  for each row when (old.session is not null and old.expiry > now()
+    and current_setting('koa_pg_store.sweep', true) is distinct from 'on')
   execute function :"schema".:"function"();
 
 create trigger koa_pg_store_truncate after truncate on :"schema".:"table"

@@ -353,6 +353,7 @@ describe('instances on one table', () => {
       hasTriggers: false,
       distributed: true,
       lacksUserIndex: false,
+      hasPages: false,
       isLocked: false,
     }
     const channel = channelOf({ schema: 'public', table: 'session' })

@@ -77,6 +77,48 @@ describe('new PgStore', () => {
       'option "maxLifetime" must be a number of milliseconds; received an array',
     ],
     [
+      { cleanup: true },
+      TypeError,
+      'option "cleanup" must be a cron expression such as \'*/15 * * * *\', false or an object; received true',
+    ],
+    [{ cleanup: null }, TypeError, 'option "cleanup" must be a cron expression'],
+    [
+      { cleanup: '61 * * * *' },
+      RangeError,
+      'option "cleanup" must be a cron expression such as \'*/15 * * * *\'; received "61 * * * *" (a string)',
+    ],
+    [{ cleanup: { cron: '0 0 30 2 *' } }, RangeError, 'option "cleanup.cron" must be a cron expression'],
+    [{ cleanup: { cron: 15 } }, TypeError, 'option "cleanup.cron" must be a cron expression'],
+    [{ cleanup: { every: 1 } }, TypeError, 'option "cleanup.every" is unknown; known are cron, timezone,'],
+    [
+      { cleanup: { timezone: 'Mars/Olympus' } },
+      RangeError,
+      'option "cleanup.timezone" must be a time zone such as \'Europe/Berlin\'; received "Mars/Olympus" (a string)',
+    ],
+    [
+      { cleanup: { batchSize: 0 } },
+      RangeError,
+      'option "cleanup.batchSize" must be a whole number of sessions, 1 or more; received 0',
+    ],
+    [
+      { cleanup: { grace: -1 } },
+      RangeError,
+      'option "cleanup.grace" must be a number of milliseconds above 0; received -1',
+    ],
+    [
+      { cleanup: { onExpired: 'mail' } },
+      TypeError,
+      'option "cleanup.onExpired" must be a function; received "mail" (a string)',
+    ],
+    [{ cleanupTime: '1h' }, TypeError, 'option "cleanupTime" must be a number of milliseconds'],
+    [{ cleanupTime: 0 }, RangeError, 'option "cleanupTime" must be a number of milliseconds above 0'],
+    [{ cleanupTime: 2 ** 31 }, RangeError, 'option "cleanupTime" must be less than 2,147,483,648 ms'],
+    [
+      { cleanupTime: 60_000, cleanup: false },
+      TypeError,
+      'options "cleanup" and "cleanupTime" both say when to sweep: give one of them',
+    ],
+    [
       { maxBytes: '1mb' },
       TypeError,
       'option "maxBytes" must be a number of bytes; received "1mb" (a string)',
@@ -91,6 +133,18 @@ describe('new PgStore', () => {
     it(`throws a ${kind.name}: ${message}`, () => {
       expect(() => new PgStore(url, options as PgStoreOptions)).to.throw(kind, message)
     })
+
+  it('takes every way to say when to sweep', () => {
+    const ways: PgStoreOptions[] = [
+      { cleanup: false },
+      { cleanup: '*/5 * * * * *' },
+      { cleanup: '@hourly' },
+      { cleanup: { cron: false } },
+      { cleanup: { timezone: 'Europe/Berlin', grace: 0 } },
+      { cleanupTime: 60_000, cleanup: { batchSize: 100 } },
+    ]
+    for (const options of ways) expect(() => new PgStore(url, options)).not.to.throw()
+  })
 
   it('takes undefined for an option as not given', () => {
     expect(

@@ -100,22 +100,25 @@ describe('the packed package', function () {
 
   describe('as files', () => {
     it('is the built lib/, the SQL, README, LICENSE, CHANGELOG and package.json, and nothing else', async () => {
-      const sources = (await readdir(join(root, 'lib'))).map((name) => name.replace(/\.ts$/, ''))
-      const built = sources.flatMap((name) => [`${name}.d.ts`, `${name}.js`, `${name}.js.map`])
+      const built = (await filesOf(join(root, 'lib'))).flatMap((file) => {
+        const [, name, c] = /^(.*)\.(c?)ts$/.exec(file) ?? []
+        return [`${name}.d.${c}ts`, `${name}.${c}js`, `${name}.${c}js.map`]
+      })
       const numbered = (await readdir(join(root, 'sql'))).filter((name) => name.endsWith('.sql'))
       expect(await filesOf(installed)).to.have.members([
         'CHANGELOG.md',
         'LICENSE',
         'README.md',
         'package.json',
+        join('bin', 'koa-pg-store.js'),
         ...built.map((name) => join('build', 'lib', name)),
         ...numbered.map((name) => join('sql', name)),
       ])
     })
 
     it('is built from lib/ as it stands', async () => {
-      for (const name of await readdir(join(root, 'lib'))) {
-        const map = join(installed, 'build', 'lib', name.replace(/\.ts$/, '.js.map'))
+      for (const name of await filesOf(join(root, 'lib'))) {
+        const map = join(installed, 'build', 'lib', name.replace(/ts$/, 'js.map'))
         const { sourcesContent } = JSON.parse(await readFile(map, 'utf8')) as { sourcesContent: string[] }
         expect(sourcesContent, name).to.deep.equal([await readFile(join(root, 'lib', name), 'utf8')])
       }
@@ -157,6 +160,11 @@ describe('the packed package', function () {
       }
       expect(own).to.have.property('name', 'koa-pg-store')
     })
+  })
+
+  it('has a command', async () => {
+    const { stdout } = await run(join(project, 'node_modules', '.bin', 'koa-pg-store'), ['--help'], project)
+    expect(stdout).to.match(/^Usage: koa-pg-store <command>/m)
   })
 
   describe('in JavaScript', () => {

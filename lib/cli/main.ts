@@ -1,0 +1,130 @@
+// The command line: finds the command, the database and the words for what went wrong.
+import { type ParseArgsConfig, parseArgs } from 'node:util'
+import { type Connection, connect } from '../connection.js'
+import { messageOf } from '../errors.js'
+import { readOptions } from '../options.js'
+import { type Command, type Context, UsageError } from './command.js'
+import { doctor } from './doctor.js'
+import { migrate } from './migrate.js'
+import { stats } from './stats.js'
+import { sweep } from './sweep.js'
+import { Terminal } from './terminal.js'
+
+const commands: Record<string, Command> = { sweep, migrate, stats, doctor }
+
+const common = {
+  url: { type: 'string' },
+  schema: { type: 'string' },
+  table: { type: 'string' },
+  json: { type: 'boolean' },
+  verbose: { type: 'boolean' },
+  help: { type: 'boolean', short: 'h' },
+} as const satisfies ParseArgsConfig['options']
+
+const commonHelp = `The database:
+  --url <postgres://…>   Default: DATABASE_URL, or PGHOST, PGPORT, PGUSER,
+                         PGPASSWORD and PGDATABASE. Others on the machine may
+                         see what you type here: prefer the variables.
+  --schema <name>        Default: public
+  --table <name>         Default: session
+
+Everywhere:
+  --json                 Print JSON, for programs.
+  --verbose              Show where an error comes from.
+  -h, --help
+
+Exit status: 0 all is well, 1 something failed, 2 the command line is wrong.`
+
+const overview = `koa-pg-store looks after Koa sessions in PostgreSQL.
+
+Usage: koa-pg-store <command> [options]
+
+Commands:
+${Object.entries(commands)
+  .map(([name, { summary }]) => `  ${name.padEnd(10)} ${summary}`)
+  .join('\n')}
+
+Try this first:
+  export DATABASE_URL=postgres://user:password@localhost/app
+  koa-pg-store doctor
+
+koa-pg-store <command> --help tells more of each.
+
+${commonHelp}`
+
+async function main(args: string[], terminal: Terminal): Promise<number> {
+  const [name = '--help', ...rest] = args
+  if (name === '--help' || name === '-h' || name === 'help') {
+    const about = commands[rest[0] ?? '']
+    terminal.line(about ? helpOf(about) : overview)
+    return args.length === 0 ? 2 : 0
+  }
+  const command = Object.hasOwn(commands, name) ? commands[name] : undefined
+  if (command === undefined)
+    throw new UsageError(
+      `there is no command ${JSON.stringify(name)}; there are ${Object.keys(commands).join(', ')}`,
+    )
+  const values = parse(command, rest)
+  if (values.help) {
+    terminal.line(helpOf(command))
+    return 0
+  }
+  const options = {
+    schema: values.schema as string | undefined,
+    table: values.table as string | undefined,
+  }
+  used(() => readOptions(options))
+  const isNeeded = command.needsDatabase?.(values) ?? true
+  const connection = isNeeded ? database(values, terminal) : undefined
+  try {
+    return await command.run({ values, terminal, options, connection: connection as Connection })
+  } finally {
+    await connection?.end()
+  }
+}
+
+function helpOf({ help }: Command): string {
+  return `${help.trim()}\n\n${commonHelp}`
+}
+
+function parse(command: Command, args: string[]): Context['values'] {
+  return used(
+    () => parseArgs({ args, options: { ...common, ...command.options } }).values as Context['values'],
+  )
+}
+
+/** What is wrong with what the user typed is wrong use. */
+function used<T>(work: () => T): T {
+  try {
+    return work()
+  } catch (error) {
+    throw new UsageError(messageOf(error).replace(/^option "(schema|table)"/, '--$1'), { cause: error })
+  }
+}
+
+function database({ url }: Context['values'], terminal: Terminal): Connection {
+  const { DATABASE_URL, PGHOST, PGUSER, PGDATABASE, PGPORT, PGSERVICE } = process.env
+  const source = (url as string | undefined) ?? (DATABASE_URL || undefined)
+  const warn = (error: Error): void => terminal.note(error.message)
+  if (source !== undefined) return used(() => connect({ connectionString: source, max: 2 }, warn))
+  if (!(PGHOST || PGUSER || PGDATABASE || PGPORT || PGSERVICE))
+    throw new UsageError(
+      'which database? Set DATABASE_URL=postgres://user:password@host/database, or give --url',
+    )
+  return connect({ max: 2 }, warn)
+}
+
+const terminal = new Terminal(process.stdout, process.stderr, process.env)
+try {
+  process.exitCode = await main(process.argv.slice(2), terminal)
+} catch (error) {
+  const isUsage = error instanceof UsageError
+  const command = process.argv[2]
+  const text = messageOf(error).replaceAll(/\s*\n\s*/g, ' ')
+  terminal.note(`koa-pg-store: ${text}`)
+  if (isUsage) {
+    const about = command && Object.hasOwn(commands, command) ? `${command} ` : ''
+    terminal.note(`See koa-pg-store ${about}--help`)
+  } else if (process.argv.includes('--verbose')) terminal.note(String((error as Error).stack))
+  process.exitCode = isUsage ? 2 : 1
+}

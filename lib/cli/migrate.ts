@@ -1,0 +1,75 @@
+// koa-pg-store migrate: makes or upgrades the table, or prints what that takes.
+import { turnAll } from '../hash-ids.js'
+import { readOptions } from '../options.js'
+import { markHashed, prepare, qualified, upgrade } from '../schema.js'
+import { type Command, UsageError } from './command.js'
+import { number } from './terminal.js'
+
+export const migrate: Command = {
+  summary: 'Make the session table, or upgrade one of koa-pg-session',
+  help: `
+Usage: koa-pg-store migrate [--print] [--raw-ids | --to-hashed-ids]
+
+Makes schema, table and triggers where they are missing, and adds to a table of
+koa-pg-session what it lacks. Does nothing where nothing is missing, so it can
+be run at every deployment. The store does the same at its first use, unless it
+has the option create: false.
+
+  koa-pg-store migrate
+  koa-pg-store migrate --print | psql
+      the same, by whoever may
+
+Options:
+  --print                Print the SQL, for a database administrator, and touch
+                         nothing. Needs no database.
+  --raw-ids              For stores with hashIds: false.
+  --to-hashed-ids        Turn the raw session ids of a table into digests, now.
+                         Only when no koa-pg-session and no store with hashIds:
+                         false uses it any more: they'd not find the sessions.`,
+  options: {
+    print: { type: 'boolean' },
+    'raw-ids': { type: 'boolean' },
+    'to-hashed-ids': { type: 'boolean' },
+  },
+  needsDatabase: ({ print }) => print !== true,
+  async run({ values, terminal, options, connection }) {
+    if (values['raw-ids'] && values['to-hashed-ids'])
+      throw new UsageError('--raw-ids and --to-hashed-ids contradict each other')
+    const settings = readOptions({ ...options, hashIds: values['raw-ids'] !== true })
+    const name = qualified(settings)
+    if (values.print) {
+      const statement = `${upgrade(settings)};`
+      if (values.json) terminal.json({ sql: statement })
+      else
+        terminal.line(
+          `-- Makes ${name} for koa-pg-store, or upgrades it. Can be run again.\n${statement}\n` +
+            `-- The application's role then needs: grant select, insert, update, delete on ${name} to …;`,
+        )
+      return 0
+    }
+    const warnings: string[] = []
+    const table = await prepare(connection, settings, ({ message }) => warnings.push(message))
+    let turned = 0
+    if (values['to-hashed-ids']) {
+      const { signal } = new AbortController()
+      const tell = (done: number): void => terminal.progress(done, 'ids looked at')
+      // Until a look at the whole table finds none: somebody may have written one meanwhile.
+      for (let more = 1; more > 0; turned += more) more = await turnAll(connection, settings, signal, tell)
+      await markHashed(connection, settings)
+    }
+    const result = { table: name, columns: [...table.columns], triggers: table.hasTriggers, turned, warnings }
+    if (values.json) terminal.json(result)
+    else {
+      for (const warning of warnings) terminal.note(`${terminal.style('yellow', 'Note:')} ${warning}`)
+      terminal.line(`${name} is ready.`)
+      if (!table.hasTriggers)
+        terminal.line('It has no triggers: changes made past the store are seen after the cache’s ttl.')
+      if (values['to-hashed-ids']) terminal.line(`${number(turned)} session ids were turned into digests.`)
+      else if (table.hasRawIds && !values['raw-ids'])
+        terminal.line(
+          'It may hold raw session ids; the store turns them, or migrate --to-hashed-ids does now.',
+        )
+    }
+    return 0
+  },
+}

@@ -1,0 +1,94 @@
+// When the sweeper runs: by a cron expression or every so many ms; never twice at once, and never the reason to live.
+import cron from './cron.cjs'
+
+/** When to sweep. `cron` or `every`, or neither: not by itself. */
+export interface Times {
+  readonly cron: string | undefined
+  readonly timezone: string | undefined
+  /** Milliseconds. */
+  readonly every: number | undefined
+}
+
+/** Instances whose clocks agree must not all come at once: each waits for up to this share of the time between two sweeps. */
+const jitter = 1 / 10
+const longestJitter = 10_000
+
+/** What node-cron would print goes where the store's own warnings go, and comes from there. */
+const silent = { info() {}, warn() {}, error() {}, debug() {} }
+
+/** Why a cron expression can't be used; nothing if it can. */
+export function cronProblem(expression: string): string | undefined {
+  try {
+    milliseconds(expression, undefined)
+    return undefined
+  } catch (error) {
+    return (error as Error).message
+  }
+}
+
+/** Whether there is such a time zone here. */
+export function isTimeZone(name: string): boolean {
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: name })
+    return true
+  } catch {
+    return false
+  }
+}
+
+/**
+ * Calls `run` from now on, until the function that it answers is called. `run` gets the time until it is called next, in
+ * ms. It must not reject; while it is under way it isn't called again.
+ */
+export function schedule(times: Times, run: (next: number) => Promise<void>): () => void {
+  if (times.cron !== undefined) return byCron(times.cron, times.timezone, run)
+  return times.every === undefined ? () => undefined : byInterval(times.every, run)
+}
+
+function byCron(
+  expression: string,
+  timezone: string | undefined,
+  run: (next: number) => Promise<void>,
+): () => void {
+  const delay = Math.min(milliseconds(expression, timezone) * jitter, longestJitter)
+  const task = cron.schedule(expression, () => run(task.msToNext() ?? 0), {
+    unref: true,
+    noOverlap: true,
+    maxRandomDelay: delay,
+    // A process that was too busy to come in time comes late.
+    missedExecutionTolerance: Number.POSITIVE_INFINITY,
+    suppressMissedWarning: true,
+    logger: silent,
+    ...(timezone !== undefined && { timezone }),
+  })
+  return () => void task.destroy()
+}
+
+/** The time between the next two. Throws if the expression isn't one. */
+function milliseconds(expression: string, timezone: string | undefined): number {
+  const task = cron.createTask(expression, () => undefined, timezone === undefined ? {} : { timezone })
+  try {
+    const [first, second] = task.getNextRuns(2) as [Date, Date]
+    return second.getTime() - first.getTime()
+  } finally {
+    void task.destroy()
+  }
+}
+
+function byInterval(every: number, run: (next: number) => Promise<void>): () => void {
+  let timer: NodeJS.Timeout
+  let isStopped = false
+  const wait = (): void => {
+    timer = setTimeout(tick, every * (1 - jitter * Math.random()))
+    timer.unref()
+  }
+  const tick = async (): Promise<void> => {
+    await run(every)
+    if (!isStopped) wait()
+  }
+  wait()
+  return () => {
+    isStopped = true
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,92 @@
+import { EventEmitter } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { expect } from 'chai'
+import { bytes, duration, Terminal } from '../lib/cli/terminal.js'
+
+/** What a stream shows, and where it is. */
+class Screen extends EventEmitter {
+  text = ''
+  constructor(
+    readonly isTTY: boolean,
+    readonly columns = 80,
+  ) {
+    super()
+  }
+  write(text: string): void {
+    this.text += text
+  }
+}
+
+function open(isTTY: boolean, columns = 80, env: NodeJS.ProcessEnv = {}) {
+  const [out, errors] = [new Screen(isTTY, columns), new Screen(isTTY, columns)]
+  const streams = [out, errors].map((screen) => screen as unknown as NodeJS.WriteStream)
+  return {
+    out,
+    errors,
+    terminal: new Terminal(streams[0] as NodeJS.WriteStream, streams[1] as NodeJS.WriteStream, env),
+  }
+}
+
+const esc = '\u001b'
+
+describe('the terminal', () => {
+  it('has colours on a terminal, and none elsewhere or with NO_COLOR', () => {
+    const styled = (isTTY: boolean, env = {}): string => open(isTTY, 80, env).terminal.style('red', 'no')
+    expect(styled(true)).to.equal(`${esc}[31mno${esc}[39m`)
+    expect(styled(true, { NO_COLOR: '1' })).to.equal('no')
+    expect(styled(true, { NO_COLOR: '' })).to.equal(`${esc}[31mno${esc}[39m`)
+    expect(styled(true, { TERM: 'dumb' })).to.equal('no')
+    expect(styled(false)).to.equal('no')
+  })
+
+  for (const columns of [5, 20, 24, 40, 200])
+    it(`draws no progress wider than a window of ${columns} columns`, async () => {
+      const { errors, terminal } = open(true, columns)
+      await sleep(110)
+      terminal.progress(0.42, '420,000 deleted, 210,000/s, 3 s left')
+      const [, drawn = ''] = errors.text.split(`\r${esc}[K`)
+      expect(drawn).to.include('42 %')
+      expect(drawn.length).to.be.below(Math.max(20, columns))
+      if (columns === 200) expect(drawn).to.match(/█{50}/)
+      terminal.line('done')
+      expect(errors.text.endsWith(`\r${esc}[K`)).to.equal(true)
+    })
+
+  it('draws its histogram within the window', () => {
+    for (const columns of [20, 30, 80]) {
+      const { out, terminal } = open(true, columns)
+      terminal.histogram([
+        { name: '64 B', count: 10 },
+        { name: '1.0 KiB', count: 1 },
+        { name: '2.0 KiB', count: 0 },
+      ])
+      for (const line of out.text.split('\n')) expect(line.length).to.be.at.most(columns)
+      // What is there is seen.
+      expect(out.text).to.match(/1 {2}[▏▎▍▌▋▊▉█]/)
+    }
+  })
+
+  it('tells progress in plain lines, and seldom, where there is no terminal', () => {
+    const { errors, terminal } = open(false)
+    for (let n = 0; n < 1_000; n++) terminal.progress(n / 1_000, 'under way')
+    expect(errors.text).to.equal('')
+  })
+
+  it('names sizes and times in words', () => {
+    expect([0, 1023, 1024, 1_600_000, 5e12].map(bytes)).to.deep.equal([
+      '0 B',
+      '1023 B',
+      '1.0 KiB',
+      '1.5 MiB',
+      '4.5 TiB',
+    ])
+    expect([0, 999, 1_000, 61_000, 90_061_000, 3_600_000].map(duration)).to.deep.equal([
+      '0 ms',
+      '999 ms',
+      '1 s',
+      '1 min 1 s',
+      '1 d 1 h',
+      '1 h',
+    ])
+  })
+})

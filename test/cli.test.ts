@@ -1,0 +1,436 @@
+// The command line, in processes of its own.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { expect } from 'chai'
+import pg from 'pg'
+import { PgStore } from '../lib/index.js'
+import { at, freshDatabase, ownServer, sql } from './helpers/server.js'
+import { until } from './helpers/until.js'
+
+const bin = fileURLToPath(new URL('../../bin/koa-pg-store.js', import.meta.url))
+
+interface Said {
+  status: number | null
+  out: string
+  errors: string
+}
+
+class Command {
+  readonly child: ChildProcess
+  out = ''
+  errors = ''
+  readonly ended: Promise<Said>
+
+  constructor(args: string[], env: NodeJS.ProcessEnv = {}) {
+    const { PATH, HOME } = process.env
+    this.child = spawn(process.execPath, [bin, ...args], { env: { PATH, HOME, ...env } })
+    this.child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      this.out += text
+    })
+    this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.errors += text
+    })
+    this.ended = once(this.child, 'close').then(([status]) => ({
+      status: status as number | null,
+      out: this.out,
+      errors: this.errors,
+    }))
+  }
+}
+
+const run = (url: string | undefined, ...args: string[]): Promise<Said> =>
+  new Command(args, url === undefined ? {} : { DATABASE_URL: url }).ended
+
+const fill = (count: number, expiry = '-1 second', id = 'over'): string =>
+  `insert into session (id, expiry, session, version) select '${id}-' || i, now() + interval '${expiry}', '{"a":1}', 1
+   from generate_series(1, ${count}) i`
+
+/** A session table with sessions that are over, and some that are not. */
+async function table(over: number, alive = 3): Promise<string> {
+  const url = await freshDatabase()
+  const store = new PgStore(url, { cleanup: false })
+  await store.setup()
+  await store.close()
+  await sql(url, fill(over))
+  await sql(url, fill(alive, '1 hour', 'alive'))
+  return url
+}
+
+const count = async (url: string, id: string): Promise<number> =>
+  (await sql<{ n: number }>(url, `select count(*)::int as n from session where id like '${id}%'`))[0]?.n ?? -1
+
+describe('koa-pg-store', () => {
+  describe('as somebody calls it who hasn’t seen it', () => {
+    it('teaches: alone with status 2, with --help and help with 0', async () => {
+      for (const [args, status] of [
+        [[], 2],
+        [['--help'], 0],
+        [['-h'], 0],
+        [['help'], 0],
+      ] as const) {
+        const said = await run(undefined, ...args)
+        expect(said.status).to.equal(status)
+        expect(said.out).to.match(/^Usage: koa-pg-store <command> \[options\]$/m)
+        for (const name of ['sweep', 'migrate', 'stats', 'doctor'])
+          expect(said.out).to.match(new RegExp(`^  ${name} +\\w`, 'm'))
+      }
+    })
+
+    for (const name of ['sweep', 'migrate', 'stats', 'doctor'])
+      it(`tells of ${name}, without a database`, async () => {
+        const said = await run(undefined, name, '--help')
+        expect(said).to.include({ status: 0, errors: '' })
+        expect(said.out).to.match(new RegExp(`^Usage: koa-pg-store ${name}`))
+        expect(await run(undefined, 'help', name)).to.deep.equal(said)
+        for (const line of said.out.split('\n')) expect(line.length, line).to.be.at.most(80)
+      })
+
+    const mistakes: [string[], RegExp][] = [
+      [['swep'], /^koa-pg-store: there is no command "swep"; there are sweep, migrate, stats, doctor\n/],
+      [['toString'], /there is no command "toString"/],
+      [['sweep', '--nope'], /^koa-pg-store: Unknown option '--nope'/],
+      [['sweep', 'now'], /^koa-pg-store: Unexpected argument 'now'/],
+      [['sweep'], /^koa-pg-store: which database\? Set DATABASE_URL=/],
+      [['sweep', '--url', 'mysql://x'], /received one that begins with mysql:/],
+      [['stats', '--table', ''], /^koa-pg-store: --table must be a name of 1 to 63 bytes/],
+      [
+        ['sweep', '--url', 'postgres://x/y', '--batch-size', 'many'],
+        /^koa-pg-store: --batch-size must be a whole number, 1 or more; received "many"/,
+      ],
+      [
+        ['sweep', '--url', 'postgres://x/y', '--watch', '--cron', '* *'],
+        /^koa-pg-store: --cron must be a cron expression such as/,
+      ],
+      [['sweep', '--url', 'postgres://x/y', '--cron', '* * * * *'], /--cron and --timezone need --watch/],
+      [
+        ['migrate', '--url', 'postgres://x/y', '--raw-ids', '--to-hashed-ids'],
+        /--raw-ids and --to-hashed-ids contradict each other/,
+      ],
+    ]
+    for (const [args, message] of mistakes)
+      it(`answers ${args.join(' ')} with status 2, in a line and where to look`, async () => {
+        const said = await run(undefined, ...args)
+        expect(said.status).to.equal(2)
+        expect(said.out).to.equal('')
+        expect(said.errors).to.match(message)
+        expect(said.errors).to.match(/^[^\n]+\nSee koa-pg-store (\w+ )?--help\n$/)
+      })
+  })
+
+  describe('with a database that is not as it should be', () => {
+    it('says in a line what is wrong, with status 1, without a password, and more with --verbose', async () => {
+      const url = await table(1)
+      await sql(
+        url,
+        `do 'begin create role reader login password ''Sesame-pw''; exception when others then null; end'`,
+      )
+      const failures: [string, RegExp][] = [
+        ['postgres://ann:Sesame-pw@127.0.0.1:1/app', /ECONNREFUSED.*is PostgreSQL running/],
+        [
+          at(url, { user: 'nobody', password: 'Sesame-pw' }),
+          /authentication failed.*check user and password/,
+        ],
+        [
+          at(url, { database: 'Nowhere', password: new URL(url).password }),
+          /database "Nowhere" does not exist/,
+        ],
+        [at(url, { user: 'reader', password: 'Sesame-pw' }), /run grant select, insert, update, delete/],
+      ]
+      for (const [wrong, message] of failures)
+        for (const command of ['sweep', 'stats', 'migrate']) {
+          const said = await run(wrong, command)
+          expect(said.status, said.errors).to.equal(1)
+          expect(said.errors).to.match(message)
+          expect(said.errors).to.match(/^koa-pg-store: [^\n]+\n$/)
+          const verbose = await run(wrong, command, '--verbose')
+          expect(verbose.errors).to.match(/\n +at /)
+          for (const { out, errors } of [said, verbose])
+            expect(out + errors).not.to.match(new RegExp(`Sesame|${new URL(url).password}`))
+        }
+      await sql(url, 'drop role reader')
+    })
+
+    it('finds the database by libpq’s variables too', async () => {
+      const { hostname, port, username, password, pathname } = new URL(await table(2))
+      const env = { PGHOST: hostname, PGPORT: port, PGUSER: username, PGDATABASE: pathname.slice(1) }
+      const said = await new Command(['sweep', '--json'], { ...env, PGPASSWORD: password }).ended
+      expect(said).to.include({ status: 0, errors: '' })
+      expect(JSON.parse(said.out)).to.include({ deleted: 2 })
+    })
+  })
+
+  describe('sweep', () => {
+    it('deletes what is over, once, and says what it did', async () => {
+      const url = await table(2_345)
+      const said = await run(url, 'sweep')
+      expect(said).to.include({ status: 0, errors: '' })
+      expect(said.out).to.match(/^Swept: 2,345 deleted in [\d.]+ m?s \(\d+ batches, [\d,]+ a second\)\.\n$/)
+      expect(await count(url, 'alive')).to.equal(3)
+      expect(await count(url, 'over')).to.equal(0)
+      expect(JSON.parse((await run(url, 'sweep', '--json')).out)).to.include({ deleted: 0 })
+    })
+
+    it('takes the limits that the application has', async () => {
+      const url = await table(0, 3)
+      await sql(url, `update session set last_access = now() - interval '1 hour' where id = 'alive-1'`)
+      await sql(url, `update session set created_at = now() - interval '1 hour' where id = 'alive-2'`)
+      const limits = [
+        '--idle-timeout',
+        '60000',
+        '--max-lifetime',
+        '60000',
+        '--batch-size',
+        '1',
+        '--grace',
+        '0',
+      ]
+      expect(JSON.parse((await run(url, 'sweep', '--json', ...limits)).out)).to.include({ deleted: 2 })
+    })
+
+    it('does nothing while another instance sweeps', async () => {
+      const url = await table(5)
+      let go = (): void => undefined
+      const onExpired = () => new Promise<void>((resolve) => (go = resolve))
+      const store = new PgStore(url, { cleanup: { cron: false, onExpired } })
+      const under = store.sweep()
+      await until(async () => (await sql(url, `select from pg_locks where locktype = 'advisory'`)).length > 0)
+      const said = await run(url, 'sweep')
+      expect(said).to.include({ status: 0, errors: '' })
+      expect(said.out).to.equal('Nothing to do: another instance is sweeping, or has just done so.\n')
+      const closed = store.close()
+      go()
+      await under
+      await closed
+    })
+
+    /** A sweep waits in the middle until the function that this answers is called. */
+    async function stalled(url: string): Promise<() => Promise<void>> {
+      await sql(
+        url,
+        `create function wait() returns trigger language plpgsql as
+           'begin perform pg_advisory_xact_lock_shared(42); return old; end';
+         create trigger wait before delete on session for each row when (old.id = 'over-2500') execute function wait()`,
+      )
+      const gate = new pg.Client(url)
+      await gate.connect()
+      await gate.query('select pg_advisory_lock(42)')
+      return () => gate.end()
+    }
+    const waits = `select from pg_locks where locktype = 'advisory' and objsubid = 1 and not granted`
+
+    for (const signal of ['SIGTERM', 'SIGINT'] as const)
+      it(`ends after its batch at a ${signal}, with status 1, and says what it did`, async () => {
+        const url = await table(20_000)
+        const go = await stalled(url)
+        const command = new Command(['sweep'], { DATABASE_URL: url })
+        await until(async () => (await sql(url, waits)).length > 0)
+        command.child.kill(signal)
+        await until(() => command.errors.includes('Ending after this batch'))
+        await go()
+        const said = await command.ended
+        expect(said.status).to.equal(1)
+        expect(said.out).to.match(/^Interrupted: [\d,]+ deleted in .* The rest goes with the next sweep\.\n$/)
+        expect(await count(url, 'over')).to.be.within(1, 19_999)
+        expect(await count(url, 'alive')).to.equal(3)
+      })
+
+    it('ends at once at a second SIGINT', async () => {
+      const url = await table(20_000)
+      const go = await stalled(url)
+      const command = new Command(['sweep', '--watch', '--cron', '* * * * * *'], { DATABASE_URL: url })
+      await until(async () => (await sql(url, waits)).length > 0)
+      command.child.kill('SIGINT')
+      await until(() => command.errors.includes('Ending after this batch'))
+      await sleep(1_100)
+      command.child.kill('SIGINT')
+      expect((await command.ended).status).to.equal(1)
+      await go()
+      expect(await count(url, 'alive')).to.equal(3)
+    })
+
+    it('is a worker with --watch: outlives its server, goes on when it is back, and ends well at a SIGTERM', async () => {
+      const server = await ownServer()
+      try {
+        const store = new PgStore(server.url, { cleanup: false })
+        await store.setup()
+        await store.close()
+        await sql(server.url, fill(10))
+        const command = new Command(['sweep', '--watch', '--cron', '* * * * * *'], {
+          DATABASE_URL: server.url,
+        })
+        await until(() => command.out.includes('Swept: 10 deleted'))
+        await server.kill()
+        await until(() => /Trying again at the next time/.test(command.errors))
+        await server.start()
+        await sql(server.url, fill(7))
+        await until(() => command.out.includes('Swept: 7 deleted'))
+        command.child.kill('SIGTERM')
+        const { status, out, errors } = await command.ended
+        expect(status).to.equal(0)
+        expect(out).to.match(/^Sweeping by \* \* \* \* \* \*; Ctrl-C or SIGTERM ends it\.\n/)
+        expect(out).to.match(/\nEnded after \d+ sweeps: 17 deleted\.\n$/)
+        expect(errors).not.to.include(new URL(server.url).password)
+      } finally {
+        await server.stop()
+      }
+    })
+  })
+
+  describe('migrate', () => {
+    it('makes the table, says so, and does nothing the next time', async () => {
+      const url = await freshDatabase()
+      for (let n = 0; n < 2; n++)
+        expect(await run(url, 'migrate', '--schema', 'app', '--table', 'people')).to.deep.equal({
+          status: 0,
+          out: '"app"."people" is ready.\n',
+          errors: '',
+        })
+      const store = new PgStore(url, { schema: 'app', table: 'people', create: false })
+      await store.set('a', { a: 1 })
+      expect(await store.get('a')).to.deep.equal({ a: 1 })
+      await store.close()
+    })
+
+    it('prints with --print what makes the same table, and touches no database', async () => {
+      const { status, out, errors } = await run('postgres://127.0.0.1:1/nowhere', 'migrate', '--print')
+      expect({ status, errors }).to.deep.equal({ status: 0, errors: '' })
+      const [printed, made] = [await freshDatabase(), await freshDatabase()]
+      await sql(printed, out)
+      await sql(printed, out)
+      await run(made, 'migrate')
+      const shape = `select attname, format_type(atttypid, -1), attnotnull, col_description(attrelid, attnum),
+        (select count(*)::int from pg_trigger where tgrelid = attrelid) as triggers
+        from pg_attribute where attrelid = 'session'::regclass and attnum > 0`
+      expect(await sql(printed, shape)).to.deep.equal(await sql(made, shape))
+      const { stdout } = { stdout: (await run(undefined, 'migrate', '--print', '--json')).out }
+      expect(JSON.parse(stdout).sql).to.match(/^do /)
+    })
+
+    it('upgrades a table of koa-pg-session, and turns its ids with --to-hashed-ids', async () => {
+      const url = await freshDatabase()
+      await sql(
+        url,
+        `create table session (id text primary key, expiry timestamptz not null, session json);
+         insert into session select 'koa:sess:' || i, now() + interval '1 hour', '{"a":1}' from generate_series(1, 500) i`,
+      )
+      const raw = `select id from session where id like 'koa:%'`
+      expect((await run(url, 'migrate', '--raw-ids')).status).to.equal(0)
+      expect(await sql(url, raw)).to.have.length(500)
+      expect((await run(url, 'migrate')).out).to.include('migrate --to-hashed-ids does now')
+      const said = await run(url, 'migrate', '--to-hashed-ids')
+      expect(said.status).to.equal(0)
+      expect(said.out).to.include('500 session ids were turned into digests')
+      expect(await sql(url, raw)).to.have.length(0)
+      const store = new PgStore(url)
+      expect(await store.get('koa:sess:7')).to.deep.equal({ a: 1 })
+      await store.close()
+    })
+  })
+
+  describe('stats', () => {
+    it('counts, measures and draws, and names nobody', async () => {
+      const url = await table(4, 10)
+      await sql(url, `update session set user_id = 'u' || (substr(id, 7)::int % 3) where id like 'alive%'`)
+      await sql(url, `update session set session = null where id = 'alive-10'`)
+      await run(url, 'sweep', '--grace', '86400000')
+      const said = await run(url, 'stats')
+      expect(said).to.include({ status: 0, errors: '' })
+      for (const line of [
+        /^live +9$/m,
+        /^expired +4, to be swept$/m,
+        /^destroyed +1, marked for an hour$/m,
+        /^users +3$/m,
+        /^oldest +\d/m,
+        /^size +[\d.]+ KiB \(table/m,
+        /^last sweep +\d.* ago: 0 deleted/m,
+        /^ +64 B +9 +█+$/m,
+        /^ +< 6 h +9 +█+$|^ +< 1 h +9 +█+$/m,
+      ])
+        expect(said.out).to.match(line)
+      expect(said.out).not.to.match(/alive|over-|sha256/)
+      const json = JSON.parse((await run(url, 'stats', '--json')).out)
+      expect(json).to.include({ live: 9, expired: 4, destroyed: 1, users: 3 })
+      expect(json.lastSweep).to.include({ deleted: 0 })
+    })
+
+    it('knows an empty table, and one of koa-pg-session', async () => {
+      expect((await run(await table(0, 0), 'stats')).out).to.match(/^live +0$/m)
+      const url = await freshDatabase()
+      await sql(
+        url,
+        `create table session (id text primary key, expiry timestamp not null, session json);
+         insert into session values ('a', now() + interval '1 hour', '{}')`,
+      )
+      const json = JSON.parse((await run(url, 'stats', '--json')).out)
+      expect(json).to.include({ live: 1, users: null, oldestMs: null, lastSweep: null })
+    })
+
+    it('ends quietly, with status 0, when nobody reads on', async () => {
+      const command = new Command(['stats'], { DATABASE_URL: await table(1) })
+      command.child.stdout?.destroy()
+      expect(await command.ended).to.include({ status: 0, errors: '' })
+    })
+  })
+
+  describe('doctor', () => {
+    it('finds nothing wrong where nothing is, with status 0', async () => {
+      const said = await run(await table(1), 'doctor')
+      expect(said.status, said.out).to.equal(0)
+      expect(said.out).to.match(/^All is well\.$/m)
+      for (const check of ['connection', 'server', 'clocks', 'table', 'notifications', 'triggers', 'indexes'])
+        expect(said.out).to.match(new RegExp(`^ok +${check}: `, 'm'))
+    })
+
+    const ills: [string, string, RegExp][] = [
+      ['no table', 'drop table session', /^wrong +table: .*doesn't exist/m],
+      ['a missing right', '', /^wrong +table: .*run grant /m],
+      [
+        'an index on expiry',
+        'create index slow on session (expiry)',
+        /^wrong +indexes: slow: .*\n +→ drop index concurrently "slow"$/m,
+      ],
+      [
+        'a table without autovacuum',
+        'alter table session set (autovacuum_enabled = false)',
+        /^wrong +autovacuum: off for this table.*\n +→ alter table/m,
+      ],
+      [
+        'sessions that nobody sweeps',
+        `update session set expiry = now() - interval '2 days' where id like 'over%'`,
+        /^wrong +sweeps: none is known of, and 4 rows expired more than a day ago/m,
+      ],
+    ]
+    for (const [what, change, finding] of ills)
+      it(`finds ${what}, says what to do, with status 1`, async () => {
+        const url = await table(4)
+        if (change) await sql(url, change)
+        else await sql(url, `drop role if exists patient; create role patient login password 'pw'`)
+        const who = change ? url : at(url, { user: 'patient', password: 'pw' })
+        const said = await run(who, 'doctor')
+        expect(said.status).to.equal(1)
+        expect(said.out).to.match(finding)
+        expect(said.out).to.match(/^1 thing is wrong\.$/m)
+        const json = JSON.parse((await run(who, 'doctor', '--json')).out)
+        expect(json.healthy).to.equal(false)
+        if (!change) await sql(url, 'drop role patient')
+      })
+
+    it('finds that notifications don’t come back: the listening connection is at another database', async () => {
+      const url = await table(1)
+      const said = await run(url, 'doctor', '--listen-url', await freshDatabase())
+      expect(said.status).to.equal(1)
+      expect(said.out).to.match(
+        /^wrong +notifications: it did not come back within 3000 ms\n +→ if this goes through a pooler/m,
+      )
+    })
+
+    it('finds that the server is not there', async () => {
+      const said = await run('postgres://ann:Sesame-pw@127.0.0.1:1/app', 'doctor')
+      expect(said.status).to.equal(1)
+      expect(said.out).to.match(/^wrong +connection: .*ECONNREFUSED.*\n +→ check DATABASE_URL/m)
+      expect(said.out + said.errors).not.to.include('Sesame')
+    })
+  })
+})
