@@ -139,6 +139,8 @@ async function step(): Promise<void> {
 }
 
 store.on('warning', () => undefined)
+// Whoever started it may be ended first.
+process.once('disconnect', () => process.exit())
 const end = now() + work.seconds * 1_000
 const fibres = Array.from({ length: work.callers }, async () => {
   while (now() < end) {
