@@ -49,6 +49,7 @@ export class Touches {
   #timer: NodeJS.Timeout | undefined
   #timerDue = Number.POSITIVE_INFINITY
   #stopped = false
+  #flushing: Promise<void> = Promise.resolve()
 
   constructor(options: TouchesOptions) {
     this.#options = options
@@ -117,6 +118,12 @@ export class Touches {
 
   /** Writes what is waiting, all of it or what is due. Never rejects: what couldn't be written waits on. */
   async flush(all = true): Promise<void> {
+    // One after another: who waits for the last has waited for each.
+    this.#flushing = this.#flushing.then(() => this.#flush(all))
+    await this.#flushing
+  }
+
+  async #flush(all: boolean): Promise<void> {
     const now = performance.now()
     const until = all ? Number.POSITIVE_INFINITY : now + this.#options.interval * soon
     const due = [...this.#waiting].filter(([, waiting]) => waiting.due <= until)

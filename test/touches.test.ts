@@ -82,6 +82,31 @@ describe('deferred touches', () => {
     expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
   })
 
+  it('are waited for by stop while they are being written', async () => {
+    let write = (): void => undefined
+    const done: string[] = []
+    const touches = new Touches({
+      interval: 60_000,
+      batchSize: 100,
+      countsIdleness: false,
+      max: 100,
+      warn: () => undefined,
+      write: async ([touch]) => {
+        await new Promise<void>((resolve) => {
+          write = resolve
+        })
+        done.push(touch?.id ?? '')
+      },
+    })
+    touches.seen('a', 3_600_000)
+    await touches.touch('a', 'a', 3_600_000)
+    void touches.flush()
+    await new Promise((resolve) => setImmediate(resolve))
+    const stopped = touches.stop().then(() => expect(done).to.deep.equal(['a']))
+    write()
+    await stopped
+  })
+
   it('wait on when they could not be written, and are forgotten with their session', async () => {
     let down = true
     const { touches, written, warnings } = make({ fails: () => down })
