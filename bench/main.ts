@@ -5,9 +5,9 @@ import { type Contender, open } from './contenders.js'
 import { measureFloor } from './floor.js'
 import { measure } from './measure.js'
 import { ratios } from './ratios.js'
-import { markdown, type Results } from './report.js'
+import { markdown, type Results, summary } from './report.js'
 import { measureRequests, measureRolling } from './requests.js'
-import { environment, json, save } from './results.js'
+import { environment, intoReadme, json, save } from './results.js'
 import { output, startDatabase, startRedis } from './servers.js'
 import { newIds } from './sessions.js'
 
@@ -80,4 +80,5 @@ async function saveAll(results: Results): Promise<void> {
   await save('latest.json', json(results))
   await save('table.md', `${markdown(results)}\n`)
   await save('chart.svg', chart(results))
+  await intoReadme(summary(results))
 }

@@ -41,7 +41,17 @@ export function markdown(results: Results): string {
     .join('\n\n')
 }
 
-export function ratioTable(ratios: readonly Ratio[]): string {
+/** The part of it that the README shows. */
+export function summary(results: Results): string {
+  return [
+    `${machine(results)}; operations per second, medians of ${results.rounds} rounds.`,
+    '![Sessions read and saved per second by 256 callers](bench/results/chart.svg)',
+    ...(['get', 'set'] as const).map((operation) => operationTable(operation, results.figures)),
+    ratioTable(results.ratios),
+  ].join('\n\n')
+}
+
+function ratioTable(ratios: readonly Ratio[]): string {
   const sign = { least: '≥', most: '≤' }
   return table(
     ['Ratio', 'target', 'measured', 'reached'],

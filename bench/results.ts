@@ -1,5 +1,5 @@
 // What a bench leaves behind: files beside its source, and the machine that the figures are of.
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import type { Database } from './servers.js'
@@ -27,6 +27,13 @@ export async function save(file: string, text: string): Promise<void> {
   const folder = fileURLToPath(new URL('../../bench/results/', import.meta.url))
   await mkdir(folder, { recursive: true })
   await writeFile(`${folder}${file}`, text)
+}
+
+/** Between the README's marks. */
+export async function intoReadme(text: string): Promise<void> {
+  const readme = fileURLToPath(new URL('../../README.md', import.meta.url))
+  const marks = /(<!-- Made by npm run bench -->\n).*?(<!-- until here -->)/s
+  await writeFile(readme, (await readFile(readme, 'utf8')).replace(marks, `$1\n${text}\n\n$2`))
 }
 
 /** Five digits of each number, and a list of numbers on one line. */
