@@ -48,22 +48,28 @@ export class Cache {
   readonly #ttl: number
   readonly #now: () => number
   readonly #onUse: (name: string, id: string) => void
+  readonly #store: object
   readonly #fills = new Map<string, Set<Fill>>()
   readonly #reads = new Map<string, Promise<Stored | undefined>>()
   #epoch = 0
   hits = 0
   misses = 0
 
-  /** `now` is a monotonic clock in ms; `onUse` is told now and then of a session that is answered. */
+  /**
+   * `now` is a monotonic clock in ms; `onUse` is told now and then of a session that is answered; `store` is whose
+   * sessions these are.
+   */
   constructor(
     { max, maxBytes, ttl }: CacheLimits,
     now: () => number = () => performance.now(),
     onUse: (name: string, id: string) => void = () => undefined,
+    store: object = {},
   ) {
     this.#entries = new LRUCache({ max, maxSize: maxBytes })
     this.#ttl = ttl
     this.#now = now
     this.#onUse = onUse
+    this.#store = store
   }
 
   get size(): number {
@@ -158,6 +164,7 @@ export class Cache {
     this.#entries.set(
       fill.name,
       {
+        store: this.#store,
         name: fill.name,
         id: stored.id,
         text: stored.text,

@@ -2,6 +2,8 @@
 
 /** What a session was when it was loaded, or last saved. */
 export interface Base {
+  /** The store that it was loaded from, or saved by: another's knows nothing of its versions. */
+  readonly store: object
   /** The session's name, so that an object which is saved under another id isn't taken for the other's. */
   readonly name: string
   readonly text: string
@@ -41,10 +43,10 @@ class Loaded extends Given {
   }
 }
 
-/** What the session under this name was, as far as this object, or koa-session's context, knows. */
-export function baseOf(carrier: object, name: string): Base | undefined {
+/** What this store's session under this name was, as far as this object, or koa-session's context, knows. */
+export function baseOf(carrier: object, store: object, name: string): Base | undefined {
   const base = Loaded.base(carrier)
-  return base?.name === name ? base : undefined
+  return base?.name === name && base.store === store ? base : undefined
 }
 
 export const remember = Loaded.remember

@@ -1,7 +1,7 @@
 // The sessions of the table by way of the cache: what is answered from memory, and what the database's answers and other
 // instances' notices do to it.
 import type { Cache, Stored } from './cache.js'
-import { type Base, remember } from './loaded.js'
+import { type Base, baseOf, remember } from './loaded.js'
 import type { Notice } from './notice.js'
 import type { Queries } from './queries.js'
 import { decode } from './record.js'
@@ -10,6 +10,8 @@ import type { Touches } from './touches.js'
 import type { Session } from './types.js'
 
 export interface SessionsOptions {
+  /** Whose sessions these are. */
+  readonly store: object
   readonly queries: Queries
   readonly saves: Saves
   /** None: every read asks the database. */
@@ -22,16 +24,20 @@ export interface SessionsOptions {
 
 /** A session is called by its `name` in the cache and in notices, by its `id` in the table. */
 export class Sessions {
+  readonly #store: object
   readonly #queries: Queries
   readonly #saves: Saves
   readonly #cache: Cache | undefined
   readonly #isTrusted: () => boolean
   readonly #rereads: boolean
   readonly #touches: Touches
+  /** The saves under way, by what knows the base of the next. */
+  readonly #underWay = new WeakMap<object, Promise<void>>()
   /** How many changes others were told of. */
   notified = 0
 
-  constructor({ queries, saves, cache, isTrusted, propagate, touches }: SessionsOptions) {
+  constructor({ store, queries, saves, cache, isTrusted, propagate, touches }: SessionsOptions) {
+    this.#store = store
     this.#saves = saves
     this.#touches = touches
     this.#queries = queries
@@ -55,10 +61,36 @@ export class Sessions {
     this.#touches.use(name, id)
     const session = decode(stored.text)
     if (session === undefined) return undefined
-    const base = { name, text: stored.text, version: stored.version }
+    const base = { store: this.#store, name, text: stored.text, version: stored.version }
     remember(session, base)
     if (carrier !== undefined) remember(carrier, base)
     return session
+  }
+
+  /**
+   * Saves what the session, or koa-session's context, knows the base of; `unknown` stands for a base that neither knows. An
+   * object that is saved again while it is being saved comes from what it is then.
+   */
+  async save(
+    name: string,
+    id: string,
+    save: Omit<Save, 'base'>,
+    session: object,
+    context: object | undefined,
+    unknown: Exclude<Save['base'], Base>,
+  ): Promise<void> {
+    const carrier = context ?? session
+    const work = (): Promise<void> => {
+      const base =
+        baseOf(session, this.#store, name) ?? (context && baseOf(context, this.#store, name)) ?? unknown
+      return this.write(name, id, { ...save, base }, context === undefined ? [session] : [session, context])
+    }
+    const earlier = this.#underWay.get(carrier)
+    const saving = earlier === undefined ? work() : earlier.then(work)
+    const settled = saving.catch(() => undefined)
+    this.#underWay.set(carrier, settled)
+    await saving
+    if (this.#underWay.get(carrier) === settled) this.#underWay.delete(carrier)
   }
 
   /**
@@ -67,12 +99,16 @@ export class Sessions {
    */
   async write(name: string, id: string, save: Save, carriers: readonly object[]): Promise<void> {
     const { text, ttl } = save
-    const before = typeof save.base === 'object' ? save.base.text : this.latest(name)?.text
-    if (ttl !== null && ttl > 0 && before === text) return this.#touches.touch(name, id, ttl)
+    const before = typeof save.base === 'object' ? save.base : this.latest(name)
+    if (ttl !== null && ttl > 0 && before?.text === text) {
+      await this.#touches.touch(name, id, ttl)
+      if (before !== save.base) for (const carrier of carriers) remember(carrier, before)
+      return
+    }
     const saved = await this.#change(name, () => this.#saves.save(id, save))
     if (saved === undefined) return
     this.#touches.seen(name, saved.left)
-    for (const carrier of carriers) remember(carrier, baseAfter(name, text, saved))
+    for (const carrier of carriers) remember(carrier, baseAfter(this.#store, name, text, saved))
   }
 
   async destroy(name: string, id: string): Promise<void> {

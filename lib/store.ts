@@ -15,7 +15,6 @@ import {
 } from './errors.js'
 import { hashIds } from './hash-ids.js'
 import { Listener } from './listener.js'
-import { baseOf } from './loaded.js'
 import { Known, type Names } from './names.js'
 import { channelOf } from './notice.js'
 import { cacheDefaults, readOptions, type Settings } from './options.js'
@@ -119,7 +118,7 @@ export class PgStore extends EventEmitter<Events> {
       write: async (touches) => (await this.#whenReady()).queries.touch(touches),
       warn: (error) => this.#warn(error),
     })
-    if (cache) this.#cache = new Cache(cache, undefined, (name, id) => this.#touches.use(name, id))
+    if (cache) this.#cache = new Cache(cache, undefined, (name, id) => this.#touches.use(name, id), this)
   }
 
   /**
@@ -152,7 +151,8 @@ export class PgStore extends EventEmitter<Events> {
     const session =
       known ??
       (await this.#use(sid, names, 'read', ({ sessions }, id) => sessions.read(name, id, fresh, context)))
-    names.loaded = session === undefined ? undefined : performance.now()
+    // That it is gone doesn't end this: a request that had it may still be under way.
+    if (session !== undefined) names.loaded = performance.now()
     return session
   }
 
@@ -179,11 +179,15 @@ export class PgStore extends EventEmitter<Events> {
     const text = encode(session, this.#settings)
     const ms = lifetime(ttl, this.#settings.ttl, maxLifetime)
     const names = this.#known.of(sid)
-    const { name } = names
-    const base = baseOf(session, name) ?? (context && baseOf(context, name)) ?? this.#replaced(names)
-    const save = { text, ttl: ms, userId: userIdOf(userId, session as Session), base }
-    const carriers = context === undefined ? [session] : [session, context]
-    await this.#use(sid, names, 'write', ({ sessions }, id) => sessions.write(name, id, save, carriers), text)
+    const save = { text, ttl: ms, userId: userIdOf(userId, session as Session) }
+    const replaced = this.#replaced(names)
+    await this.#use(
+      sid,
+      names,
+      'write',
+      ({ sessions }, id) => sessions.save(names.name, id, save, session, context, replaced),
+      text,
+    )
   }
 
   /** An object that takes the place of a session which was loaded: if that is gone by now, somebody ended it. */
@@ -274,7 +278,7 @@ export class PgStore extends EventEmitter<Events> {
       await Promise.all(
         had.map(async ({ id, text, version, session }) => {
           delete session[name]
-          const base = { name: handleOf(id), text, version }
+          const base = { store: this, name: handleOf(id), text, version }
           const changed = { text: JSON.stringify(session), userId: userIdOf(option, session) }
           await sessions.write(base.name, id, { ...changed, ttl: null, base, concurrency: 'merge' }, [])
         }),
@@ -450,6 +454,7 @@ export class PgStore extends EventEmitter<Events> {
     })
     const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
     const sessions = new Sessions({
+      store: this,
       queries,
       saves,
       cache: this.#cache,
