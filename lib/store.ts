@@ -160,7 +160,7 @@ export class PgStore extends EventEmitter<Events> {
    * Saves a session for `ttl` ms from now; when it resolves, that is committed. What came from `get` is saved over what it
    * came from, as the option `concurrency` says where somebody else has changed that; it isn't brought back if it is gone.
    * Another object is a new session, or replaces the one that is there, except for one that was destroyed: that stays so, and
-   * nothing is written. An id is not free again until an hour after `destroy`. Rejects with a `TypeError` for what isn't an
+   * nothing is written. An id is not free again until an hour after `destroy`, or, where its row was deleted otherwise, a minute after this store last answered it. Rejects with a `TypeError` for what isn't an
    * object that JSON can hold, a `SessionTooLargeError` above `maxBytes` or `maxAttributeBytes`, and a `ConflictError`; the
    * stored session is then as it was.
    */
