@@ -1,6 +1,6 @@
 // A bounded cache of sessions that refuses to learn what it has already heard to be old.
 import { LRUCache } from 'lru-cache'
-import { type Base, remember } from './loaded.js'
+import { type Base, Bases } from './loaded.js'
 import { copy, decode } from './record.js'
 import type { Session } from './types.js'
 
@@ -50,22 +50,28 @@ export class Cache {
   readonly #ttl: number
   readonly #now: () => number
   readonly #onUse: (name: string, id: string) => void
+  readonly #bases: Bases
   readonly #fills = new Map<string, Set<Fill>>()
   readonly #reads = new Map<string, Promise<Stored | undefined>>()
   #epoch = 0
   hits = 0
   misses = 0
 
-  /** `now` is a monotonic clock in ms; `onUse` is told now and then of a session that is answered. */
+  /**
+   * `now` is a monotonic clock in ms; `onUse` is told now and then of a session that is answered; `bases`
+   * learns what each came from.
+   */
   constructor(
     { max, maxBytes, ttl }: CacheLimits,
     now: () => number = () => performance.now(),
     onUse: (name: string, id: string) => void = () => undefined,
+    bases = new Bases(),
   ) {
     this.#entries = new LRUCache({ max, maxSize: maxBytes })
     this.#ttl = ttl
     this.#now = now
     this.#onUse = onUse
+    this.#bases = bases
   }
 
   get size(): number {
@@ -87,7 +93,7 @@ export class Cache {
       return undefined
     }
     this.hits++
-    remember(session, entry)
+    this.#bases.remember(session, entry)
     if (now - entry.used >= useEvery) {
       entry.used = now
       // Which was used last is known to the second; to the call, it would cost more than the look-up.

@@ -12,15 +12,18 @@ export interface Base {
 /** No row has it: a save of what came from here is merged with what is there. */
 export const neverThere = -1
 
-/** By the object that was handed out, or koa-session's context. Cheaper than a field that nobody sees (bench/copy.ts). */
-const bases = new WeakMap<object, Base>()
+/** Each store has its own: it knows nothing of another's versions. */
+export class Bases {
+  /** By the object that was handed out, or koa-session's context. Cheaper than a field that nobody sees (bench/copy.ts). */
+  readonly #bases = new WeakMap<object, Base>()
 
-/** What the session under this name was, as far as this object, or koa-session's context, knows. */
-export function baseOf(carrier: object, name: string): Base | undefined {
-  const base = bases.get(carrier)
-  return base?.name === name ? base : undefined
-}
+  /** What the session under this name was, as far as this object, or koa-session's context, knows. */
+  of(carrier: object, name: string): Base | undefined {
+    const base = this.#bases.get(carrier)
+    return base?.name === name ? base : undefined
+  }
 
-export function remember(carrier: object, base: Base): void {
-  bases.set(carrier, base)
+  remember(carrier: object, base: Base): void {
+    this.#bases.set(carrier, base)
+  }
 }

@@ -26,5 +26,17 @@ export function merge(base: Session, mine: Session, theirs: Session): Merged {
 }
 
 function isSame(a: Session, b: Session, name: string): boolean {
-  return Object.hasOwn(a, name) === Object.hasOwn(b, name) && isDeepStrictEqual(a[name], b[name])
+  return Object.hasOwn(a, name) === Object.hasOwn(b, name) && isEqual(a[name], b[name])
+}
+
+/** As JSON: the order of an object's keys says nothing. */
+function isEqual(a: unknown, b: unknown): boolean {
+  if (JSON.stringify(a) === JSON.stringify(b)) return true
+  try {
+    return isDeepStrictEqual(a, b)
+  } catch (error) {
+    // Nested too deeply for that, though not for JSON.
+    if (error instanceof RangeError) return false
+    throw error
+  }
 }

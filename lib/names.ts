@@ -8,7 +8,7 @@ export interface Names {
   readonly name: string
   /** In the table; `undefined` if the table can't have it. */
   readonly id: string | undefined
-  /** When it was last loaded here, by the monotonic clock; `undefined` if it was not there. */
+  /** When it was last loaded here, by the monotonic clock. */
   loaded: number | undefined
 }
 

@@ -115,9 +115,11 @@ export class Saves {
   ): Promise<Outcome[]> {
     const results = new Map<string, Outcome>()
     let open: Save[] = []
-    const resolve = (attempt: Save, there: There): void => {
+    const resolve = async (attempt: Save, there: There | Promise<There | undefined>): Promise<void> => {
       try {
-        open.push(this.#resolved(attempt, there))
+        const now = await there
+        // Otherwise it is over, and stays so.
+        if (now !== undefined) open.push(this.#resolved(attempt, now))
       } catch (error) {
         results.set(attempt.id, error as Error)
       }
@@ -126,28 +128,30 @@ export class Saves {
       const { base } = attempt
       const latest = typeof base === 'object' ? this.#options.latest(base.name) : undefined
       const checks = this.#checks(attempt)
-      if (checks && latest !== undefined && latest.version > (base as Base).version) resolve(attempt, latest)
+      if (checks && latest !== undefined && latest.version > (base as Base).version)
+        await resolve(attempt, latest)
       else open.push(checks ? attempt : { ...attempt, base: 'replaced' })
     }
     for (let n = 1; open.length > 0; n++) {
       const tried = open
       open = []
-      const rows = inOrder(tried, await replace(tried))
-      const overtaken = tried.filter((attempt, n) => {
-        if (rows[n] !== undefined) results.set(attempt.id, rows[n])
-        return rows[n] === undefined && typeof attempt.base === 'object'
+      // What fails now fails alone: others of these may have been written by an earlier statement.
+      const outcomes = await inHalves(
+        tried,
+        async (some) => inOrder(some, await replace(some)),
+        batching.isDivisible,
+      )
+      const overtaken = tried.filter((attempt, m) => {
+        results.set(attempt.id, outcomes[m])
+        return outcomes[m] === undefined && typeof attempt.base === 'object'
       })
-      const read = ({ id }: Save) => this.#options.queries.read(id).catch((error: Error) => error)
-      const there = await Promise.all(overtaken.map(read))
-      for (const [m, attempt] of overtaken.entries()) {
-        const now = there[m]
-        // Otherwise it is over, and stays so.
-        if (now === undefined) continue
-        if (now instanceof Error) results.set(attempt.id, now)
-        else if (n === attempts)
-          results.set(attempt.id, new ConflictError(`others changed the session ${attempts} times meanwhile`))
-        else resolve(attempt, now)
-      }
+      if (n < attempts)
+        await Promise.all(
+          overtaken.map((attempt) => resolve(attempt, this.#options.queries.read(attempt.id))),
+        )
+      else
+        for (const { id } of overtaken)
+          results.set(id, new ConflictError(`others changed the session ${attempts} times meanwhile`))
     }
     return given.map(({ id }) => results.get(id))
   }

@@ -3,7 +3,7 @@
 import type { Cache, Stored } from './cache.js'
 import { fromKept } from './kept.js'
 import { isOfKoaSession } from './koa-session.js'
-import { type Base, baseOf, remember } from './loaded.js'
+import type { Base, Bases } from './loaded.js'
 import type { Notice } from './notice.js'
 import type { Queries } from './queries.js'
 import { decode } from './record.js'
@@ -12,6 +12,7 @@ import type { Touches } from './touches.js'
 import type { Session } from './types.js'
 
 export interface SessionsOptions {
+  readonly bases: Bases
   readonly queries: Queries
   readonly saves: Saves
   /** None: every read asks the database. */
@@ -24,16 +25,20 @@ export interface SessionsOptions {
 
 /** A session is called by its `name` in the cache and in notices, by its `id` in the table. */
 export class Sessions {
+  readonly #bases: Bases
   readonly #queries: Queries
   readonly #saves: Saves
   readonly #cache: Cache | undefined
   readonly #isTrusted: () => boolean
   readonly #rereads: boolean
   readonly #touches: Touches
+  /** The saves under way, by what knows the base of the next. */
+  readonly #underWay = new WeakMap<object, Promise<void>>()
   /** How many changes others were told of. */
   notified = 0
 
-  constructor({ queries, saves, cache, isTrusted, propagate, touches }: SessionsOptions) {
+  constructor({ bases, queries, saves, cache, isTrusted, propagate, touches }: SessionsOptions) {
+    this.#bases = bases
     this.#saves = saves
     this.#touches = touches
     this.#queries = queries
@@ -59,7 +64,7 @@ export class Sessions {
     this.#touches.use(name, id)
     const session = decode(stored.text)
     if (session === undefined) return undefined
-    remember(session, { name, text: stored.text, version: stored.version })
+    this.#bases.remember(session, { name, text: stored.text, version: stored.version })
     return this.#answer(name, session, () => stored.left, carrier)
   }
 
@@ -67,9 +72,10 @@ export class Sessions {
   #answer(name: string, session: Session, left: () => number, carrier?: object): Session {
     const ttl = isOfKoaSession(session) ? Math.max(left(), this.#touches.left(name)) : undefined
     const answer = fromKept(session, ttl)
-    const base = baseOf(session, name)
-    if (base !== undefined && answer !== session) remember(answer, base)
-    if (base !== undefined && carrier !== undefined) remember(carrier, base)
+    if (answer === session && carrier === undefined) return session
+    const base = this.#bases.of(session, name)
+    if (base !== undefined)
+      for (const knowing of [answer, carrier ?? answer]) this.#bases.remember(knowing, base)
     return answer
   }
 
@@ -79,17 +85,40 @@ export class Sessions {
   }
 
   /**
+   * Saves a session over what it, or koa-session's context, knows that it came from; else over the base that is given. An
+   * object that is saved again while it is being saved comes from what it is then.
+   */
+  async save(name: string, save: Save, session: object, context: object | undefined): Promise<void> {
+    const carriers = context === undefined ? [session] : [session, context]
+    const carrier = context ?? session
+    const work = (): Promise<void> => {
+      const known = carriers.map((one) => this.#bases.of(one, name)).find((base) => base !== undefined)
+      return this.write(name, { ...save, base: known ?? save.base }, carriers)
+    }
+    const earlier = this.#underWay.get(carrier)
+    const saving = earlier === undefined ? work() : earlier.then(work)
+    const settled = saving.catch(() => undefined)
+    this.#underWay.set(carrier, settled)
+    await saving
+    if (this.#underWay.get(carrier) === settled) this.#underWay.delete(carrier)
+  }
+
+  /**
    * Saves a session, unless it is over; one that is as it was is only touched. Each of `carriers` knows afterwards what it
    * was saved as.
    */
   async write(name: string, save: Save, carriers: readonly object[]): Promise<void> {
     const { id, text, ttl } = save
-    const before = typeof save.base === 'object' ? save.base.text : this.latest(name)?.text
-    if (ttl !== null && ttl > 0 && before === text) return this.#touches.touch(name, id, ttl)
+    const before = typeof save.base === 'object' ? save.base : this.latest(name)
+    if (ttl !== null && ttl > 0 && before?.text === text) {
+      await this.#touches.touch(name, id, ttl)
+      if (before !== save.base) for (const carrier of carriers) this.#bases.remember(carrier, before)
+      return
+    }
     const saved = await this.#change(name, () => this.#saves.save(save))
     if (saved === undefined) return
     this.#touches.seen(name, saved.left)
-    for (const carrier of carriers) remember(carrier, baseAfter(name, text, saved))
+    for (const carrier of carriers) this.#bases.remember(carrier, baseAfter(name, text, saved))
   }
 
   async destroy(name: string, id: string): Promise<void> {

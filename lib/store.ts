@@ -18,7 +18,7 @@ import {
 import { hashIds } from './hash-ids.js'
 import { toKeep } from './kept.js'
 import { Listener } from './listener.js'
-import { baseOf } from './loaded.js'
+import { Bases } from './loaded.js'
 import { Known, type Names } from './names.js'
 import { channelOf, handleOf } from './notice.js'
 import { cacheDefaults, readOptions, type Settings } from './options.js'
@@ -105,6 +105,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   readonly #cache: Cache | undefined
   readonly #touches: Touches
   readonly #known: Known
+  readonly #bases = new Bases()
   readonly #stop = new AbortController()
   readonly #sweeper: Sweeper
   #isScheduled = false
@@ -145,7 +146,8 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
       onSwept: (result) => void this.emit('sweep', result),
       warn: (error) => this.#warn(error),
     })
-    if (cache) this.#cache = new Cache(cache, undefined, (name, id) => this.#touches.use(name, id))
+    const used = (name: string, id: string): void => this.#touches.use(name, id)
+    if (cache) this.#cache = new Cache(cache, undefined, used, this.#bases)
   }
 
   /**
@@ -184,7 +186,8 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     const session =
       known ??
       (await this.#use(sid, names, 'read', ({ sessions }, id) => sessions.read(name, id, fresh, context)))
-    names.loaded = session === undefined ? undefined : performance.now()
+    // That it is gone doesn't end this: a request that had it may still be under way.
+    if (session !== undefined) names.loaded = performance.now()
     return session
   }
 
@@ -192,8 +195,8 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
    * Saves a session for `ttl` ms from now; when it resolves, that is committed. What came from `get` is saved over what it
    * came from, as the option `concurrency` says where somebody else has changed that; it isn't brought back if it is gone.
    * Another object is a new session, or replaces the one that is there, except for one that was destroyed: that stays so, and
-   * nothing is written. An id is not free again until an hour after `destroy`. Rejects with a `TypeError` for what isn't an
-   * object that JSON can hold, a `SessionTooLargeError` above `maxBytes` or `maxAttributeBytes`, and a `ConflictError`; the
+   * nothing is written. An id is not free again until an hour after `destroy` or, where its row was deleted otherwise, a
+   * minute after this store last answered it. Rejects with a `TypeError` for what isn't an object that JSON can hold, a `SessionTooLargeError` above `maxBytes` or `maxAttributeBytes`, and a `ConflictError`; the
    * stored session is then as it was.
    */
   set(sid: string, session: object, ttl?: Ttl, more?: object): Yieldable<void> {
@@ -211,15 +214,13 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     const text = toKeep(encode(session, this.#settings))
     const ms = lifetime(ttl, this.#settings.ttl, maxLifetime)
     const names = this.#known.of(sid)
-    const { name } = names
-    const base = baseOf(session, name) ?? (context && baseOf(context, name)) ?? this.#replaced(names)
+    const base = this.#replaced(names)
     const save = { text, ttl: ms, userId: userIdOf(userId, session as Session), base }
-    const carriers = context === undefined ? [session] : [session, context]
     await this.#use(
       sid,
       names,
       'write',
-      ({ sessions }, id) => sessions.write(name, { id, ...save }, carriers),
+      ({ sessions }, id) => sessions.save(names.name, { id, ...save }, session, context),
       text,
     )
   }
@@ -532,6 +533,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     })
     const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
     const sessions = new Sessions({
+      bases: this.#bases,
       queries,
       saves,
       cache: this.#cache,

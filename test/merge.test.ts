@@ -1,0 +1,152 @@
+import { isDeepStrictEqual } from 'node:util'
+import { expect } from 'chai'
+import fc from 'fast-check'
+import { merge } from '../lib/merge.js'
+import type { Session } from '../lib/types.js'
+
+/** Few names, so that two sides often mean the same; some that an object has anyway, or sorts by itself. */
+const names = [
+  'a',
+  'b',
+  'cookie',
+  '__proto__',
+  'constructor',
+  'hasOwnProperty',
+  '',
+  '0',
+  '10',
+  'é\ud83d\ude00',
+]
+const name = fc.constantFrom(...names)
+const value = fc.oneof(
+  fc.constantFrom(0, 1, '', 'x', null, true, false),
+  fc.jsonValue({ maxDepth: 2 }),
+) as fc.Arbitrary<unknown>
+
+/** As a session comes from the table: what JSON.parse answers, with an own `__proto__` at times. */
+const session: fc.Arbitrary<Session> = fc
+  .uniqueArray(fc.tuple(name, value), { selector: ([name]) => name, maxLength: 8 })
+  .map((entries) => fromJson(Object.fromEntries(entries)))
+
+/** What somebody makes of a session: some attributes set, some removed. */
+const change = fc.record({
+  set: fc.dictionary(name, value, { maxKeys: 4, noNullPrototype: true }),
+  removed: fc.uniqueArray(name, { maxLength: 3 }),
+})
+type Change = typeof change extends fc.Arbitrary<infer T> ? T : never
+
+function fromJson(value: Session): Session {
+  return JSON.parse(JSON.stringify(value)) as Session
+}
+
+function apply(base: Session, { set, removed }: Change): Session {
+  const changed = new Map(Object.entries(base))
+  for (const [name, value] of Object.entries(set)) changed.set(name, value)
+  for (const name of removed) changed.delete(name)
+  return fromJson(Object.fromEntries(changed))
+}
+
+/** An attribute, or that there is none. */
+function at(session: Session, name: string): { value?: unknown } {
+  return Object.hasOwn(session, name) ? { value: session[name] } : {}
+}
+
+function changes(base: Session, side: Session): string[] {
+  const all = new Set([...Object.keys(base), ...Object.keys(side)])
+  return [...all].filter((name) => !isDeepStrictEqual(at(base, name), at(side, name)))
+}
+
+function sorted(session: Session): [string, unknown][] {
+  return Object.entries(session).sort(([a], [b]) => (a < b ? -1 : 1))
+}
+
+const sides = fc.tuple(session, change, change).map(([base, mine, theirs]) => ({
+  base,
+  mine: apply(base, mine),
+  theirs: apply(base, theirs),
+}))
+const check = (test: (sides: { base: Session; mine: Session; theirs: Session }) => void): void =>
+  fc.assert(fc.property(sides, test), { numRuns: 1_000 })
+
+describe('merge', () => {
+  it('keeps what only one side changed: values, additions, removals', () =>
+    check(({ base, mine, theirs }) => {
+      const merged = merge(base, mine, theirs).session
+      const [ours, others] = [changes(base, mine), changes(base, theirs)]
+      for (const name of ours.filter((name) => !others.includes(name)))
+        expect(at(merged, name)).to.deep.equal(at(mine, name))
+      for (const name of others.filter((name) => !ours.includes(name)))
+        expect(at(merged, name)).to.deep.equal(at(theirs, name))
+    }))
+
+  it('lets mine win where both sides changed an attribute, and names it', () =>
+    check(({ base, mine, theirs }) => {
+      const { session, overwritten } = merge(base, mine, theirs)
+      const both = changes(base, mine).filter((name) => changes(base, theirs).includes(name))
+      for (const name of both) expect(at(session, name)).to.deep.equal(at(mine, name))
+      const different = both.filter((name) => !isDeepStrictEqual(at(mine, name), at(theirs, name)))
+      expect(overwritten.toSorted()).to.deep.equal(different.toSorted())
+    }))
+
+  it('invents nothing: what neither changed is as it was', () =>
+    check(({ base, mine, theirs }) => {
+      const merged = merge(base, mine, theirs).session
+      const touched = [...changes(base, mine), ...changes(base, theirs)]
+      for (const name of Object.keys({ ...base, ...merged }))
+        if (!touched.includes(name)) expect(at(merged, name)).to.deep.equal(at(base, name))
+    }))
+
+  it('answers the other side where one changed nothing', () =>
+    check(({ base, mine, theirs }) => {
+      expect(merge(base, base, theirs)).to.deep.equal({ session: theirs, overwritten: [] })
+      expect(sorted(merge(base, mine, base).session)).to.deep.equal(sorted(mine))
+    }))
+
+  it('answers the same whichever of two unrelated changes is saved first', () =>
+    check(({ base, mine, theirs }) => {
+      fc.pre(!changes(base, mine).some((name) => changes(base, theirs).includes(name)))
+      const [one, other] = [merge(base, mine, theirs), merge(base, theirs, mine)]
+      expect(sorted(one.session)).to.deep.equal(sorted(other.session))
+      expect([...one.overwritten, ...other.overwritten]).to.deep.equal([])
+    }))
+
+  it('changes nothing when the same is merged again', () =>
+    check(({ base, mine, theirs }) => {
+      const { session } = merge(base, mine, theirs)
+      expect(merge(base, mine, session)).to.deep.equal({ session, overwritten: [] })
+    }))
+
+  it('leaves what it was given as it is', () =>
+    check(({ base, mine, theirs }) => {
+      const before = JSON.stringify([base, mine, theirs])
+      const { session } = merge(base, mine, theirs)
+      session.new = true
+      expect(JSON.stringify([base, mine, theirs])).to.equal(before)
+    }))
+
+  it('takes an own __proto__ for the attribute that it is', () => {
+    const mine = JSON.parse('{"__proto__": {"isAdmin": true}}') as Session
+    const { session } = merge({}, mine, { a: 1 })
+    expect(JSON.stringify(session)).to.equal('{"a":1,"__proto__":{"isAdmin":true}}')
+    expect(session.isAdmin).to.equal(undefined)
+    expect(merge(mine, {}, mine).session).to.deep.equal({})
+  })
+
+  it('takes an object whose keys are in another order for the same', () => {
+    const theirs = { user: { id: 1, name: 'bob' } }
+    expect(
+      merge({ user: { id: 1, name: 'ann' } }, { user: { name: 'ann', id: 1 } }, theirs).session,
+    ).to.deep.equal(theirs)
+  })
+
+  it('merges what is nested as deeply as JSON allows', () => {
+    const deep = (n: number): Session => JSON.parse(`${'{"a":'.repeat(n)}1${'}'.repeat(n)}`) as Session
+    for (const depth of [100, 1_000, 3_000]) {
+      const base = { deep: deep(depth), a: 1 }
+      const mine = { deep: deep(depth + 1), a: 1, b: 1 }
+      const { session, overwritten } = merge(base, mine, { ...fromJson(base), a: 2 })
+      expect(Object.keys(session)).to.deep.equal(['deep', 'a', 'b'])
+      expect([session.a, session.deep === mine.deep, overwritten]).to.deep.equal([2, true, []])
+    }
+  })
+})
