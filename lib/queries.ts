@@ -143,9 +143,9 @@ export class Queries {
         await query(lockUser, [this.#channel, write.userId])
         const evicted = await change(evict, [write.id, write.userId, max])
         const [written] = this.#written(await change(statement, values))
-        return { written, evicted }
+        // Nobody has to go for a session that is gone or has changed.
+        return { written, evicted: written === undefined && this.#connection.canUndo ? [] : evicted }
       },
-      // Nobody has to go for a session that is gone or has changed.
       ({ written }) => written !== undefined,
     )
   }
@@ -191,6 +191,11 @@ export class Queries {
   /** The same for many, each once. */
   destroyAll(ids: readonly string[]): Promise<Changed[]> {
     return this.#change(this.#statements.destroy, [joined(ids)])
+  }
+
+  /** The same for those that belong to this user. */
+  destroyAllOf(userId: string, ids: readonly string[]): Promise<Changed[]> {
+    return this.#change(this.#statements.destroyOf, [joined(ids), userId])
   }
 
   /** Gives a row that older software wrote under the raw id its digest; one that has both keeps the digest's. */
@@ -253,6 +258,7 @@ function prepareAll(statements: Statements) {
     replaceOne: prepared(statements.replaceOne),
     replaceMany: prepared(statements.replaceMany),
     destroy: prepared(statements.destroy),
+    destroyOf: prepared(statements.destroyOf),
     evict: prepared(statements.evict),
     touch: prepared(statements.touch),
     turn: prepared(statements.turn),

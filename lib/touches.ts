@@ -49,6 +49,8 @@ export class Touches {
   #timer: NodeJS.Timeout | undefined
   #timerDue = Number.POSITIVE_INFINITY
   #stopped = false
+  /** Resolves when all that is being written is. */
+  #underWay: Promise<unknown> = Promise.resolve()
 
   constructor(options: TouchesOptions) {
     this.#options = options
@@ -110,14 +112,17 @@ export class Touches {
       )
   }
 
-  /** Writes what is waiting, all of it or what is due. Never rejects: what couldn't be written waits on. */
+  /**
+   * Writes what is waiting, all of it or what is due; resolves when what was being written is there too. Never rejects:
+   * what couldn't be written waits on.
+   */
   async flush(all = true): Promise<void> {
     const now = performance.now()
     const until = all ? Number.POSITIVE_INFINITY : now + this.#options.interval * soon
     const due = [...this.#waiting].filter(([, waiting]) => waiting.due <= until)
     for (const [name] of due) this.#waiting.delete(name)
-    for (let i = 0; i < due.length; i += this.#options.batchSize)
-      await this.#write(due.slice(i, i + this.#options.batchSize))
+    this.#underWay = Promise.all([this.#underWay, this.#writeAll(due)])
+    await this.#underWay
     this.#timerDue = Number.POSITIVE_INFINITY
     for (const { due } of this.#waiting.values()) this.#wake(due)
   }
@@ -127,6 +132,11 @@ export class Touches {
     this.#stopped = true
     await this.flush()
     clearTimeout(this.#timer)
+  }
+
+  async #writeAll(due: [string, Waiting][]): Promise<void> {
+    for (let i = 0; i < due.length; i += this.#options.batchSize)
+      await this.#write(due.slice(i, i + this.#options.batchSize))
   }
 
   async #write(batch: [string, Waiting][]): Promise<void> {

@@ -14,7 +14,7 @@ export function commonUserId(session: Session): unknown {
   }
   return [session.userId, of('user', 'id'), of('passport', 'user')]
     .map((id) => (typeof id === 'object' && id !== null ? asJson(id) : id))
-    .find((id) => (typeof id === 'string' || typeof id === 'number') && isUsable(`${id}`))
+    .find((id) => (typeof id === 'string' || Number.isFinite(id)) && isUsable(`${id}`))
 }
 
 /** As a session that is loaded has it: an ObjectId is text there. */
@@ -25,13 +25,13 @@ function asJson(value: object): unknown {
 
 function isUsable(text: string): boolean {
   const isStorable = !/\0|[\ud800-\udfff]/u.test(text) && !text.includes(separator)
-  return text !== '' && text !== 'NaN' && text.length <= longest && isStorable
+  return text !== '' && text.length <= longest && isStorable
 }
 
 /** A user's id as the table has it. Throws a `TypeError` or `RangeError`, naming `what`, for what can't be one. */
 export function userIdText(id: unknown, what: string): string {
-  if (typeof id !== 'string' && typeof id !== 'number')
-    throw new TypeError(`${what} must be a string or a number; received ${describe(id)}`)
+  if (typeof id !== 'string' && !Number.isFinite(id))
+    throw new TypeError(`${what} must be a string or a finite number; received ${describe(id)}`)
   const text = `${id}`
   if (!isUsable(text))
     throw new RangeError(
