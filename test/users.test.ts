@@ -48,7 +48,7 @@ for (const hashIds of [true, false])
 
     it('are listed by their last access, newest first, right after reads of this instance', async () => {
       await using store = await make()
-      const sids = []
+      const sids: string[] = []
       for (const n of [1, 2, 3]) sids.push(await store.create(ann(n)))
       expect(await numbers(store)).to.deep.equal([3, 2, 1])
       await sql(url, `update session set last_access = now() - (5 - (session->>'n')::int) * interval '1 hour'`)
@@ -62,7 +62,7 @@ for (const hashIds of [true, false])
 
     it('are listed, and counted, while they are alive', async () => {
       await using store = await make()
-      const sids = []
+      const sids: string[] = []
       for (const n of [1, 2, 3, 4, 5]) sids.push(await store.create(ann(n)))
       await store.destroy(sids[0] ?? '')
       await sql(url, `update session set expiry = now() where session->>'n' = '2'`)
@@ -100,7 +100,7 @@ for (const hashIds of [true, false])
     it('are destroyed, all of them or all but one, and nobody else’s', async () => {
       await using store = await make()
       await using other = await make()
-      const sids = []
+      const sids: string[] = []
       for (const n of [1, 2, 3, 4]) sids.push(await store.create(ann(n)))
       const bobs = await store.create({ userId: 'bob' })
       const nobodys = await store.create({})
