@@ -16,6 +16,8 @@ export interface Connection {
   readonly connectMs: number
   /** Runs one statement and answers its rows; `within` is for the few that may take longer than a request. */
   query(statement: string | Statement, values?: readonly unknown[], within?: number): Promise<Row[]>
+  /** Whether `transaction` is one. */
+  readonly canUndo: boolean
   /** Runs statements in one transaction, if this form of connection can; undoes them if the result isn't to be kept. */
   transaction<T>(work: (query: Query) => Promise<T>, isToKeep?: (result: T) => boolean): Promise<T>
   /** Reads rows, so many at a time and never more in memory; `undefined` where this form of connection can't. */
@@ -112,6 +114,7 @@ interface Lease {
 }
 
 class PoolConnection implements Connection {
+  readonly canUndo = true
   readonly connectMs: number
   readonly #pool: Pool
   readonly #owned: boolean
@@ -171,11 +174,23 @@ class PoolConnection implements Connection {
   }
 
   async transaction<T>(work: (query: Query) => Promise<T>, isToKeep = (_: T) => true): Promise<T> {
+    try {
+      return await this.#transact(work, isToKeep)
+    } catch (error) {
+      // Undone, and made again without.
+      if (!this.#prepares || !unprepared.has(codeOf(error) ?? '')) throw error
+      this.#prepares = false
+      return this.#transact(work, isToKeep)
+    }
+  }
+
+  async #transact<T>(work: (query: Query) => Promise<T>, isToKeep: (result: T) => boolean): Promise<T> {
     const lease = await this.#acquire()
     return this.#use(lease, async () => {
       const query: Query = (statement, values) =>
         this.#send(lease.client, statement, values, this.#statementMs)
-      await query('begin', [])
+      // Whatever the database's default is: who has waited for a lock has to see what was done meanwhile.
+      await query('begin isolation level read committed', [])
       try {
         const result = await work(query)
         await query(isToKeep(result) ? 'commit' : 'rollback', [])
@@ -188,26 +203,37 @@ class PoolConnection implements Connection {
     })
   }
 
+  /** Who reads may ask other things meanwhile: with one connection alone, a cursor would keep it from them. */
+  get read(): Connection['read'] {
+    return this.#pool.options.max > 1 ? (...args) => this.#read(...args) : undefined
+  }
+
   /** Through a cursor, on a connection that nobody else gets meanwhile. */
-  async *read(text: string, values: unknown[], atOnce: number): AsyncGenerator<Row[]> {
-    const lease = await this.#acquire()
-    let error: unknown
+  async *#read(text: string, values: unknown[], atOnce: number): AsyncGenerator<Row[]> {
+    const { client, losses, onError } = await this.#acquire()
+    let isOpen = true
     try {
-      const cursor = lease.client.query(new Cursor<Row>(text, values))
-      const next = (): Promise<Row[]> =>
-        within(cursor.read(atOnce), this.#statementMs, 'no answer of the cursor')
+      const cursor = client.query(new Cursor<Row>(text, values))
       try {
-        for (let rows = await next(); rows.length > 0; rows = await next()) yield rows
+        for (;;) {
+          const rows = await within(cursor.read(atOnce), this.#statementMs, 'no answer of the cursor')
+          if (rows.length === 0) return
+          yield rows
+        }
+      } catch (error) {
+        // There is nothing to close, and no answer to that would come.
+        isOpen = false
+        if (!isStatementError(error)) losses.push(error as Error)
+        throw error
       } finally {
-        await within(cursor.close(), this.#statementMs, 'the cursor did not close')
+        if (isOpen && losses.length === 0)
+          await within(cursor.close(), this.#statementMs, 'the cursor did not close').catch(
+            (error: Error) => void losses.push(error),
+          )
       }
-    } catch (reason) {
-      error = reason
-      throw reason
     } finally {
-      const loss = error === undefined || isStatementError(error) ? lease.losses[0] : (error as Error)
-      lease.client.off('error', lease.onError)
-      lease.client.release(loss)
+      client.off('error', onError)
+      client.release(losses[0])
     }
   }
 
@@ -272,6 +298,7 @@ class PoolConnection implements Connection {
 }
 
 class FunctionConnection implements Connection {
+  readonly canUndo = false
   readonly connectMs = connectMs
   readonly read = undefined
   readonly clientConfig = undefined

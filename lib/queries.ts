@@ -158,9 +158,9 @@ export class Queries {
         await query(lockUser, [this.#channel, write.userId])
         const evicted = await change(evict, [write.id, write.userId, max])
         const [written] = this.#written(await change(statement, values))
-        return { written, evicted }
+        // Nobody has to go for a session that is gone or has changed.
+        return { written, evicted: written === undefined && this.#connection.canUndo ? [] : evicted }
       },
-      // Nobody has to go for a session that is gone or has changed.
       ({ written }) => written !== undefined,
     )
   }
@@ -226,6 +226,11 @@ export class Queries {
     return this.#change(this.#statements.destroy, [joined(ids)])
   }
 
+  /** The same for those that belong to this user. */
+  destroyAllOf(userId: string, ids: readonly string[]): Promise<Changed[]> {
+    return this.#change(this.#statements.destroyOf, [joined(ids), userId])
+  }
+
   /** Gives a row that older software wrote under the raw id its digest; one that has both keeps the digest's. */
   async turn(raw: string, id: string): Promise<void> {
     const { turn } = this.#statements
@@ -286,6 +291,7 @@ function prepareAll(statements: Statements) {
     replaceOne: prepared(statements.replaceOne),
     replaceMany: prepared(statements.replaceMany),
     destroy: prepared(statements.destroy),
+    destroyOf: prepared(statements.destroyOf),
     evict: prepared(statements.evict),
     touch: prepared(statements.touch),
     turn: prepared(statements.turn),

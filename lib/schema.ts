@@ -55,7 +55,6 @@ const hashedLately = `interval '1 day'`
 const rewritable = 256 * 1024 * 1024
 
 const setupMs = 60_000
-const indexMs = 3_600_000
 
 /** PostgreSQL's codes for: no such right, no lock in time. */
 const refusals = new Set(['42501', '55P03'])
@@ -199,25 +198,6 @@ function userIndex(relation: string): string {
     where i.indrelid = ${relation} and i.indisvalid and a.attname = 'user_id')`
 }
 
-/** Makes the index of users on a big table: that takes a while, and lets everybody go on meanwhile. */
-export async function indexUsers(connection: Connection, settings: Settings): Promise<void> {
-  const { schema, table } = settings
-  const index = `${quote(schema)}.${quote(userIndexOf(settings))}`
-  const [state] = await connection.query(
-    `select exists (select from pg_index where indexrelid = to_regclass($1) and not indisvalid) as broken,
-      exists (select from pg_stat_progress_create_index where relid = to_regclass($2)) as "underWay"`,
-    [index, qualified({ schema, table })],
-  )
-  if (state?.underWay) return
-  // What an attempt that failed has left.
-  if (state?.broken) await connection.query(`drop index concurrently if exists ${index}`, [], indexMs)
-  const make = fill(sql['007-users'], variables(settings)).replace(
-    'create index',
-    'create index concurrently',
-  )
-  await connection.query(make, [], indexMs)
-}
-
 async function inspect(connection: Connection, settings: Settings): Promise<Found> {
   const { schema } = settings
   const [row] = await connection.query(
@@ -310,6 +290,10 @@ function problems(found: Found, settings: Settings): string[] {
     list.push(
       `idleTimeout needs the column last_access: run ${psql('003-columns', settings)}, or use create: true`,
     )
+  if (settings.maxSessionsPerUser !== undefined && !(types.has('user_id') && types.has('last_access')))
+    list.push(
+      `maxSessionsPerUser needs the columns user_id and last_access: run ${psql('003-columns', settings)}, or use create: true`,
+    )
   if (found.missingRights.length > 0)
     list.push(`run grant ${found.missingRights.join(', ')} on ${qualified(settings)} to ${quote(found.role)}`)
   return list
@@ -332,7 +316,7 @@ function hint(error: unknown, settings: Settings): string {
   return what === undefined ? messageOf(error) : `${messageOf(error)}: ${what}`
 }
 
-function psql(file: keyof typeof sql, settings: Settings): string {
+export function psql(file: keyof typeof sql, settings: Settings): string {
   const used = Object.entries(variables(settings)).filter(([name]) =>
     new RegExp(`:['"]${name}['"]`).test(sql[file]),
   )
@@ -343,7 +327,7 @@ function psql(file: keyof typeof sql, settings: Settings): string {
 }
 
 /** What the files of sql/ have to be told. */
-function variables(settings: Settings): Record<string, string> {
+export function variables(settings: Settings): Record<string, string> {
   const { schema, table, hashIds } = settings
   return {
     schema,
@@ -354,7 +338,11 @@ function variables(settings: Settings): Record<string, string> {
   }
 }
 
-/** The name of the table's index of users. */
+/** The name of the table's index of users, with its schema, quoted. */
+export function userIndexName(settings: Settings): string {
+  return qualified({ schema: settings.schema, table: userIndexOf(settings) })
+}
+
 function userIndexOf({ table }: Settings): string {
   return Buffer.byteLength(table) <= 50
     ? `${table}_user_id`

@@ -133,7 +133,8 @@ export class Sessions {
   changed(name: string, version: number): void {
     this.notified++
     this.#touches.forget(name)
-    this.#cache?.changed(name, version)
+    // A table without versions can't say.
+    this.#cache?.changed(name, version || Number.POSITIVE_INFINITY)
   }
 
   /** The session as it is now, as far as that is known. */

@@ -21,7 +21,7 @@ export function joined(values: readonly unknown[]): string {
 }
 
 /** Such a list as an array; what is empty is null. */
-function list(parameter: string): string {
+export function list(parameter: string): string {
   return `string_to_array(${parameter}::text, chr(30), '')`
 }
 
@@ -105,8 +105,9 @@ export class Statements {
     const user = (part: string): string => this.#with('user_id', part)
     // A row that was just made is in no cache yet. `last_access` is the statement's now().
     const outcome =
-      version(`t.version, ${this.#leftSince}, t.last_access is distinct from t.created_at as notify`) ||
-      nothing
+      version(
+        `t.version, ${this.#leftSince} as left, t.last_access is distinct from t.created_at as notify`,
+      ) || nothing
     return (
       `insert into ${this.#table.name} as t (id, session, expiry${user(', user_id')}${at(', last_access')}${version(', version')})` +
       ` select u.id, u.session::json, now() + u.ttl * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
@@ -131,7 +132,9 @@ export class Statements {
   #replace(source: string): string {
     const version = (part: string): string => this.#with('version', part)
     const expiry = this.#capped(`coalesce(now() + u.ttl * interval '1 millisecond', t.expiry)`)
-    const outcome = version(`t.version, ${this.#leftSince}, true as notify`) || nothing
+    // Of one that wasn't used nobody knows: `now()` can't be answered here on Citus.
+    const left = `case when u.ttl is null then 0 else ${this.#leftSince} end as left`
+    const outcome = version(`t.version, ${left}, true as notify`) || nothing
     return (
       `update ${this.#table.name} as t set session = u.session::json, expiry = ${expiry}` +
       this.#with('user_id', ', user_id = u.user_id') +
@@ -145,7 +148,15 @@ export class Statements {
 
   /** Empties rows, and leaves them as marks that these ids are over. */
   get destroy(): string {
-    return this.#told(this.#destroy(this.#inOrder(many(destroyed), 'session is not null')))
+    return this.#told(this.#destroy(this.#inOrder(many(destroyed), 'session is not null')), anyName)
+  }
+
+  /** The same of those that belong to user `$2`. */
+  get destroyOf(): string {
+    return this.#told(
+      this.#destroy(this.#inOrder(many(destroyed), 'session is not null and user_id = $2::text')),
+      anyName,
+    )
   }
 
   #destroy(source: string): string {
@@ -169,6 +180,7 @@ export class Statements {
         ` where id = $1 or (user_id = $2 and ${this.alive})${lock}),` +
         ` surplus as (select id from mine where id <> $1 and not exists (select from mine where id = $1 and is_over)` +
         ` order by last_access desc, id offset $3::int - 1) ${this.#destroy('surplus as u')}`,
+      anyName,
     )
   }
 
@@ -214,7 +226,7 @@ export class Statements {
 
   /** The same of a session that has just been written; without `now()`, which Citus allows no upsert to return. */
   get #leftSince(): string {
-    return `date_part('epoch', t.expiry - t.last_access) * 1000 as left`
+    return `date_part('epoch', t.expiry - t.last_access) * 1000`
   }
 
   /** A part that needs a column which a table of koa-pg-session lacks. */
@@ -232,10 +244,11 @@ export class Statements {
   }
 
   /** A statement that changes rows, with the notice of it where that can be in the same. */
-  #told(change: string): string {
+  #told(change: string, name = this.#name): string {
     if (!this.#tells) return change
+    const news = `string_agg(${name} || to_hex(version), ',')`
     return (
-      `with changed as (${change}), told as (select pg_notify('${this.#channel}', string_agg(${this.#news}, ','))` +
+      `with changed as (${change}), told as (select pg_notify('${this.#channel}', ${news})` +
       ` from changed where notify having count(*) > 0)` +
       ` select id, version, "left", notify, (select count(*) from told)::int as payloads from changed`
     )
@@ -246,7 +259,7 @@ export class Statements {
     if (!this.#tells) return change
     return (
       `with changed as (${change}) select id, version, "left", notify,` +
-      ` case when notify then pg_notify('${this.#channel}', ${this.#news})::text end as payload from changed`
+      ` case when notify then pg_notify('${this.#channel}', ${this.#name} || to_hex(version))::text end as payload from changed`
     )
   }
 
@@ -254,20 +267,21 @@ export class Statements {
     return this.#table.columns.has('version') && !this.#table.distributed
   }
 
-  /** What lib/notice.ts reads: the name of a session, as `nameOf` and the trigger in sql/006-notify.sql make it, and its version. */
-  get #news(): string {
-    return `${this.#limits.hashIds ? 'substr(id, 8)' : nameInSql} || to_hex(version)`
+  /** What notices call a session that is changed under the id that this store has for it. */
+  get #name(): string {
+    return this.#limits.hashIds && !this.#table.hasRawIds ? 'substr(id, 8)' : anyName
   }
 }
 
 /** What a change of a table without versions answers. */
 const nothing = '0 as version, 0::float8 as left, false as notify'
 
-const nameInSql =
+/** A session's name as `nameOf`, and the trigger in sql/006-notify.sql, make it of an id, and as a digest has it. */
+export const anyName =
   `case when id like 'sha256:%' and length(id) = 50 then substr(id, 8)` +
   ` else rtrim(translate(encode(sha256(pg_catalog.convert_to(id, 'UTF8'::name)), 'base64'), '+/', '-_'), '=') end`
 
 /** The columns of a condition as those of `s`: the values to be written have some of the same names. */
 function alias(condition: string): string {
-  return condition.replace(/\b(session|expiry|created_at|last_access)\b/g, 's.$1')
+  return condition.replace(/\b(session|expiry|user_id|created_at|last_access)\b/g, 's.$1')
 }

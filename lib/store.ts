@@ -26,7 +26,7 @@ import { type Changed, Queries } from './queries.js'
 import { checkId, decode, encode, lifetime, newId, rawId } from './record.js'
 import { Saves } from './saves.js'
 import { schedule } from './schedule.js'
-import { indexUsers, prepare, type Table } from './schema.js'
+import { prepare, psql, type Table } from './schema.js'
 import { Sessions } from './sessions.js'
 import { Statements } from './statements.js'
 import { Sweeper } from './sweeper.js'
@@ -47,6 +47,7 @@ import type {
   Yieldable,
 } from './types.js'
 import { userIdOf, userIdText } from './user-id.js'
+import { indexUsers } from './user-index.js'
 import { Users } from './users.js'
 import { yieldable } from './yieldable.js'
 
@@ -115,6 +116,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   #ready: Ready | undefined
   #setup: Promise<Ready> | undefined
   #hashing: Promise<void> | undefined
+  #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
   /** Calls under way; `close()` waits for them. */
   #calls = 0
@@ -265,7 +267,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   }
 
   /** A user's sessions that are alive, the last used first. Needs the column `user_id`. */
-  sessionsOf(userId: string | number): Promise<SessionInfo[]> {
+  async sessionsOf(userId: string | number): Promise<SessionInfo[]> {
     const id = userIdText(userId, 'userId')
     return this.#call('list the sessions of a user', async () => {
       const { users } = await this.#whenReady()
@@ -275,57 +277,72 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   }
 
   /**
-   * Signs a user out: destroys all sessions, but the one whose id or handle is `except`. Answers how many. A session that
+   * Signs a user out: destroys all sessions, but the one whose id or handle is `except`: the id as `get` takes it, with the
+   * middleware's prefix (koa-generic-session: `'koa:sess:' + ctx.sessionId`). Answers how many were alive. A session that
    * comes to belong to the user meanwhile stays.
    */
-  destroyUser(userId: string | number, { except }: { except?: string } = {}): Promise<number> {
+  async destroyUser(
+    userId: string | number,
+    { except }: { except?: string | undefined } = {},
+  ): Promise<number> {
     const id = userIdText(userId, 'userId')
+    if (except !== undefined) checkText(except, 'except')
     return this.#call('destroy the sessions of a user', async () =>
       (await this.#whenReady()).users.destroyUser(id, except),
     )
   }
 
-  /** Signs everybody out: destroys every session that is there now. Answers how many. */
+  /** Signs everybody out: destroys every session that is there now. Answers how many were alive. */
   destroyAll(): Promise<number> {
     return this.#call('destroy all sessions', async () => (await this.#whenReady()).users.destroyAll())
   }
 
   /** Destroys the session with this handle, as `sessionsOf` and `entries` tell it. Answers whether there was one. */
-  revoke(handle: string): Promise<boolean> {
+  async revoke(handle: string): Promise<boolean> {
+    checkText(handle, 'handle')
     return this.#call('revoke the session', async () => (await this.#whenReady()).users.revoke(handle))
   }
 
   /**
    * Removes an attribute from all sessions of a user, such as a right that is taken back. Answers how many had it. A save
-   * under way of a session that still had it doesn't bring it back, unless `concurrency` is `'last-write'`. What else is
-   * saved at the same time survives.
+   * under way of a session that came from `get` and still had it doesn't bring it back, unless `concurrency` is
+   * `'last-write'` or it changes the attribute itself. What else is saved at the same time survives.
    */
-  deleteAttribute(userId: string | number, name: string): Promise<number> {
+  async deleteAttribute(userId: string | number, name: string): Promise<number> {
     const id = userIdText(userId, 'userId')
-    if (typeof name !== 'string') throw new TypeError(`name must be a string; received ${describe(name)}`)
+    checkText(name, 'name')
     return this.#call('delete the attribute', async () => {
       const { users, sessions } = await this.#whenReady()
       const { userId: option } = this.#settings
-      const had = (await users.stored(id)).flatMap(({ id, text, version }) => {
-        const session = decode(text)
-        return session && Object.hasOwn(session, name) ? [{ id, text, version, session }] : []
-      })
-      await Promise.all(
-        had.map(async ({ id, text, version, session }) => {
-          delete session[name]
-          const base = { name: handleOf(id), text, version }
-          const save = { id, text: JSON.stringify(session), userId: userIdOf(option, session), ttl: null }
-          await sessions.write(base.name, { ...save, base, concurrency: 'merge' }, [])
-        }),
-      )
-      return had.length
+      let count = 0
+      for await (const some of users.stored(id)) {
+        const had = some.flatMap(({ id, text, version }) => {
+          const session = decode(text)
+          return session && Object.hasOwn(session, name) ? [{ id, text, version, session }] : []
+        })
+        await Promise.all(
+          had.map(async ({ id, text, version, session }) => {
+            delete session[name]
+            const base = { name: handleOf(id), text, version }
+            const save = { id, text: JSON.stringify(session), userId: userIdOf(option, session), ttl: null }
+            await sessions.write(base.name, { ...save, base, concurrency: 'merge' }, [])
+          }),
+        )
+        count += had.length
+      }
+      return count
     })
   }
 
   /** Every session that is alive, one after the other, in no order; of any number of them few are in memory at a time. */
   async *entries(): AsyncGenerator<SessionInfo, void, undefined> {
-    const { users } = await this.#call('list the sessions', () => this.#whenReady())
-    yield* users.entries()
+    const what = 'list the sessions'
+    const { users } = await this.#call(what, () => this.#whenReady())
+    try {
+      yield* users.entries()
+    } catch (error) {
+      throw this.#failed(error, what)
+    }
   }
 
   /**
@@ -556,10 +573,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     if (table.isLocked) this.#setUpLater()
     if (table.hasRawIds && this.#settings.create)
       this.#hashing ??= hashIds(this.#connection, this.#settings, this.#stop.signal, warn)
-    if (table.lacksUserIndex)
-      indexUsers(this.#connection, settings).catch((error) =>
-        warn(new Error(`the index of users could not be made: ${messageOf(error)}`)),
-      )
+    if (table.lacksUserIndex) this.#indexUsers()
     this.#listenOnce(table)
     this.#scheduleOnce()
     this.emit('connect')
@@ -582,6 +596,18 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     }, upgradeAgainMs)
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
+  }
+
+  /** Without it a user's sessions are found, but slowly. */
+  #indexUsers(): void {
+    this.#indexing ??= indexUsers(this.#connection, this.#settings, this.#stop.signal)
+      .catch((error) => {
+        const advice = psql('007-users', this.#settings)
+        this.#warn(new Error(`the index of users could not be made: ${messageOf(error)}; run ${advice}`))
+      })
+      .finally(() => {
+        this.#indexing = undefined
+      })
   }
 
   /** Begins to listen, or finds out why that can't be. */
@@ -621,6 +647,10 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   #warn(error: Error): void {
     this.emit('warning', error instanceof SetupError ? error : withoutSecrets(error))
   }
+}
+
+function checkText(value: unknown, name: string): void {
+  if (typeof value !== 'string') throw new TypeError(`${name} must be a string; received ${describe(value)}`)
 }
 
 /** What koa-session says beside the id: its context, which is there from the first `get` of a request to its last `set`. */

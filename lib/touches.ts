@@ -116,7 +116,10 @@ export class Touches {
       )
   }
 
-  /** Writes what is waiting, all of it or what is due. Never rejects: what couldn't be written waits on. */
+  /**
+   * Writes what is waiting, all of it or what is due; resolves when what was being written is there too. Never rejects:
+   * what couldn't be written waits on.
+   */
   async flush(all = true): Promise<void> {
     // One after another: who waits for the last has waited for each.
     this.#flushing = this.#flushing.then(() => this.#flush(all))

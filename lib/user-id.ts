@@ -24,17 +24,17 @@ function usable(id: unknown): unknown {
   // As a session that is loaded has it: an ObjectId is text there.
   const toJson = typeof id === 'object' ? attribute(id, 'toJSON') : undefined
   const plain: unknown = typeof toJson === 'function' ? Reflect.apply(toJson, id, []) : id
-  return (typeof plain === 'string' || typeof plain === 'number') && isUsable(`${plain}`) ? plain : undefined
+  return (typeof plain === 'string' || Number.isFinite(plain)) && isUsable(`${plain}`) ? plain : undefined
 }
 
 function isUsable(text: string): boolean {
-  return text !== '' && text !== 'NaN' && text.length <= longest && isStorable(text)
+  return text !== '' && text.length <= longest && isStorable(text)
 }
 
 /** A user's id as the table has it. Throws a `TypeError` or `RangeError`, naming `what`, for what can't be one. */
 export function userIdText(id: unknown, what: string): string {
-  if (typeof id !== 'string' && typeof id !== 'number')
-    throw new TypeError(`${what} must be a string or a number; received ${describe(id)}`)
+  if (typeof id !== 'string' && !Number.isFinite(id))
+    throw new TypeError(`${what} must be a string or a finite number; received ${describe(id)}`)
   const text = `${id}`
   if (!isUsable(text))
     throw new RangeError(

@@ -2,10 +2,13 @@
 
 import { type Codec, fromColumn } from './codec.js'
 import type { Connection } from './connection.js'
+import { SetupError } from './errors.js'
+import { noteId } from './expired.js'
 import { handleOf, nameOf } from './notice.js'
 import { type Changed, most, type Queries } from './queries.js'
 import { decode } from './record.js'
 import type { Table } from './schema.js'
+import { anyName, joined, list } from './statements.js'
 import type { Row, SessionInfo } from './types.js'
 
 /** How many sessions are read at a time: each may have a megabyte. */
@@ -13,6 +16,12 @@ const readAtOnce = 100
 
 /** Listing many sessions takes longer than a request may. */
 const listMs = 60_000
+
+/** A row that is no mark of a destroyed session. */
+interface Found {
+  readonly id: string
+  readonly alive: boolean
+}
 
 export interface UsersOptions {
   readonly connection: Connection
@@ -54,81 +63,100 @@ export class Users {
 
   /** A user's sessions that are alive, the last used first. */
   async sessionsOf(userId: string): Promise<SessionInfo[]> {
-    const rows = await this.#of(userId)
-    const list = await Promise.all(rows.map((row) => this.#info(row)))
-    return list.flat().sort((a, b) => Number(b.lastAccess) - Number(a.lastAccess))
-  }
-
-  /** Those rows, with the text and version of each. */
-  async #of(userId: string): Promise<Row[]> {
     this.#mustKnowUsers()
-    return this.#options.connection.query(`${this.#select} and user_id = $1`, [userId], listMs)
-  }
-
-  /** A user's sessions as they are stored. */
-  async stored(userId: string): Promise<{ id: string; text: string; version: number }[]> {
-    const rows = await this.#of(userId)
-    return Promise.all(
-      rows.map(async (row) => ({
-        id: row.id as string,
-        text: await this.#text(row),
-        version: Number(row.version),
-      })),
-    )
-  }
-
-  /** Destroys a user's sessions but one, given by its id or handle. Answers how many. */
-  async destroyUser(userId: string, except: string | undefined): Promise<number> {
-    this.#mustKnowUsers()
-    const { connection, table, alive } = this.#options
-    const rows = await connection.query(
-      `select id from ${table.name} where user_id = $1 and ${alive}`,
+    const order = this.#options.table.columns.has('last_access') ? ' order by last_access desc' : ''
+    const rows = await this.#options.connection.query(
+      `${this.#select} and user_id = $1${order}`,
       [userId],
       listMs,
     )
-    const ids = rows.map(({ id }) => id as string)
-    const isKept = (id: string): boolean =>
-      except !== undefined && (handleOf(id) === except || handleOf(id) === nameOf(except))
-    return this.#destroy(ids.filter((id) => !isKept(id)))
+    return (await Promise.all(rows.map((row) => this.#info(row)))).flat()
   }
 
-  /** Destroys every session that is there now. Answers how many. */
-  async destroyAll(): Promise<number> {
+  /** A user's sessions as they are stored, some at a time; one that has expired may be saved again yet. */
+  async *stored(userId: string): AsyncGenerator<{ id: string; text: string; version: number }[]> {
     const { connection, table } = this.#options
+    const version = table.columns.has('version') ? 'version' : '0 as version'
+    const select = `select id, session::text as session, ${version} from ${table.name} where id = any(${list('$1')}) and user_id = $2 and session is not null`
+    const ids = (await this.#rowsOf(userId)).map(({ id }) => id)
+    for (let n = 0; n < ids.length; n += readAtOnce) {
+      const rows = await connection.query(select, [joined(ids.slice(n, n + readAtOnce)), userId], listMs)
+      yield await Promise.all(
+        rows.map(async (row) => ({
+          id: row.id as string,
+          text: await this.#text(row),
+          version: Number(row.version),
+        })),
+      )
+    }
+  }
+
+  /** All that belong to a user, those that have expired too: a request that had one before may save it yet. */
+  async #rowsOf(userId: string): Promise<Found[]> {
+    this.#mustKnowUsers()
+    const { connection, table, alive } = this.#options
+    const select = `select id, ${alive} as alive from ${table.name} where session is not null and user_id = $1`
+    return (await connection.query(select, [userId], listMs)) as unknown[] as Found[]
+  }
+
+  /** Destroys a user's sessions but one, given by its id or handle. Answers how many were alive. */
+  async destroyUser(userId: string, except: string | undefined): Promise<number> {
+    const kept = except === undefined ? [] : [except, nameOf(except)]
+    const rows = (await this.#rowsOf(userId)).filter(({ id }) => !kept.includes(handleOf(id)))
+    // One that has changed its user meanwhile isn't theirs any more.
+    return this.#destroy(rows, (ids) => this.#options.queries.destroyAllOf(userId, ids))
+  }
+
+  /** Destroys every session that is there now. Answers how many were alive. */
+  async destroyAll(): Promise<number> {
+    const { table } = this.#options
+    // One whose raw id was turned into its digest meanwhile may have been passed over.
+    const times = table.hasRawIds ? 2 : 1
+    let count = 0
+    for (let n = 0; n < times; n++) count += await this.#destroyOnce()
+    return count
+  }
+
+  async #destroyOnce(): Promise<number> {
+    const { connection, table, alive } = this.#options
+    const select = `select id, ${alive} as alive from ${table.name} where session is not null and id > $1 and id <> '${noteId}' order by id limit 1000`
     let count = 0
     for (let after = ''; ; ) {
-      const rows = await connection.query(
-        `select id from ${table.name} where id > $1 and session is not null order by id limit 1000`,
-        [after],
-        listMs,
-      )
-      if (rows.length === 0) return count
-      const ids = rows.map(({ id }) => id as string)
-      count += await this.#destroy(ids)
-      after = ids.at(-1) as string
+      const rows = (await connection.query(select, [after], listMs)) as unknown[] as Found[]
+      const last = rows.at(-1)
+      if (last === undefined) return count
+      count += await this.#destroy(rows)
+      after = last.id
     }
   }
 
   /** Destroys the session with this handle. Answers whether there was one. */
   async revoke(handle: string): Promise<boolean> {
-    if (this.#options.hashIds && (await this.#destroy([`sha256:${handle}`])) > 0) return true
+    const { connection, table, hashIds } = this.#options
+    const isThere = (ids: string[]): Promise<number> => this.#destroy(ids.map((id) => ({ id, alive: true })))
+    if (!/^[\w-]{43}$/.test(handle)) return false
+    if (hashIds && (await isThere([`sha256:${handle}`])) > 0) return true
+    if (hashIds && !table.hasRawIds) return false
     // A table of raw ids can't be asked for a digest: look through all of them.
-    const { connection, table } = this.#options
-    const digest = `rtrim(translate(encode(sha256(convert_to(id, 'UTF8')), 'base64'), '+/', '-_'), '=')`
-    const find = `select id from ${table.name} where session is not null and id not like 'sha256:%' and ${digest} = $1`
-    if (this.#options.hashIds && !table.hasRawIds) return false
+    const find = `select id from ${table.name} where session is not null and ${anyName} = $1`
     const rows = await connection.query(find, [handle], listMs)
-    return (await this.#destroy(rows.map(({ id }) => id as string))) > 0
+    if ((await isThere(rows.map(({ id }) => id as string))) > 0) return true
+    // Its id may have been turned into the digest meanwhile.
+    return hashIds && (await isThere([`sha256:${handle}`])) > 0
   }
 
   /** Many at a time, each of them a transaction of its own: nobody waits long for one of the rows. */
-  async #destroy(ids: readonly string[]): Promise<number> {
+  async #destroy(
+    rows: readonly Found[],
+    destroy = (ids: string[]) => this.#options.queries.destroyAll(ids),
+  ): Promise<number> {
     let count = 0
-    const sorted = ids.toSorted()
+    const alive = new Map(rows.map(({ id, alive }) => [id, alive]))
+    const sorted = [...alive.keys()].sort()
     for (let n = 0; n < sorted.length; n += most) {
-      const destroyed = await this.#options.queries.destroyAll(sorted.slice(n, n + most))
+      const destroyed = await destroy(sorted.slice(n, n + most))
       this.#options.onDestroyed(destroyed)
-      count += destroyed.length
+      count += destroyed.filter(({ id }) => alive.get(id)).length
     }
     return count
   }
@@ -154,7 +182,7 @@ export class Users {
   #mustKnowUsers(): void {
     const { name, columns } = this.#options.table
     if (!columns.has('user_id'))
-      throw new Error(`${name} has no column user_id: see sql/003-columns.sql, or use create: true`)
+      throw new SetupError(`${name} has no column user_id: see sql/003-columns.sql, or use create: true`)
   }
 
   /** Of what other software has written that is no session, nothing. */

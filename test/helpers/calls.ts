@@ -6,7 +6,22 @@ const store = new PgStore(url, JSON.parse(options) as PgStoreOptions)
 
 /** A method of the store, and its arguments. */
 export type Call = [
-  'setup' | 'get' | 'set' | 'touch' | 'destroy' | 'create' | 'count' | 'close',
+  (
+    | 'setup'
+    | 'get'
+    | 'set'
+    | 'touch'
+    | 'destroy'
+    | 'create'
+    | 'count'
+    | 'sessionsOf'
+    | 'destroyUser'
+    | 'destroyAll'
+    | 'revoke'
+    | 'deleteAttribute'
+    | 'stats'
+    | 'close'
+  ),
   ...unknown[],
 ]
 /** What it resolved or rejected with. */
@@ -15,12 +30,16 @@ export interface Outcome {
   error?: string
 }
 
-process.on('message', async ([method, ...args]: Call) => {
-  let outcome: Outcome
+async function make([method, ...args]: Call): Promise<Outcome> {
   try {
-    outcome = { value: await Reflect.apply(store[method], store, args) }
+    return { value: await Reflect.apply(store[method], store, args) }
   } catch (error) {
-    outcome = { error: String(error) }
+    return { error: String(error) }
   }
-  process.send?.(outcome)
+}
+
+/** One call, or several to be made at the same time. */
+process.on('message', async (order: Call | Call[]) => {
+  const isList = (order: Call | Call[]): order is Call[] => Array.isArray(order[0])
+  process.send?.(isList(order) ? await Promise.all(order.map(make)) : await make(order))
 })

@@ -1,0 +1,169 @@
+import { expect } from 'chai'
+import pg from 'pg'
+import { DatabaseError, PgStore } from '../lib/index.js'
+import { rejection } from './helpers/rejection.js'
+import { freshDatabase, sql } from './helpers/server.js'
+import { until } from './helpers/until.js'
+
+/** Sessions as the store would write them, but faster. */
+async function fill(url: string, count: number, bytes = 0): Promise<void> {
+  const store = new PgStore(url)
+  await store.setup()
+  await store.close()
+  await sql(
+    url,
+    `insert into session (id, expiry, session, user_id, version)
+     select 'sha256:' || rtrim(translate(encode(sha256(n::text::bytea), 'base64'), '+/', '-_'), '='), now() + interval '1 hour',
+       json_build_object('n', n, 'pad', repeat('x', ${bytes})), n % 100, 1 from generate_series(1, ${count}) n`,
+  )
+}
+
+/** Reads all, or as many as asked for. */
+async function read(store: PgStore, most = Number.POSITIVE_INFINITY): Promise<number[]> {
+  const list: number[] = []
+  for await (const { session } of store.entries()) if (list.push(session.n as number) >= most) break
+  return list
+}
+
+const ways = {
+  'a pool, by a cursor': (url: string) => {
+    const pool = new pg.Pool({ connectionString: url, max: 2, allowExitOnIdle: true })
+    return { pool, store: new PgStore(pool, { cache: false }) }
+  },
+  'a pool of one connection, by pages': (url: string) => {
+    const pool = new pg.Pool({ connectionString: url, max: 1, allowExitOnIdle: true })
+    return { pool, store: new PgStore(pool, { cache: false }) }
+  },
+  'a query function, by pages': (url: string) => {
+    const pool = new pg.Pool({ connectionString: url, max: 1, allowExitOnIdle: true })
+    return { pool, store: new PgStore((text, values) => pool.query(text, values), { cache: false }) }
+  },
+}
+
+for (const [way, make] of Object.entries(ways))
+  describe(`entries through ${way}`, () => {
+    it('are the sessions that are alive, each once', async () => {
+      const url = await freshDatabase()
+      await fill(url, 1_234)
+      await sql(
+        url,
+        `update session set expiry = now() where session->>'n' = '1';
+         update session set session = null where session->>'n' = '2'; update session set session = '7' where session->>'n' = '3';
+         update session set last_access = now() - interval '1 day' where session->>'n' = '4'`,
+      )
+      const { pool, store } = make(url)
+      const right = Array.from({ length: 1_231 }, (_, n) => n + 4)
+      expect((await read(store)).sort((a, b) => a - b)).to.deep.equal(right)
+      for await (const { handle, userId, session, expiry, createdAt, lastAccess } of store.entries()) {
+        expect(userId).to.equal(String(Number(session.n) % 100))
+        expect(handle).to.match(/^[\w-]{43}$/)
+        for (const date of [expiry, createdAt, lastAccess]) expect(date).to.be.instanceOf(Date)
+      }
+      await using idle = new PgStore(pool, { cache: false, idleTimeout: 3_600_000 })
+      expect(await read(idle)).to.have.length(1_230)
+      await store.close()
+      await idle.close()
+      await pool.end()
+    })
+
+    it('can be left early, or by an error, again and again: no connection is lost', async () => {
+      const url = await freshDatabase()
+      await fill(url, 500)
+      const { pool, store } = make(url)
+      for (const most of [1, 100, 101, 499, 500]) expect(await read(store, most)).to.have.length(most)
+      for (let n = 0; n < 3; n++) {
+        const failing = async (): Promise<void> => {
+          for await (const { session } of store.entries()) throw new Error(`not ${session.n}`)
+        }
+        expect((await rejection(failing())).message).to.match(/^not \d+$/)
+      }
+      expect(await read(store)).to.have.length(500)
+      expect(pool.idleCount).to.equal(pool.totalCount)
+      await store.close()
+      await pool.end()
+    })
+
+    it('can be used as they come: sessions are read, revoked and made meanwhile', async () => {
+      const url = await freshDatabase()
+      await fill(url, 300)
+      const { pool, store } = make(url)
+      let revoked = 0
+      for await (const { handle, session } of store.entries())
+        if (Number(session.n) <= 300 && Number(session.n) % 3 === 0) {
+          expect(await store.revoke(handle)).to.equal(true)
+          await store.create({ n: 1_000 + revoked++ })
+        }
+      expect(revoked).to.equal(100)
+      const left = await read(store)
+      expect(left).to.have.length(300)
+      expect(left.filter((n) => n <= 300 && n % 3 === 0)).to.deep.equal([])
+      await store.close()
+      await pool.end()
+    })
+
+    const total = way.includes('cursor') ? 100_000 : 20_000
+    it(`take no more memory for ${total.toLocaleString('en')} sessions than for a few`, async () => {
+      const url = await freshDatabase()
+      await fill(url, total, 2_000)
+      const { pool, store } = make(url)
+      const used = (): number => {
+        global.gc?.()
+        const { heapUsed, external } = process.memoryUsage()
+        return (heapUsed + external) / 1024 ** 2
+      }
+      const before = used()
+      let most = 0
+      let count = 0
+      for await (const { session } of store.entries()) {
+        expect(session.pad).to.have.length(2_000)
+        if (++count % 5_000 === 4_000) most = Math.max(most, used() - before)
+      }
+      expect(count).to.equal(total)
+      // All of them are 200 MB, or 40.
+      expect(global.gc).to.be.a('function')
+      expect(most).to.be.below(20)
+      await store.close()
+      await pool.end()
+    })
+  })
+
+describe('entries', () => {
+  it('end with a DatabaseError, at once, when the connection is lost between two of them', async () => {
+    const url = await freshDatabase()
+    await fill(url, 500)
+    await using store = new PgStore(url, { cache: false })
+    store.on('warning', () => undefined)
+    for (const waits of [true, false]) {
+      let count = 0
+      const lost = async (): Promise<void> => {
+        for await (const { handle } of store.entries()) {
+          expect(handle).to.have.length(43)
+          if (++count !== 50) continue
+          await sql(
+            url,
+            `select pg_terminate_backend(pid) from pg_stat_activity where query like '%extract%' and pid <> pg_backend_pid()`,
+          )
+          if (waits)
+            await until(
+              async () =>
+                (
+                  await sql(
+                    url,
+                    `select from pg_stat_activity where query like '%extract%' and pid <> pg_backend_pid()`,
+                  )
+                ).length === 0,
+            )
+        }
+      }
+      expect(await rejection(lost())).to.be.instanceOf(DatabaseError)
+      expect(await store.count()).to.equal(500)
+    }
+  })
+
+  it('are refused by a store that is closed, and by a database that can’t be asked', async () => {
+    const store = new PgStore('postgres://user:password@127.0.0.1:9/none', { cache: false })
+    expect(await rejection(store.entries().next())).to.have.property('name', 'SetupError')
+    await store.close()
+    expect((await rejection(store.entries().next())).message).to.match(/the session store is closed/)
+  })
+})

@@ -1,0 +1,40 @@
+// Instances of the store: in this process, or in one of their own.
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import type { Call, Outcome } from './calls.js'
+import { message, start } from './processes.js'
+
+/** A store whose cache is answered from. */
+export async function trusted(url: string, options: PgStoreOptions = {}): Promise<PgStore> {
+  const store = new PgStore(url, options)
+  const trust = new Promise<void>((resolve) => store.once('trust', resolve))
+  await store.setup()
+  await trust
+  return store
+}
+
+/** A store in another process. */
+export class Instance implements Disposable {
+  readonly #child
+
+  constructor(url: string, options: PgStoreOptions = {}) {
+    this.#child = start('./calls.js', [url, JSON.stringify(options)])
+  }
+
+  /** Makes calls at the same time, in one message; answers what came of each. */
+  async together(...calls: Call[]): Promise<Outcome[]> {
+    const answer = message<Outcome[]>(this.#child)
+    this.#child.send(calls)
+    return answer
+  }
+
+  /** Makes a call, answers its value, and throws its error. */
+  async call(...call: Call): Promise<unknown> {
+    const [outcome] = await this.together(call)
+    if (outcome?.error !== undefined) throw new Error(outcome.error)
+    return outcome?.value
+  }
+
+  [Symbol.dispose](): void {
+    this.#child.kill()
+  }
+}
