@@ -1,34 +1,20 @@
 // PgStore: the only room that knows the others.
 import { EventEmitter } from 'node:events'
-import type { ClientConfig } from 'pg'
 import { Cache } from './cache.js'
+import { Calls } from './calls.js'
 import { type Connection, connect, listenConfig, within } from './connection.js'
-import {
-  ConflictError,
-  codeOf,
-  DatabaseError,
-  DecodeError,
-  describe,
-  EncodeError,
-  messageOf,
-  SessionTooLargeError,
-  SetupError,
-  withoutSecrets,
-} from './errors.js'
+import { describe, messageOf, SetupError, withoutSecrets } from './errors.js'
 import { hashIds } from './hash-ids.js'
+import { Hearing } from './hearing.js'
 import { toKeep } from './kept.js'
-import { Listener } from './listener.js'
 import { Bases } from './loaded.js'
 import { Known, type Names } from './names.js'
-import { channelOf, handleOf } from './notice.js'
+import { channelOf } from './notice.js'
 import { cacheDefaults, readOptions, type Settings } from './options.js'
-import { type Changed, Queries } from './queries.js'
-import { checkId, decode, encode, lifetime, newId, rawId } from './record.js'
-import { Saves } from './saves.js'
+import { assemble, type Ready } from './ready.js'
+import { checkId, encode, lifetime, newId, rawId } from './record.js'
 import { schedule } from './schedule.js'
-import { prepare, psql, type Table } from './schema.js'
-import { Sessions } from './sessions.js'
-import { Statements } from './statements.js'
+import { prepare, psql } from './schema.js'
 import { Sweeper } from './sweeper.js'
 import { Touches } from './touches.js'
 import type {
@@ -48,19 +34,7 @@ import type {
 } from './types.js'
 import { userIdOf, userIdText } from './user-id.js'
 import { indexUsers } from './user-index.js'
-import { Users } from './users.js'
 import { yieldable } from './yieldable.js'
-
-/** What the store has once the table is ready. */
-interface Ready {
-  readonly table: Table
-  readonly queries: Queries
-  readonly sessions: Sessions
-  readonly users: Users
-}
-
-/** Errors that say themselves what is wrong. */
-const ours = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
 
 /** How long after a request has loaded a session it may put another in its place. */
 const replaceMs = 60_000
@@ -70,9 +44,6 @@ const upgradeAgainMs = 60_000
 
 /** What is swept by itself needn't be, if another instance has done it so many ms ago. */
 const sweptLately = 300_000
-
-/** The table or one of its columns went away, or its type changed: what setup found out isn't true any more. */
-const tableChanged = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
 
 /**
  * Events: `connect` once the table is ready (again, where it had to be set up again); `trust` and `distrust`, the cache is
@@ -102,25 +73,22 @@ interface Events {
 export class PgStore extends EventEmitter<Events> implements SessionStore {
   readonly #settings: Settings
   readonly #connection: Connection
-  readonly #listen: ClientConfig | undefined
+  readonly #hearing: Hearing
   readonly #cache: Cache | undefined
   readonly #touches: Touches
   readonly #known: Known
   readonly #bases = new Bases()
   readonly #stop = new AbortController()
+  readonly #calls = new Calls(() => {
+    this.#ready = undefined
+  })
   readonly #sweeper: Sweeper
   #isScheduled = false
-  #listener: Listener | undefined
-  /** The cache needs no listener: a `ttl` was given, and nothing can be heard. */
-  #withoutNotices = false
   #ready: Ready | undefined
   #setup: Promise<Ready> | undefined
   #hashing: Promise<void> | undefined
   #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
-  /** Calls under way; `close()` waits for them. */
-  #calls = 0
-  #idle: (() => void) | undefined
   #conflicts = 0
 
   /**
@@ -130,7 +98,19 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     super()
     this.#settings = readOptions(options)
     this.#connection = connect(connection, (error) => this.#warn(error), this.#settings.prepare)
-    this.#listen = listenConfig(this.#settings.listen, this.#connection)
+    this.#hearing = new Hearing({
+      settings: this.#settings,
+      config: listenConfig(this.#settings.listen, this.#connection),
+      notify: (payload) => this.#notify(payload),
+      onNotice: (notice) => this.#ready?.sessions.hear(notice),
+      onTrust: () => {
+        this.#cache?.flush()
+        this.#touches.doubt()
+        queueMicrotask(() => this.emit('trust'))
+      },
+      onDistrust: () => this.emit('distrust'),
+      warn: (error) => this.#warn(error),
+    })
     const { cache, touch, idleTimeout, hashIds, cleanup } = this.#settings
     this.#known = new Known(cache ? cache.max : cacheDefaults.max, hashIds)
     this.#touches = new Touches({
@@ -157,7 +137,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
    * Call it at start to learn early that something is wrong. Rejects with a `SetupError` that says what to run.
    */
   async setup(): Promise<void> {
-    await this.#call('set up the session table', async () => this.#ready ?? this.#prepare())
+    await this.#calls.run('set up the session table', async () => this.#ready ?? this.#prepare())
   }
 
   /**
@@ -184,7 +164,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     checkId(sid)
     const names = this.#known.of(sid)
     const { name } = names
-    const known = fresh || this.#closing ? undefined : this.#ready?.sessions.known(name, context)
+    const known = fresh || this.#calls.isClosed ? undefined : this.#ready?.sessions.known(name, context)
     const session =
       known ??
       (await this.#use(sid, names, 'read', ({ sessions }, id) => sessions.read(name, id, fresh, context)))
@@ -263,13 +243,13 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
 
   /** How many sessions are alive. */
   count(): Promise<number> {
-    return this.#call('count the sessions', async () => (await this.#whenReady()).users.count())
+    return this.#calls.run('count the sessions', async () => (await this.#whenReady()).users.count())
   }
 
   /** A user's sessions that are alive, the last used first. Needs the column `user_id`. */
   async sessionsOf(userId: string | number): Promise<SessionInfo[]> {
     const id = userIdText(userId, 'userId')
-    return this.#call('list the sessions of a user', async () => {
+    return this.#calls.run('list the sessions of a user', async () => {
       const { users } = await this.#whenReady()
       await this.#touches.flush()
       return users.sessionsOf(id)
@@ -287,20 +267,20 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   ): Promise<number> {
     const id = userIdText(userId, 'userId')
     if (except !== undefined) checkText(except, 'except')
-    return this.#call('destroy the sessions of a user', async () =>
+    return this.#calls.run('destroy the sessions of a user', async () =>
       (await this.#whenReady()).users.destroyUser(id, except),
     )
   }
 
   /** Signs everybody out: destroys every session that is there now. Answers how many were alive. */
   destroyAll(): Promise<number> {
-    return this.#call('destroy all sessions', async () => (await this.#whenReady()).users.destroyAll())
+    return this.#calls.run('destroy all sessions', async () => (await this.#whenReady()).users.destroyAll())
   }
 
   /** Destroys the session with this handle, as `sessionsOf` and `entries` tell it. Answers whether there was one. */
   async revoke(handle: string): Promise<boolean> {
     checkText(handle, 'handle')
-    return this.#call('revoke the session', async () => (await this.#whenReady()).users.revoke(handle))
+    return this.#calls.run('revoke the session', async () => (await this.#whenReady()).users.revoke(handle))
   }
 
   /**
@@ -311,37 +291,19 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   async deleteAttribute(userId: string | number, name: string): Promise<number> {
     const id = userIdText(userId, 'userId')
     checkText(name, 'name')
-    return this.#call('delete the attribute', async () => {
-      const { users, sessions } = await this.#whenReady()
-      const { userId: option } = this.#settings
-      let count = 0
-      for await (const some of users.stored(id)) {
-        const had = some.flatMap(({ id, text, version }) => {
-          const session = decode(text)
-          return session && Object.hasOwn(session, name) ? [{ id, text, version, session }] : []
-        })
-        await Promise.all(
-          had.map(async ({ id, text, version, session }) => {
-            delete session[name]
-            const base = { name: handleOf(id), text, version }
-            const save = { id, text: JSON.stringify(session), userId: userIdOf(option, session), ttl: null }
-            await sessions.write(base.name, { ...save, base, concurrency: 'merge' }, [])
-          }),
-        )
-        count += had.length
-      }
-      return count
-    })
+    return this.#calls.run('delete the attribute', async () =>
+      (await this.#whenReady()).users.deleteAttribute(id, name),
+    )
   }
 
   /** Every session that is alive, one after the other, in no order; of any number of them few are in memory at a time. */
   async *entries(): AsyncGenerator<SessionInfo, void, undefined> {
     const what = 'list the sessions'
-    const { users } = await this.#call(what, () => this.#whenReady())
+    const { users } = await this.#calls.run(what, () => this.#whenReady())
     try {
       yield* users.entries()
     } catch (error) {
-      throw this.#failed(error, what)
+      throw this.#calls.failed(error, what)
     }
   }
 
@@ -361,7 +323,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   }
 
   #sweep(unlessWithin: number): Promise<SweepResult | undefined> {
-    return this.#call('sweep', async () => {
+    return this.#calls.run('sweep', async () => {
       const { table } = await this.#whenReady()
       return this.#sweeper.run(table, unlessWithin)
     })
@@ -379,7 +341,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
 
   /** Sweeps by itself from the first use on. */
   #scheduleOnce(): void {
-    if (this.#isScheduled || this.#closing !== undefined) return
+    if (this.#isScheduled || this.#calls.isClosed) return
     this.#isScheduled = true
     const stop = schedule(this.#settings.cleanup, async (next) => {
       // What another instance has done since the time before needn't be done again.
@@ -390,7 +352,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
 
   /** Empties the cache of every instance. */
   clearCache(): Promise<void> {
-    return this.#call('clear the caches', async () => {
+    return this.#calls.run('clear the caches', async () => {
       await this.#whenReady()
       await this.#notify('flush')
       this.#cache?.flush()
@@ -402,30 +364,29 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
    * alone is missing.
    */
   async stats(): Promise<Stats> {
-    const listener = this.#listener
-    const age = listener?.proofAge
+    const hearing = this.#hearing
     return {
       cache: this.#cache !== undefined && {
         hits: this.#cache.hits,
         misses: this.#cache.misses,
         size: this.#cache.size,
         bytes: this.#cache.bytes,
-        trusted: this.#isTrusted(),
-        proofAge: age === Number.POSITIVE_INFINITY ? undefined : age,
+        trusted: hearing.isTrusted,
+        proofAge: hearing.proofAge,
       },
       notifications: {
         sent: this.#ready?.sessions.notified ?? 0,
-        received: listener?.received ?? 0,
+        received: hearing.received,
         queueUsage: await this.#queueUsage().catch(() => undefined),
       },
       conflicts: this.#conflicts,
-      reconnects: listener?.reconnects ?? 0,
+      reconnects: hearing.reconnects,
       triggers: this.#ready?.table.hasTriggers,
     }
   }
 
   #queueUsage(): Promise<number> {
-    return this.#call('ask for the queue of notifications', async () => {
+    return this.#calls.run('ask for the queue of notifications', async () => {
       const usage = 'select pg_notification_queue_usage()::float8 as usage'
       return (await this.#connection.query(usage))[0]?.usage as number
     })
@@ -445,15 +406,13 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   }
 
   async #close(): Promise<void> {
+    this.#calls.close()
     this.#stop.abort()
     await this.#sweeper.stop()
-    if (this.#calls > 0)
-      await new Promise<void>((resolve) => {
-        this.#idle = resolve
-      })
+    await this.#calls.done()
     await this.#touches.stop()
     await Promise.allSettled([this.#setup, this.#hashing])
-    this.#listener?.stop()
+    this.#hearing.stop()
     await this.#connection.end()
   }
 
@@ -467,48 +426,15 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   ): Promise<T | undefined> {
     // Nothing is stored under such an id, and nothing has to be asked.
     if (id === undefined) return undefined
-    this.#enter(what, 'the session')
-    try {
+    const run = async (): Promise<T> => {
       const ready = this.#ready ?? (await this.#whenReady())
       if (ready.table.hasRawIds && id !== sid) {
         const raw = rawId(sid)
         if (raw !== undefined) await ready.queries.turn(raw, id)
       }
-      return await work(ready, id)
-    } catch (error) {
-      throw this.#failed(error, `${what} the session`, [sid, id, text])
-    } finally {
-      this.#leave()
+      return work(ready, id)
     }
-  }
-
-  async #call<T>(what: string, work: () => Promise<T>): Promise<T> {
-    this.#enter(what)
-    try {
-      return await work()
-    } catch (error) {
-      throw this.#failed(error, what)
-    } finally {
-      this.#leave()
-    }
-  }
-
-  #enter(...what: string[]): void {
-    if (this.#closing !== undefined) throw new Error(`can't ${what.join(' ')}: the session store is closed`)
-    this.#calls++
-  }
-
-  #leave(): void {
-    this.#calls--
-    if (this.#calls === 0) this.#idle?.()
-  }
-
-  #failed(error: unknown, what: string, secrets: string[] = []): Error {
-    if (ours.some((type) => error instanceof type)) return error as Error
-    // Set up again at the next use: somebody may just have mended or moved the table.
-    if (tableChanged.has(codeOf(error) ?? '')) this.#ready = undefined
-    const cause = withoutSecrets(error, secrets)
-    return new DatabaseError(`can't ${what}: ${cause.message}`, { cause })
+    return this.#calls.run(`${what} the session`, run, [sid, id, text])
   }
 
   /** What setup finds out; waits for it no longer than a connection may take. */
@@ -529,55 +455,29 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   async #attempt(): Promise<Ready> {
     const warn = (error: Error): void => this.#warn(error)
     const table = await prepare(this.#connection, this.#settings, warn)
-    const settings = this.#settings
-    const channel = channelOf(settings)
-    const statements = new Statements(table, settings, channel)
-    const queries = new Queries(this.#connection, table, channel, statements, settings)
-    const changed = (list: readonly Changed[]): void => {
-      for (const { id, version } of list) sessions.changed(handleOf(id), version)
-    }
-    const saves = new Saves({
-      ...settings,
-      queries,
-      userIdOf: (session) => userIdOf(settings.userId, session),
-      encode: (session) => encode(session, settings),
-      latest: (name) => sessions.latest(name),
-      onEvicted: changed,
+    const ready = assemble(table, {
+      connection: this.#connection,
+      settings: this.#settings,
+      cache: this.#cache,
+      touches: this.#touches,
+      bases: this.#bases,
+      isTrusted: () => this.#hearing.isTrusted,
       onConflict: (conflict) => {
         this.#conflicts++
         this.emit('conflict', conflict)
       },
     })
-    const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
-    const sessions = new Sessions({
-      bases: this.#bases,
-      queries,
-      saves,
-      cache: this.#cache,
-      isTrusted: () => this.#isTrusted(),
-      propagate,
-      touches: this.#touches,
-    })
-    const users = new Users({
-      connection: this.#connection,
-      table,
-      queries,
-      hashIds: settings.hashIds,
-      codec: settings.codec,
-      alive: statements.alive,
-      onDestroyed: changed,
-    })
-    sessions.notified = this.#ready?.sessions.notified ?? 0
+    ready.sessions.notified = this.#ready?.sessions.notified ?? 0
     this.#cache?.flush()
-    this.#ready = { table, queries, sessions, users }
+    this.#ready = ready
     if (table.isLocked) this.#setUpLater()
     if (table.hasRawIds && this.#settings.create)
       this.#hashing ??= hashIds(this.#connection, this.#settings, this.#stop.signal, warn)
     if (table.lacksUserIndex) this.#indexUsers()
-    this.#listenOnce(table)
+    this.#hearing.begin(table)
     this.#scheduleOnce()
     this.emit('connect')
-    return this.#ready
+    return ready
   }
 
   /** Tells every instance something, this one too. */
@@ -585,14 +485,10 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     await this.#connection.query('select pg_notify($1, $2)', [channelOf(this.#settings), payload])
   }
 
-  #isTrusted(): boolean {
-    return this.#withoutNotices || this.#listener?.trusted === true
-  }
-
   /** Somebody's lock kept the table from being upgraded; meanwhile it is used as it is. */
   #setUpLater(): void {
     const timer = setTimeout(() => {
-      if (this.#closing === undefined) this.#prepare().catch((error) => this.#warn(error))
+      if (!this.#calls.isClosed) this.#prepare().catch((error) => this.#warn(error))
     }, upgradeAgainMs)
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
@@ -608,40 +504,6 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
       .finally(() => {
         this.#indexing = undefined
       })
-  }
-
-  /** Begins to listen, or finds out why that can't be. */
-  #listenOnce(table: Table): void {
-    const { cache } = this.#settings
-    if (!cache || this.#listener !== undefined || this.#withoutNotices) return
-    const why = !table.columns.has('version')
-      ? 'the table has no column "version" (see sql/003-columns.sql)'
-      : this.#settings.listen === false
-        ? 'the option "listen" is false'
-        : this.#listen === undefined && 'a query function can’t listen: give the option "listen" a connection'
-    if (why) {
-      this.#withoutNotices = cache.withoutNotices
-      if (!cache.withoutNotices)
-        this.#warn(
-          new Error(`nothing is cached, as changes can’t be heard of: ${why}, or cache a "ttl" of its own`),
-        )
-      return
-    }
-    this.#listener = new Listener({
-      config: this.#listen ?? {},
-      channel: channelOf(this.#settings),
-      maxStaleness: cache.maxStaleness,
-      notify: (payload) => this.#notify(payload),
-      onNotice: (notice) => this.#ready?.sessions.hear(notice),
-      onTrust: () => {
-        this.#cache?.flush()
-        this.#touches.doubt()
-        queueMicrotask(() => this.emit('trust'))
-      },
-      onDistrust: () => this.emit('distrust'),
-      warn: (error) => this.#warn(error),
-    })
-    this.#listener.start()
   }
 
   #warn(error: Error): void {

@@ -7,9 +7,11 @@ import { noteId } from './expired.js'
 import { handleOf, nameOf } from './notice.js'
 import { type Changed, most, type Queries } from './queries.js'
 import { decode } from './record.js'
+import type { Save } from './saves.js'
 import type { Table } from './schema.js'
 import { anyName, joined, list } from './statements.js'
-import type { Row, SessionInfo } from './types.js'
+import type { Row, Session, SessionInfo } from './types.js'
+import { userIdOf } from './user-id.js'
 
 /** How many sessions are read at a time: each may have a megabyte. */
 const readAtOnce = 100
@@ -33,6 +35,8 @@ export interface UsersOptions {
   readonly alive: string
   /** Sessions that were destroyed. */
   readonly onDestroyed: (destroyed: readonly Changed[]) => void
+  readonly userId: (session: Session) => unknown
+  readonly save: (save: Save) => Promise<void>
 }
 
 export class Users {
@@ -73,8 +77,31 @@ export class Users {
     return (await Promise.all(rows.map((row) => this.#info(row)))).flat()
   }
 
+  /** Removes an attribute from all of a user's sessions, merging with what is saved at the same time. Answers how many had it. */
+  async deleteAttribute(userId: string, name: string): Promise<number> {
+    let count = 0
+    for await (const some of this.#stored(userId))
+      await Promise.all(
+        some.map(async ({ id, text, version }) => {
+          const session = decode(text)
+          if (session === undefined || !Object.hasOwn(session, name)) return
+          delete session[name]
+          count++
+          await this.#options.save({
+            id,
+            text: JSON.stringify(session),
+            ttl: null,
+            userId: userIdOf(this.#options.userId, session),
+            base: { name: handleOf(id), text, version },
+            concurrency: 'merge',
+          })
+        }),
+      )
+    return count
+  }
+
   /** A user's sessions as they are stored, some at a time; one that has expired may be saved again yet. */
-  async *stored(userId: string): AsyncGenerator<{ id: string; text: string; version: number }[]> {
+  async *#stored(userId: string): AsyncGenerator<{ id: string; text: string; version: number }[]> {
     const { connection, table } = this.#options
     const version = table.columns.has('version') ? 'version' : '0 as version'
     const select = `select id, session::text as session, ${version} from ${table.name} where id = any(${list('$1')}) and user_id = $2 and session is not null`

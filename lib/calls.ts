@@ -1,0 +1,68 @@
+// The calls of a store that are under way: counted, waited for at the end, and what they fail with put into words.
+import {
+  ConflictError,
+  codeOf,
+  DatabaseError,
+  DecodeError,
+  EncodeError,
+  SessionTooLargeError,
+  SetupError,
+  withoutSecrets,
+} from './errors.js'
+
+/** Errors that say themselves what is wrong. */
+const ours = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
+
+/** The table or one of its columns went away, or its type changed: what setup found out isn't true any more. */
+const tableChanged = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
+
+export class Calls {
+  readonly #onTableChanged: () => void
+  #count = 0
+  #isClosed = false
+  #idle: (() => void) | undefined
+
+  constructor(onTableChanged: () => void) {
+    this.#onTableChanged = onTableChanged
+  }
+
+  get isClosed(): boolean {
+    return this.#isClosed
+  }
+
+  /** Runs a call that is called `what`. Its error holds none of the secrets. */
+  async run<T>(what: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
+    if (this.#isClosed) throw new Error(`can't ${what}: the session store is closed`)
+    this.#count++
+    try {
+      return await work()
+    } catch (error) {
+      throw this.failed(error, what, secrets)
+    } finally {
+      this.#count--
+      if (this.#count === 0) this.#idle?.()
+    }
+  }
+
+  /** What a call that is called `what` rejects with. */
+  failed(error: unknown, what: string, secrets: string[] = []): Error {
+    if (ours.some((type) => error instanceof type)) return error as Error
+    // Set up again at the next use: somebody may just have mended or moved the table.
+    if (tableChanged.has(codeOf(error) ?? '')) this.#onTableChanged()
+    const cause = withoutSecrets(error, secrets)
+    return new DatabaseError(`can't ${what}: ${cause.message}`, { cause })
+  }
+
+  /** Lets no further call in. */
+  close(): void {
+    this.#isClosed = true
+  }
+
+  /** Resolves when no call is under way. */
+  async done(): Promise<void> {
+    if (this.#count === 0) return
+    await new Promise<void>((resolve) => {
+      this.#idle = resolve
+    })
+  }
+}

@@ -1,0 +1,73 @@
+// Whether what others change is heard of, and so whether the cache may be answered from: listens, or says why it can't.
+import type { ClientConfig } from 'pg'
+import { Listener, type ListenerOptions } from './listener.js'
+import { channelOf } from './notice.js'
+import type { Settings } from './options.js'
+import type { Table } from './schema.js'
+
+export interface HearingOptions extends Omit<ListenerOptions, 'config' | 'channel' | 'maxStaleness'> {
+  readonly settings: Settings
+  /** How to connect; `undefined`: a query function, or not to listen. */
+  readonly config: ClientConfig | undefined
+}
+
+export class Hearing {
+  readonly #options: HearingOptions
+  #listener: Listener | undefined
+  /** The cache needs no listener: a `ttl` was given, and nothing can be heard. */
+  #withoutNotices = false
+
+  constructor(options: HearingOptions) {
+    this.#options = options
+  }
+
+  get isTrusted(): boolean {
+    return this.#withoutNotices || this.#listener?.trusted === true
+  }
+
+  /** How long ago, in ms, the listener last proved itself. */
+  get proofAge(): number | undefined {
+    const age = this.#listener?.proofAge
+    return age === Number.POSITIVE_INFINITY ? undefined : age
+  }
+
+  get received(): number {
+    return this.#listener?.received ?? 0
+  }
+
+  get reconnects(): number {
+    return this.#listener?.reconnects ?? 0
+  }
+
+  /** Begins to listen, once, or finds out why that can't be. */
+  begin(table: Table): void {
+    const { settings, config, ...options } = this.#options
+    const { cache, listen } = settings
+    if (!cache || this.#listener !== undefined || this.#withoutNotices) return
+    const why = !table.columns.has('version')
+      ? 'the table has no column "version" (see sql/003-columns.sql)'
+      : listen === false
+        ? 'the option "listen" is false'
+        : config === undefined && 'a query function can’t listen: give the option "listen" a connection'
+    if (why) {
+      this.#withoutNotices = cache.withoutNotices
+      if (!cache.withoutNotices)
+        options.warn(
+          new Error(`nothing is cached, as changes can’t be heard of: ${why}, or cache a "ttl" of its own`),
+        )
+      return
+    }
+    const { maxStaleness } = cache
+    this.#listener = new Listener({
+      ...options,
+      config: config ?? {},
+      channel: channelOf(settings),
+      maxStaleness,
+    })
+    this.#listener.start()
+  }
+
+  stop(): void {
+    this.#listener?.stop()
+  }
+}

@@ -1,0 +1,64 @@
+// The rooms that work on the table, once it is ready: made, and connected with each other.
+import type { Cache } from './cache.js'
+import type { Connection } from './connection.js'
+import type { Bases } from './loaded.js'
+import { channelOf, handleOf } from './notice.js'
+import type { Settings } from './options.js'
+import { type Changed, Queries } from './queries.js'
+import { encode } from './record.js'
+import { Saves } from './saves.js'
+import type { Table } from './schema.js'
+import { Sessions } from './sessions.js'
+import { Statements } from './statements.js'
+import type { Touches } from './touches.js'
+import type { Conflict } from './types.js'
+import { userIdOf } from './user-id.js'
+import { Users } from './users.js'
+
+export interface Ready {
+  readonly table: Table
+  readonly queries: Queries
+  readonly sessions: Sessions
+  readonly users: Users
+}
+
+export interface ReadyOptions {
+  readonly connection: Connection
+  readonly settings: Settings
+  readonly cache: Cache | undefined
+  readonly touches: Touches
+  readonly bases: Bases
+  readonly isTrusted: () => boolean
+  readonly onConflict: (conflict: Conflict) => void
+}
+
+export function assemble(table: Table, options: ReadyOptions): Ready {
+  const { connection, settings, cache, touches, bases, isTrusted, onConflict } = options
+  const channel = channelOf(settings)
+  const statements = new Statements(table, settings, channel)
+  const queries = new Queries(connection, table, channel, statements, settings)
+  const changed = (list: readonly Changed[]): void => {
+    for (const { id, version } of list) sessions.changed(handleOf(id), version)
+  }
+  const saves = new Saves({
+    ...settings,
+    queries,
+    userIdOf: (session) => userIdOf(settings.userId, session),
+    encode: (session) => encode(session, settings),
+    latest: (name) => sessions.latest(name),
+    onEvicted: changed,
+    onConflict,
+  })
+  const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
+  const sessions = new Sessions({ bases, queries, saves, cache, isTrusted, propagate, touches })
+  const users = new Users({
+    ...settings,
+    connection,
+    table,
+    queries,
+    alive: statements.alive,
+    onDestroyed: changed,
+    save: (save) => sessions.write(handleOf(save.id), save, []),
+  })
+  return { table, queries, sessions, users }
+}
