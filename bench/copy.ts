@@ -1,5 +1,6 @@
 // How a cached session becomes an object of the caller's own: what each way costs. npm run bench:copy
 import v8 from 'node:v8'
+import { type Base, remember } from '../lib/loaded.js'
 import { copy } from '../lib/record.js'
 
 const session = {
@@ -34,12 +35,32 @@ function deep(value: unknown): unknown {
   return object
 }
 
+const bases: Base[] = texts.map((text, n) => ({ store: texts, name: `${n}`, text, version: n }))
+const weak = new WeakMap<object, Base>()
+
 const ways: [string, (n: number) => unknown][] = [
   ['JSON.parse of the text', (n) => JSON.parse(texts[n] as string)],
   ['v8.deserialize', (n) => v8.deserialize(buffers[n] as Buffer)],
   ['structuredClone', (n) => structuredClone(objects[n])],
   ['a copy key by key', (n) => deep(objects[n])],
   ['a copy by spread (copy in lib/record.ts)', (n) => copy(objects[n] as object)],
+  // That and what it came from, as every get does.
+  [
+    '… and its base in a private field (lib/loaded.ts)',
+    (n) => {
+      const own = copy(objects[n] as object)
+      remember(own, bases[n] as Base)
+      return own
+    },
+  ],
+  [
+    '… and its base in a WeakMap',
+    (n) => {
+      const own = copy(objects[n] as object)
+      weak.set(own, bases[n] as Base)
+      return own
+    },
+  ],
 ]
 const rounds = 5
 const each = 300_000
@@ -56,5 +77,5 @@ const base = median(results.get('JSON.parse of the text') ?? [])
 console.log(`sessions of ${texts[0]?.length} characters, medians of ${rounds} rounds`)
 for (const [name, list] of results) {
   const ns = median(list)
-  console.log(`${name.padEnd(45)} ${ns.toFixed(0).padStart(6)} ns ${(base / ns).toFixed(1).padStart(5)} ×`)
+  console.log(`${name.padEnd(50)} ${ns.toFixed(0).padStart(6)} ns ${(base / ns).toFixed(1).padStart(5)} ×`)
 }

@@ -82,7 +82,7 @@ function operationTable(operation: Operation, figures: readonly Figure[]): strin
 }
 
 /** Aligned, so that it reads well where Markdown isn't rendered. */
-function table(head: string[], rows: string[][]): string {
+export function table(head: string[], rows: string[][]): string {
   if (rows.length === 0) return ''
   const widths = head.map((title, n) => Math.max(3, title.length, ...rows.map((row) => row[n]?.length ?? 0)))
   const pad = (row: string[]): string =>

@@ -7,6 +7,7 @@ declare module 'connect-pg-simple' {
     get(sid: string, done: (error: Error | null, session?: object) => void): void
     set(sid: string, session: object, done: (error: Error | null) => void): void
     touch(sid: string, session: object, done: (error: Error | null) => void): void
+    destroy(sid: string, done: (error: Error | null) => void): void
   }
 
   export default function connectPgSimple(session: {
@@ -23,6 +24,7 @@ declare module 'koa-redis' {
     constructor(options: { url: string })
     get(sid: string): Promise<unknown>
     set(sid: string, session: object, ttl: number): Promise<void>
+    destroy(sid: string): Promise<void>
     quit(): Promise<void>
   }
 }
