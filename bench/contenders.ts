@@ -17,6 +17,8 @@ export interface Adapter {
   readonly create: (session: object) => PromiseLike<unknown> | unknown
   /** Absent where the peer has none. */
   readonly touch?: (sid: string, session: object) => PromiseLike<unknown> | unknown
+  /** Where it is shown what becomes of a sign-out. */
+  readonly destroy?: (sid: string) => PromiseLike<unknown> | unknown
   /** How many gets were answered from memory, so that a run that claims hits can be checked. */
   readonly hits?: () => Promise<number>
   /** Once the sessions are there. */

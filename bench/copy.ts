@@ -1,5 +1,6 @@
 // How a cached session becomes an object of the caller's own: what each way costs. npm run bench:copy
 import v8 from 'node:v8'
+import { type Base, Bases } from '../lib/loaded.js'
 import { copy } from '../lib/record.js'
 
 const session = {
@@ -34,12 +35,57 @@ function deep(value: unknown): unknown {
   return object
 }
 
+const known: Base[] = texts.map((text, n) => ({ name: `${n}`, text, version: n }))
+const weak = new Bases()
+
+/** Without room for one more property beside its own, as V8 lays such objects out. */
+const { flash: _, ...eight } = session
+const full = texts.map(() => JSON.parse(JSON.stringify(eight)) as object)
+
+class Given {
+  constructor(object: object) {
+    // biome-ignore lint/correctness/noConstructorReturn: so that a subclass puts its private field into this object.
+    return object
+  }
+}
+
+class Stamped extends Given {
+  readonly #base: Base
+  constructor(session: object, base: Base) {
+    super(session)
+    this.#base = base
+  }
+  static base(session: object): Base | undefined {
+    return #base in session ? session.#base : undefined
+  }
+}
+
 const ways: [string, (n: number) => unknown][] = [
   ['JSON.parse of the text', (n) => JSON.parse(texts[n] as string)],
   ['v8.deserialize', (n) => v8.deserialize(buffers[n] as Buffer)],
   ['structuredClone', (n) => structuredClone(objects[n])],
   ['a copy key by key', (n) => deep(objects[n])],
   ['a copy by spread (copy in lib/record.ts)', (n) => copy(objects[n] as object)],
+  // That and what it came from, as every get does.
+  ...(
+    [
+      ['', objects],
+      [' (8 attributes)', full],
+    ] as const
+  ).flatMap(([which, objects]): [string, (n: number) => unknown][] => [
+    [
+      `… and its base in a WeakMap (lib/loaded.ts)${which}`,
+      (n) => {
+        const own = copy(objects[n] as object)
+        weak.remember(own, known[n] as Base)
+        return own
+      },
+    ],
+    [
+      `… and its base in a private field${which}`,
+      (n) => Stamped.base(new Stamped(copy(objects[n] as object), known[n] as Base)),
+    ],
+  ]),
 ]
 const rounds = 5
 const each = 300_000
@@ -56,5 +102,5 @@ const base = median(results.get('JSON.parse of the text') ?? [])
 console.log(`sessions of ${texts[0]?.length} characters, medians of ${rounds} rounds`)
 for (const [name, list] of results) {
   const ns = median(list)
-  console.log(`${name.padEnd(45)} ${ns.toFixed(0).padStart(6)} ns ${(base / ns).toFixed(1).padStart(5)} ×`)
+  console.log(`${name.padEnd(60)} ${ns.toFixed(0).padStart(6)} ns ${(base / ns).toFixed(1).padStart(5)} ×`)
 }

@@ -23,6 +23,7 @@ export function connectPgSimple(url: string): Adapter {
     set,
     create: (session) => set(newId(), session),
     touch: (sid, session) => promise<void>((done) => store.touch(sid, session, done)),
+    destroy: (sid) => promise<void>((done) => store.destroy(sid, done)),
     close: () => pool.end(),
   }
 }

@@ -18,6 +18,7 @@ export function koaRedis(url: string): Adapter {
       created.push(sid)
       return store.set(sid, session, ttl)
     },
+    destroy: (sid) => store.destroy(sid),
     forget: () => forget(redis, created),
     close: () => Promise.all([store.quit(), redis.quit()]),
   }

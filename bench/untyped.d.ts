@@ -7,6 +7,7 @@ declare module 'connect-pg-simple' {
     get(sid: string, done: (error: Error | null, session?: object) => void): void
     set(sid: string, session: object, done: (error: Error | null) => void): void
     touch(sid: string, session: object, done: (error: Error | null) => void): void
+    destroy(sid: string, done: (error: Error | null) => void): void
   }
 
   export default function connectPgSimple(session: {

@@ -85,11 +85,14 @@ function anyKey(): string {
 const calls = {
   read: (key: string) =>
     record({ kind: 'read', key }, async () => (await store.get<{ n: number }>(key))?.n ?? null),
-  write(key: string) {
+  async write(key: string) {
     const value = ++written
+    // Half of them change what they have loaded, and are merged with what others did meanwhile.
+    const loaded = random() < 0.5 ? await store.get(key).catch(() => undefined) : undefined
+    if (loaded !== undefined) await sleep(Math.floor(random() * 10))
     return record(
       { kind: 'write', key, value },
-      async () => void (await store.set(key, { n: value }, 600_000)),
+      async () => void (await store.set(key, Object.assign(loaded ?? {}, { n: value }), 600_000)),
     )
   },
   touch: (key: string) => record({ kind: 'touch', key }, async () => void (await store.touch(key, 600_000))),
