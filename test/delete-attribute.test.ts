@@ -20,7 +20,9 @@ describe('an attribute that is taken from a user', () => {
     await using other = await trusted(url)
     using far = new Instance(url)
     const sids = await Promise.all(
-      Array.from({ length: 300 }, (_, n) => store.create({ userId: 'ann', n, ...(n < 250 && { admin: true }) })),
+      Array.from({ length: 300 }, (_, n) =>
+        store.create({ userId: 'ann', n, ...(n < 250 && { admin: true }) }),
+      ),
     )
     const bobs = await store.create({ userId: 'bob', admin: true })
     const some = [0, 100, 249].map((n) => sids[n] ?? '')
@@ -35,7 +37,9 @@ describe('an attribute that is taken from a user', () => {
       await until(async () => !('admin' in ((await far.call('get', sid)) as object)))
     }
     const left = await store.sessionsOf('ann')
-    expect(left.map(({ session }) => session.n).sort((a, b) => Number(a) - Number(b))).to.deep.equal([...sids.keys()])
+    expect(left.map(({ session }) => session.n).sort((a, b) => Number(a) - Number(b))).to.deep.equal([
+      ...sids.keys(),
+    ])
     expect(left.filter(({ session }) => 'admin' in session)).to.deep.equal([])
     expect(await store.get(bobs)).to.include({ admin: true })
     expect(await store.deleteAttribute('ann', 'admin')).to.equal(0)
@@ -46,7 +50,10 @@ describe('an attribute that is taken from a user', () => {
     for (const options of [{}, { maxLifetime: 3 * hour, idleTimeout: 2 * hour }] satisfies PgStoreOptions[]) {
       await using store = await trusted(url, options)
       await store.create({ userId: 'ann', admin: true }, { ttl: hour })
-      await sql(url, `update session set last_access = now() - interval '1 hour', created_at = now() - interval '2 hours'`)
+      await sql(
+        url,
+        `update session set last_access = now() - interval '1 hour', created_at = now() - interval '2 hours'`,
+      )
       const [before] = await rows()
       expect(await store.deleteAttribute('ann', 'admin')).to.equal(1)
       expect(await rows()).to.deep.equal([{ ...before, session: { userId: 'ann' } }])
@@ -108,7 +115,11 @@ describe('an attribute that is taken from a user', () => {
         store.deleteAttribute('ann', 'admin'),
         other.set(sid, Object.assign(there, { there: round })),
       ])
-      expect(await store.get(sid, { fresh: true })).to.deep.equal({ userId: 'ann', here: round, there: round })
+      expect(await store.get(sid, { fresh: true })).to.deep.equal({
+        userId: 'ann',
+        here: round,
+        there: round,
+      })
       await store.destroy(sid)
     }
     expect((await store.stats()).conflicts + (await other.stats()).conflicts).to.be.above(0)
@@ -151,11 +162,17 @@ describe('the size of an attribute', () => {
     const before = await sql(url, 'select * from session')
     const cases: [object, object][] = [
       [{ a: '123456789' }, { attribute: 'a', bytes: 11, maxBytes: 10 }],
-      [{ a: 1, b: 'äääää' }, { attribute: 'b', bytes: 12, maxBytes: 10 }],
+      [
+        { a: 1, b: 'äääää' },
+        { attribute: 'b', bytes: 12, maxBytes: 10 },
+      ],
       [{ c: '🙂🙂x' }, { attribute: 'c', bytes: 11, maxBytes: 10 }],
       [{ cookie: { path: '/' } }, { attribute: 'cookie', bytes: 12, maxBytes: 10 }],
       [JSON.parse('{"__proto__":"123456789"}'), { attribute: '__proto__', bytes: 11, maxBytes: 10 }],
-      [Object.fromEntries([...'abcdefg'].map((name) => [name, 'ääää'])), { attribute: undefined, bytes: 106, maxBytes: 60 }],
+      [
+        Object.fromEntries([...'abcdefg'].map((name) => [name, 'ääää'])),
+        { attribute: undefined, bytes: 106, maxBytes: 60 },
+      ],
     ]
     for (const [session, what] of cases) {
       const error = await store.set('a', session).then(

@@ -143,7 +143,16 @@ describe('entries', () => {
             url,
             `select pg_terminate_backend(pid) from pg_stat_activity where query like '%extract%' and pid <> pg_backend_pid()`,
           )
-          if (waits) await until(async () => (await sql(url, `select from pg_stat_activity where query like '%extract%' and pid <> pg_backend_pid()`)).length === 0)
+          if (waits)
+            await until(
+              async () =>
+                (
+                  await sql(
+                    url,
+                    `select from pg_stat_activity where query like '%extract%' and pid <> pg_backend_pid()`,
+                  )
+                ).length === 0,
+            )
         }
       }
       expect(await rejection(lost())).to.be.instanceOf(DatabaseError)

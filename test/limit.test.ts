@@ -34,7 +34,10 @@ describe('maxSessionsPerUser', () => {
       const rounds = await Promise.all(
         instances.map((instance, i) =>
           instance.together(
-            ...Array.from({ length: i < 2 ? 13 : 12 }, (_, n): ['create', object] => ['create', ann(100 * i + n)]),
+            ...Array.from({ length: i < 2 ? 13 : 12 }, (_, n): ['create', object] => [
+              'create',
+              ann(100 * i + n),
+            ]),
           ),
         ),
       )
@@ -195,7 +198,10 @@ describe('maxSessionsPerUser', () => {
   })
 
   it('holds whatever isolation is the database’s default', async () => {
-    await sql(url, `alter database ${new URL(url).pathname.slice(1)} set default_transaction_isolation = 'serializable'`)
+    await sql(
+      url,
+      `alter database ${new URL(url).pathname.slice(1)} set default_transaction_isolation = 'serializable'`,
+    )
     await using store = await make(2)
     await using other = await make(2)
     await Promise.all(Array.from({ length: 20 }, (_, n) => (n % 2 ? store : other).create(ann(n))))
@@ -286,7 +292,8 @@ describe('maxSessionsPerUser', () => {
         const kind = (i * 13) % 8
         if (kind < 3) await store.set(pick(n), session, hour)
         else if (kind < 5) await Promise.all([1, 2, 3, 4, 5].map((k) => store.touch(pick(k), hour + i)))
-        else if (kind < 6) await Promise.all([1, 2, 3].map((k) => store.set(pick(k), { k, i, userId: users[k] }, hour)))
+        else if (kind < 6)
+          await Promise.all([1, 2, 3].map((k) => store.set(pick(k), { k, i, userId: users[k] }, hour)))
         else if (kind < 7) {
           const there = await store.get(pick(n), { fresh: true })
           if (there) await store.set(pick(n), Object.assign(there, session))
@@ -303,7 +310,10 @@ describe('maxSessionsPerUser', () => {
     // A backend tells its figures when it ends.
     const mine = `datname = current_database() and pid <> pg_backend_pid()`
     await until(async () => (await sql(url, `select from pg_stat_activity where ${mine}`)).length === 0)
-    const [row] = await sql(url, `select deadlocks::int from pg_stat_database where datname = current_database()`)
+    const [row] = await sql(
+      url,
+      `select deadlocks::int from pg_stat_database where datname = current_database()`,
+    )
     expect(row).to.deep.equal({ deadlocks: 0 })
   })
 

@@ -81,6 +81,30 @@ describe('deferred touches', () => {
     expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
   })
 
+  it('are all there when the store is closed, those too that were just being written', async () => {
+    const written: Touch[] = []
+    let go = (): void => {}
+    const gate = new Promise<void>((resolve) => {
+      go = resolve
+    })
+    const touches = new Touches({
+      ...{ interval: 60_000, batchSize: 1, countsIdleness: false, max: 1_000, warn: () => undefined },
+      write: async (list) => {
+        await gate
+        written.push(...list)
+      },
+    })
+    for (const id of ['a', 'b', 'c']) {
+      touches.seen(id, 3_600_000)
+      await touches.touch(id, id)
+    }
+    void touches.flush()
+    const stopped = touches.stop()
+    setImmediate(go)
+    await stopped
+    expect(written.map(({ id }) => id)).to.deep.equal(['a', 'b', 'c'])
+  })
+
   it('wait on when they could not be written, and are forgotten with their session', async () => {
     let down = true
     const { touches, written, warnings } = make({ fails: () => down })

@@ -64,7 +64,8 @@ describe('whose a session is', () => {
     const userId = (session: Record<string, unknown>) => session.owner as string
     expect(await saved({ owner: 'ann', userId: 'bob' }, { userId })).to.equal('ann')
     expect(await saved({ userId: 'bob' }, { userId })).to.equal(null)
-    for (const nobody of [undefined, null, '']) expect(await saved({}, { userId: () => nobody })).to.equal(null)
+    for (const nobody of [undefined, null, ''])
+      expect(await saved({}, { userId: () => nobody })).to.equal(null)
     expect(await saved({}, { userId: () => 42 })).to.equal('42')
   })
 
@@ -148,10 +149,14 @@ describe('whose a session is', () => {
         expect(error.message).to.match(/^userId must/)
       }
     for (const wrong of [undefined, null, 7] as unknown[] as string[]) {
-      expect((await rejection(store.deleteAttribute('ann', wrong))).message).to.match(/^name must be a string/)
+      expect((await rejection(store.deleteAttribute('ann', wrong))).message).to.match(
+        /^name must be a string/,
+      )
       expect((await rejection(store.revoke(wrong))).message).to.match(/^handle must be a string/)
     }
     const except = 7 as unknown as string
-    expect((await rejection(store.destroyUser('ann', { except }))).message).to.match(/^except must be a string/)
+    expect((await rejection(store.destroyUser('ann', { except }))).message).to.match(
+      /^except must be a string/,
+    )
   })
 })

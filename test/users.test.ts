@@ -51,7 +51,10 @@ for (const hashIds of [true, false])
       const sids: string[] = []
       for (const n of [1, 2, 3]) sids.push(await store.create(ann(n)))
       expect(await numbers(store)).to.deep.equal([3, 2, 1])
-      await sql(url, `update session set last_access = now() - (5 - (session->>'n')::int) * interval '1 hour'`)
+      await sql(
+        url,
+        `update session set last_access = now() - (5 - (session->>'n')::int) * interval '1 hour'`,
+      )
       await store.touch(sids[1] ?? '')
       expect(await numbers(store)).to.deep.equal([2, 3, 1])
       // A read from the table is an access that waits to be written.
@@ -92,7 +95,15 @@ for (const hashIds of [true, false])
       expect(await store.get(first), 'nothing brings it back').to.equal(undefined)
       expect(await store.get(second)).to.deep.equal(ann(2))
       // What was never a handle is nobody's.
-      for (const wrong of ['', 'x', second, `sha256:${handle}`, `${handle}\x1e${handle}`, 'a\0b', 'A'.repeat(43)])
+      for (const wrong of [
+        '',
+        'x',
+        second,
+        `sha256:${handle}`,
+        `${handle}\x1e${handle}`,
+        'a\0b',
+        'A'.repeat(43),
+      ])
         expect(await store.revoke(wrong)).to.equal(false)
       expect(await numbers(store)).to.deep.equal([2])
     })
@@ -165,7 +176,10 @@ for (const hashIds of [true, false])
             const sid = sids[n] ?? ''
             if (n === 0) return store.touch(sid, 2 * hour)
             // Changed, or another in its place.
-            return store.set(sid, n === 1 ? { ...ann(n), late: true } : Object.assign(session ?? {}, { n: 'late' }))
+            return store.set(
+              sid,
+              n === 1 ? { ...ann(n), late: true } : Object.assign(session ?? {}, { n: 'late' }),
+            )
           })
           const elsewhere = there.together(
             ['touch', sids[0], 2 * hour],
@@ -174,7 +188,8 @@ for (const hashIds of [true, false])
             ['get', sids[3]],
           )
           if (round % 3 === 0) await sleep(round % 2)
-          const destroy = (): Promise<number> => (what === 'destroyUser' ? store.destroyUser('ann') : store.destroyAll())
+          const destroy = (): Promise<number> =>
+            what === 'destroyUser' ? store.destroyUser('ann') : store.destroyAll()
           expect(await destroy()).to.equal(4)
           await Promise.all(saves)
           for (const { error } of await elsewhere) expect(error).to.equal(undefined)
@@ -248,7 +263,11 @@ describe('a user’s sessions', () => {
     await using store = new PgStore(url, { create: false, hashIds: false, cache: { ttl: 60_000 } })
     store.on('warning', () => undefined)
     const sid = await store.create(ann(1))
-    for (const call of [store.sessionsOf('ann'), store.destroyUser('ann'), store.deleteAttribute('ann', 'n')]) {
+    for (const call of [
+      store.sessionsOf('ann'),
+      store.destroyUser('ann'),
+      store.deleteAttribute('ann', 'n'),
+    ]) {
       const error = await rejection(call)
       expect(error).to.be.instanceOf(SetupError)
       expect(error.message).to.match(/no column user_id: see sql\/003-columns.sql/)
@@ -266,7 +285,14 @@ describe('a user’s sessions', () => {
     expect(await store.get(second)).to.deep.equal(ann(2))
     expect(await store.destroyAll()).to.equal(1)
     expect(await store.get(second)).to.equal(undefined)
-    await using limited = new PgStore(url, { create: false, hashIds: false, cache: false, maxSessionsPerUser: 2 })
-    expect((await rejection(limited.setup())).message).to.match(/maxSessionsPerUser needs the columns user_id/)
+    await using limited = new PgStore(url, {
+      create: false,
+      hashIds: false,
+      cache: false,
+      maxSessionsPerUser: 2,
+    })
+    expect((await rejection(limited.setup())).message).to.match(
+      /maxSessionsPerUser needs the columns user_id/,
+    )
   })
 })
