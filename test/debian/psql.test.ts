@@ -37,7 +37,7 @@ async function psql(url: string, text: string): Promise<string> {
   }
   const { stdout, stderr } = await promisify(execFile)('sh', ['-c', text], { cwd: root, env })
   // psql goes on after an error, and ends well.
-  expect(stderr.replaceAll(/^.*NOTICE: .* does not exist, skipping\n/gm, '')).to.equal('')
+  expect(stderr.replaceAll(/^.*NOTICE: .* (does not exist|already exists), skipping\n/gm, '')).to.equal('')
   return stdout
 }
 
@@ -111,10 +111,9 @@ describe('a file of sql/', () => {
     expect(made).to.deep.equal(await sql(byStore, schema))
   })
 
-  it('002 creates the table that setup creates, and 006 its triggers', async () => {
+  it('002 creates the table that setup creates, 006 its triggers, and 007 its index', async () => {
     const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
-    await psql(byHand, command('002'))
-    await psql(byHand, command('006'))
+    for (const number of ['002', '006', '007']) await psql(byHand, command(number))
     expect(await shape(byHand)).to.deep.equal(await setUp(byStore, {}))
   })
 
@@ -122,7 +121,7 @@ describe('a file of sql/', () => {
     const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
     const [other = ''] = /-v ids='session id'/.exec(readFileSync(`${root}sql/002-table.sql`, 'utf8')) ?? []
     await psql(byHand, command('002').replace(/-v ids='[^']*'/, other))
-    await psql(byHand, command('006'))
+    for (const number of ['006', '007']) await psql(byHand, command(number))
     expect(await shape(byHand)).to.deep.equal(await setUp(byStore, { hashIds: false }))
   })
 
@@ -142,19 +141,19 @@ describe('a file of sql/', () => {
     expect(warnings).to.deep.equal([])
   })
 
-  it('003, 004 and 006 upgrade a table of koa-pg-session as setup does', async () => {
+  it('003, 004, 006 and 007 upgrade a table of koa-pg-session as setup does', async () => {
     const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
     for (const url of [byHand, byStore]) await formerTable(url)
-    for (const number of ['003', '004', '006']) await psql(byHand, command(number))
+    for (const number of ['003', '004', '006', '007']) await psql(byHand, command(number))
     expect(await shape(byHand)).to.deep.equal(await setUp(byStore, { hashIds: false }))
     const rows = 'select id, session, user_id, version from session order by id'
     expect(await sql(byHand, rows)).to.deep.equal(await sql(byStore, rows))
   })
 
-  it('004 and 006 can be run on a table that setup made, and leave it as it was', async () => {
+  it('004, 006 and 007 can be run on a table that setup made, and leave it as it was', async () => {
     const url = await freshDatabase()
     const made = await setUp(url, {})
-    for (const number of ['004', '006', '006']) await psql(url, command(number))
+    for (const number of ['004', '006', '006', '007']) await psql(url, command(number))
     expect(await shape(url)).to.deep.equal(made)
   })
 
@@ -188,6 +187,23 @@ describe('a file of sql/', () => {
     const later = new PgStore(byHand)
     expect(await later.get('koa:sess:bob')).to.deep.equal({ user: 'Bob' })
     await later.close()
+  })
+
+  it('007 can be run on a big table in use as its head says, and the store needs no other index', async () => {
+    const url = await freshDatabase()
+    await psql(url, command('002'))
+    const [, text = ''] =
+      /(create index if not exists .*);/.exec(readFileSync(`${root}sql/007-users.sql`, 'utf8')) ?? []
+    const [, advice = ''] =
+      /say `(create index concurrently)`/.exec(readFileSync(`${root}sql/007-users.sql`, 'utf8')) ?? []
+    const [, variables = ''] = /(-v .*) -f/.exec(command('007')) ?? []
+    await psql(url, `echo '${text.replace('create index', advice)}' | psql ${variables}`)
+    const index = `select indexdef from pg_indexes where indexname = 'session_user_id'`
+    const made = await sql(url, index)
+    expect(made).to.have.length(1)
+    await setUp(url, {})
+    expect(await sql(url, index)).to.deep.equal(made)
+    expect(await sql(url, `select from pg_indexes where tablename = 'session'`)).to.have.length(2)
   })
 
   it('is the way out that a store names which may not create: setup fails, the command is run, the store works', async () => {
