@@ -140,6 +140,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     this.#sweeper = new Sweeper({
       connection: this.#connection,
       ends: { ...this.#settings, grace: cleanup.grace },
+      codec: this.#settings.codec,
       batchSize: cleanup.batchSize,
       onExpired: () => this.#onExpired(),
       onSwept: (result) => void this.emit('sweep', result),

@@ -2,6 +2,7 @@
 
 import { type Codec, fromColumn } from './codec.js'
 import type { Connection } from './connection.js'
+import { noteId } from './expired.js'
 import { handleOf, nameOf } from './notice.js'
 import { type Changed, most, type Queries } from './queries.js'
 import { decode } from './record.js'
@@ -98,7 +99,7 @@ export class Users {
     let count = 0
     for (let after = ''; ; ) {
       const rows = await connection.query(
-        `select id from ${table.name} where id > $1 and session is not null order by id limit 1000`,
+        `select id from ${table.name} where id > $1 and session is not null and id <> '${noteId}' order by id limit 1000`,
         [after],
         listMs,
       )
