@@ -77,7 +77,7 @@ describe('koa-pg-store list', () => {
     expect(sizes).to.deep.equal([1, 3, 5].map((i) => i + '{"n" : ""}'.length))
     const said = await run(url, 'list')
     expect(said.out.trim().split('\n')).to.have.length(100)
-    expect(said.errors).to.equal('There are more than these 100: see --limit\n')
+    expect(said.errors).to.equal('There are more than the 100 that are shown: see --limit\n')
     expect(await json(url, '--limit', '250')).to.have.length(250)
     expect(await run(url, 'list', '--user', 'nobody')).to.deep.equal({
       status: 0,

@@ -61,7 +61,7 @@ Options:
     }
     if (count === 0)
       terminal.note(`No session ${userId === undefined ? '' : 'of this user '}is alive in ${table.name}.`)
-    if (count > limit) terminal.note(`There are more than these ${number(limit)}: see --limit`)
+    if (count > limit) terminal.note(`There are more than the ${number(limit)} that are shown: see --limit`)
     return 0
   },
 }
@@ -144,11 +144,9 @@ function tabular(terminal: Terminal): (one: Listed) => void {
   if (user >= users.least)
     terminal.line(terminal.style('bold', line('handle', 'user', 'created', 'last used', 'expires', 'size')))
   return (one) => {
-    const ago = (at: string | null): string =>
-      at === null ? '' : `${duration(Math.max(0, Date.now() - Date.parse(at)))}`
-    const cells = [ago(one.createdAt), ago(one.lastAccess)].map((time) => time && `${time} ago`)
-    const expires = `in ${duration(one.expiresInMs)}`
-    const [created = '', used = ''] = cells
+    const created = ago(one.createdAt)
+    const used = ago(one.lastAccess)
+    const expires = `in ${largest(one.expiresInMs)}`
     const whose = shown(one.userId)
     if (user >= users.least) {
       terminal.line(line(one.handle, whose, created, used, expires, bytes(one.bytes)))
@@ -156,9 +154,19 @@ function tabular(terminal: Terminal): (one: Listed) => void {
     }
     // A handle is there to be copied: it has a line of its own, whole, and the rest goes below.
     terminal.line(terminal.style('bold', one.handle))
-    const rest = [whose, used && `used ${used}`, `expires ${expires}`, bytes(one.bytes)]
-    terminal.line(`  ${clipped(rest.filter(Boolean).join(' · '), width - 2)}`)
+    const rest = [used && `used ${used}`, `expires ${expires}`, bytes(one.bytes)].filter(Boolean).join(' · ')
+    const name = clipped(whose, Math.max(users.least, width - rest.length - 5))
+    terminal.line(`  ${clipped(name === '' ? rest : `${name} · ${rest}`, width - 2)}`)
   }
+}
+
+function ago(at: string | null): string {
+  return at === null ? '' : `${largest(Math.max(0, Date.now() - Date.parse(at)))} ago`
+}
+
+/** The largest unit alone. */
+function largest(ms: number): string {
+  return duration(ms).split(' ', 2).join(' ')
 }
 
 /** Whatever an application calls its users: no tab ends a field, and no control character reaches a terminal. */
