@@ -58,7 +58,6 @@ export function assemble(table: Table, options: ReadyOptions): Ready {
     queries,
     alive: statements.alive,
     onDestroyed: changed,
-    save: (save) => sessions.write(handleOf(save.id), save, []),
   })
   return { table, queries, sessions, users }
 }

@@ -9,7 +9,7 @@ import { Hearing } from './hearing.js'
 import { toKeep } from './kept.js'
 import { Bases } from './loaded.js'
 import { Known, type Names } from './names.js'
-import { channelOf } from './notice.js'
+import { channelOf, handleOf } from './notice.js'
 import { cacheDefaults, readOptions, type Settings } from './options.js'
 import { assemble, type Ready } from './ready.js'
 import { checkId, encode, lifetime, newId, rawId } from './record.js'
@@ -123,6 +123,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     this.#sweeper = new Sweeper({
       connection: this.#connection,
       ends: { ...this.#settings, grace: cleanup.grace },
+      codec: this.#settings.codec,
       batchSize: cleanup.batchSize,
       onExpired: () => this.#onExpired(),
       onSwept: (result) => void this.emit('sweep', result),
@@ -291,9 +292,13 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   async deleteAttribute(userId: string | number, name: string): Promise<number> {
     const id = userIdText(userId, 'userId')
     checkText(name, 'name')
-    return this.#calls.run('delete the attribute', async () =>
-      (await this.#whenReady()).users.deleteAttribute(id, name),
-    )
+    return this.#calls.run('delete the attribute', async () => {
+      const { users, sessions } = await this.#whenReady()
+      return users.deleteAttribute(id, name, (save, session) => {
+        const owner = userIdOf(this.#settings.userId, session)
+        return sessions.write(handleOf(save.id), { ...save, userId: owner }, [])
+      })
+    })
   }
 
   /** Every session that is alive, one after the other, in no order; of any number of them few are in memory at a time. */

@@ -1,8 +1,10 @@
 // Deletes what has expired, in batches, one instance of all at a time.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { type Codec, fromColumn } from './codec.js'
 import type { Connection } from './connection.js'
-import { codeOf, messageOf, withoutSecrets } from './errors.js'
+import { codeOf, DecodeError, messageOf, withoutSecrets } from './errors.js'
 import { type Ends, ExpiredStatements } from './expired.js'
+import { handleOf } from './notice.js'
 import { decode } from './record.js'
 import type { Table } from './schema.js'
 import { SweepLock } from './sweep-lock.js'
@@ -32,12 +34,17 @@ const readAtOnce = 50
 /** How long an `onExpired` that is under way is waited for when the sweep is to stop: it may be waiting for that itself. */
 const stopMs = 10_000
 
+/** How many reasons why sessions can't be decoded are told. */
+const mostCauses = 3
+
 /** PostgreSQL's code for: no lock in time. */
 const lockedByOthers = '55P03'
 
 export interface SweeperOptions {
   readonly connection: Connection
   readonly ends: Ends
+  /** What made a column of a session; for `onExpired` alone. */
+  readonly codec?: Codec | undefined
   /** How many sessions a batch deletes, about. */
   readonly batchSize: number
   /** Who is to see each session before it goes; asked for anew at each sweep. A rejection keeps the session. */
@@ -58,6 +65,9 @@ interface Sweep {
   othersAt: number
   deleted: number
   batches: number
+  /** Sessions that can't be decoded, and what was said of them. */
+  undecoded: number
+  readonly causes: Set<string>
 }
 
 export class Sweeper {
@@ -99,10 +109,15 @@ export class Sweeper {
       const sweep: Sweep = {
         ...{ statements, lock, onExpired, began: performance.now() },
         ...{ deleted: 0, batches: 0, othersAt: Number.NEGATIVE_INFINITY },
+        ...{ undecoded: 0, causes: new Set<string>() },
       }
-      if (table.hasPages) await this.#pageByPage(sweep, table)
-      else if (onExpired) await this.#tell(sweep, [])
-      else await this.#byIds(sweep)
+      try {
+        if (table.hasPages) await this.#pageByPage(sweep, table)
+        else if (onExpired) await this.#tell(sweep, [])
+        else await this.#byIds(sweep)
+      } finally {
+        this.#warnOfUndecoded(sweep)
+      }
       const result = resultOf(sweep)
       if (!this.#stop.signal.aborted) await connection.query(statements.note, [JSON.stringify(result)])
       this.#options.onSwept?.(result)
@@ -221,17 +236,20 @@ export class Sweeper {
   }
 
   /** Those that nobody objects to. */
-  async #seen({ onExpired }: Sweep, rows: Row[]): Promise<Row[]> {
+  async #seen(sweep: Sweep, rows: Row[]): Promise<Row[]> {
+    const { onExpired } = sweep
     const seen: Row[] = []
     const errors: unknown[] = []
     for (const row of rows) {
       if (this.#stop.signal.aborted) break
       try {
-        const session = row.session === null ? undefined : decode(row.session as string)
+        const session = row.session === null ? undefined : decode(await this.#text(row))
         if (session && onExpired) await this.#patiently(onExpired(expired(row, session)))
         seen.push({ at: row.at, id: row.id, version: row.version })
       } catch (error) {
-        errors.push(withoutSecrets(error, [row.id as string]))
+        // Its key may come back: a session that nobody could be shown isn't deleted.
+        if (error instanceof DecodeError) undecoded(sweep, error)
+        else errors.push(withoutSecrets(error, [row.id as string]))
       }
     }
     if (errors.length > 0)
@@ -241,6 +259,21 @@ export class Sweeper {
         ),
       )
     return seen
+  }
+
+  #text({ id, session }: Row): string | Promise<string> {
+    const { codec } = this.#options
+    return codec ? fromColumn(codec, session as string, { id: handleOf(id as string) }) : (session as string)
+  }
+
+  #warnOfUndecoded({ undecoded, causes }: Sweep): void {
+    if (undecoded === 0) return
+    const some = undecoded === 1 ? 'an expired session that' : `${undecoded} expired sessions that`
+    this.#options.warn(
+      new DecodeError(
+        `${some} can’t be shown to onExpired ${undecoded === 1 ? 'is' : 'are'} kept for the next sweep: ${[...causes].join('; ')}`,
+      ),
+    )
   }
 
   async #patiently(work: unknown): Promise<void> {
@@ -272,6 +305,12 @@ export class Sweeper {
     await sleep(took * rest, undefined, { signal, ref: false }).catch(() => undefined)
     await sweep.lock?.check()
   }
+}
+
+/** There may be a million of them, but few reasons. */
+function undecoded(sweep: Sweep, { message }: DecodeError): void {
+  sweep.undecoded++
+  if (sweep.causes.size < mostCauses) sweep.causes.add(message)
 }
 
 function resultOf({ deleted, batches, began }: Sweep): SweepResult {

@@ -11,7 +11,6 @@ import type { Save } from './saves.js'
 import type { Table } from './schema.js'
 import { anyName, joined, list } from './statements.js'
 import type { Row, Session, SessionInfo } from './types.js'
-import { userIdOf } from './user-id.js'
 
 /** How many sessions are read at a time: each may have a megabyte. */
 const readAtOnce = 100
@@ -35,8 +34,6 @@ export interface UsersOptions {
   readonly alive: string
   /** Sessions that were destroyed. */
   readonly onDestroyed: (destroyed: readonly Changed[]) => void
-  readonly userId: (session: Session) => unknown
-  readonly save: (save: Save) => Promise<void>
 }
 
 export class Users {
@@ -78,7 +75,11 @@ export class Users {
   }
 
   /** Removes an attribute from all of a user's sessions, merging with what is saved at the same time. Answers how many had it. */
-  async deleteAttribute(userId: string, name: string): Promise<number> {
+  async deleteAttribute(
+    userId: string,
+    name: string,
+    save: (save: Omit<Save, 'userId'>, session: Session) => Promise<void>,
+  ): Promise<number> {
     let count = 0
     for await (const some of this.#stored(userId))
       await Promise.all(
@@ -87,14 +88,8 @@ export class Users {
           if (session === undefined || !Object.hasOwn(session, name)) return
           delete session[name]
           count++
-          await this.#options.save({
-            id,
-            text: JSON.stringify(session),
-            ttl: null,
-            userId: userIdOf(this.#options.userId, session),
-            base: { name: handleOf(id), text, version },
-            concurrency: 'merge',
-          })
+          const base = { name: handleOf(id), text, version }
+          await save({ id, text: JSON.stringify(session), ttl: null, base, concurrency: 'merge' }, session)
         }),
       )
     return count

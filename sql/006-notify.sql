@@ -45,9 +45,11 @@ drop trigger if exists koa_pg_store_update_expiry on :"schema".:"table";
 drop trigger if exists koa_pg_store_delete on :"schema".:"table";
 drop trigger if exists koa_pg_store_truncate on :"schema".:"table";
 
--- A row whose raw id is turned into its digest is the same session.
+-- A row whose raw id is turned into its digest is the same session. So is one that is encrypted with another key by
+-- `koa-pg-store migrate --reencrypt`, which says so by a setting.
 create trigger koa_pg_store_update before update of id, session, user_id, created_at on :"schema".:"table"
-  for each row when (new.version = old.version and (
+  for each row when (new.version = old.version
+    and current_setting('koa_pg_store.reencrypt', true) is distinct from 'on' and (
     new.session::text is distinct from old.session::text
     or new.user_id is distinct from old.user_id
     or new.created_at <> old.created_at

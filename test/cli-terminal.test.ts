@@ -1,6 +1,8 @@
 import { EventEmitter } from 'node:events'
+import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
+import { printer } from '../lib/cli/list.js'
 import { bytes, duration, Terminal } from '../lib/cli/terminal.js'
 
 /** What a stream shows, and where it is. */
@@ -20,10 +22,17 @@ class Screen extends EventEmitter {
 function open(isTTY: boolean, columns = 80, env: NodeJS.ProcessEnv = {}) {
   const [out, errors] = [new Screen(isTTY, columns), new Screen(isTTY, columns)]
   const streams = [out, errors].map((screen) => screen as unknown as NodeJS.WriteStream)
+  const input = Object.assign(new PassThrough(), { isTTY })
   return {
     out,
     errors,
-    terminal: new Terminal(streams[0] as NodeJS.WriteStream, streams[1] as NodeJS.WriteStream, env),
+    input,
+    terminal: new Terminal(
+      streams[0] as NodeJS.WriteStream,
+      streams[1] as NodeJS.WriteStream,
+      env,
+      input as unknown as NodeJS.ReadStream,
+    ),
   }
 }
 
@@ -66,10 +75,46 @@ describe('the terminal', () => {
     }
   })
 
+  for (const columns of [20, 43, 60, 80, 103, 104, 200])
+    it(`lists sessions within a window of ${columns} columns, each handle whole`, () => {
+      const { out, terminal } = open(true, columns)
+      const print = printer(terminal, false)
+      const handle = 'h'.repeat(43)
+      const times = { createdAt: '2020-01-01T00:00:00Z', lastAccess: '2020-01-01T00:00:00Z' }
+      print({ handle, userId: 'u'.repeat(100), ...times, expiresInMs: 86_399_999_000, bytes: 1_000_000 })
+      print({ handle, userId: null, createdAt: null, lastAccess: null, expiresInMs: 1, bytes: 1 })
+      const plain = out.text.replaceAll(`${esc}[1m`, '').replaceAll(`${esc}[22m`, '')
+      expect(plain.split(handle)).to.have.length(3)
+      for (const line of plain.split('\n'))
+        if (line !== handle) expect(line.length, line).to.be.at.most(columns)
+      expect(plain).to.match(columns >= 60 ? /u… .*977 KiB/ : /uuu/)
+    })
+
   it('tells progress in plain lines, and seldom, where there is no terminal', () => {
     const { errors, terminal } = open(false)
     for (let n = 0; n < 1_000; n++) terminal.progress(n / 1_000, 'under way')
     expect(errors.text).to.equal('')
+  })
+
+  for (const [answer, expected] of [
+    ['y\n', true],
+    [' YES \n', true],
+    ['n\n', false],
+    ['\n', false],
+    ['yesterday\n', false],
+    ['', false],
+  ] as const)
+    it(`takes ${JSON.stringify(answer)} for a ${expected ? 'yes' : 'no'}`, async () => {
+      const { errors, terminal, input } = open(true)
+      expect(terminal.canAsk).to.equal(true)
+      const confirmed = terminal.confirm('End 3 sessions?')
+      input.end(answer)
+      expect(await confirmed).to.equal(expected)
+      expect(errors.text).to.include('End 3 sessions? [y/N] ')
+    })
+
+  it('asks nobody where there is no terminal', () => {
+    expect(open(false).terminal.canAsk).to.equal(false)
   })
 
   it('names sizes and times in words', () => {

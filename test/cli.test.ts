@@ -1,47 +1,11 @@
 // The command line, in processes of its own.
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore } from '../lib/index.js'
+import { Command, run } from './helpers/command.js'
 import { at, freshDatabase, ownServer, sql } from './helpers/server.js'
 import { until } from './helpers/until.js'
-
-const bin = fileURLToPath(new URL('../../bin/koa-pg-store.js', import.meta.url))
-
-interface Said {
-  status: number | null
-  out: string
-  errors: string
-}
-
-class Command {
-  readonly child: ChildProcess
-  out = ''
-  errors = ''
-  readonly ended: Promise<Said>
-
-  constructor(args: string[], env: NodeJS.ProcessEnv = {}) {
-    const { PATH, HOME } = process.env
-    this.child = spawn(process.execPath, [bin, ...args], { env: { PATH, HOME, ...env } })
-    this.child.stdout?.setEncoding('utf8').on('data', (text: string) => {
-      this.out += text
-    })
-    this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      this.errors += text
-    })
-    this.ended = once(this.child, 'close').then(([status]) => ({
-      status: status as number | null,
-      out: this.out,
-      errors: this.errors,
-    }))
-  }
-}
-
-const run = (url: string | undefined, ...args: string[]): Promise<Said> =>
-  new Command(args, url === undefined ? {} : { DATABASE_URL: url }).ended
 
 const fill = (count: number, expiry = '-1 second', id = 'over'): string =>
   `insert into session (id, expiry, session, version) select '${id}-' || i, now() + interval '${expiry}', '{"a":1}', 1
@@ -61,6 +25,8 @@ async function table(over: number, alive = 3): Promise<string> {
 const count = async (url: string, id: string): Promise<number> =>
   (await sql<{ n: number }>(url, `select count(*)::int as n from session where id like '${id}%'`))[0]?.n ?? -1
 
+const handle = 'A'.repeat(43)
+
 describe('koa-pg-store', () => {
   describe('as somebody calls it who hasn’t seen it', () => {
     it('teaches: alone with status 2, with --help and help with 0', async () => {
@@ -73,12 +39,12 @@ describe('koa-pg-store', () => {
         const said = await run(undefined, ...args)
         expect(said.status).to.equal(status)
         expect(said.out).to.match(/^Usage: koa-pg-store <command> \[options\]$/m)
-        for (const name of ['sweep', 'migrate', 'stats', 'doctor'])
+        for (const name of ['sweep', 'migrate', 'stats', 'list', 'revoke', 'doctor'])
           expect(said.out).to.match(new RegExp(`^  ${name} +\\w`, 'm'))
       }
     })
 
-    for (const name of ['sweep', 'migrate', 'stats', 'doctor'])
+    for (const name of ['sweep', 'migrate', 'stats', 'list', 'revoke', 'doctor'])
       it(`tells of ${name}, without a database`, async () => {
         const said = await run(undefined, name, '--help')
         expect(said).to.include({ status: 0, errors: '' })
@@ -88,7 +54,10 @@ describe('koa-pg-store', () => {
       })
 
     const mistakes: [string[], RegExp][] = [
-      [['swep'], /^koa-pg-store: there is no command "swep"; there are sweep, migrate, stats, doctor\n/],
+      [
+        ['swep'],
+        /^koa-pg-store: there is no command "swep"; there are sweep, migrate, stats, list, revoke, doctor\n/,
+      ],
       [['toString'], /there is no command "toString"/],
       [['sweep', '--nope'], /^koa-pg-store: Unknown option '--nope'/],
       [['sweep', 'now'], /^koa-pg-store: Unexpected argument 'now'/],
@@ -107,6 +76,21 @@ describe('koa-pg-store', () => {
       [
         ['migrate', '--url', 'postgres://x/y', '--raw-ids', '--to-hashed-ids'],
         /--raw-ids and --to-hashed-ids contradict each other/,
+      ],
+      [['migrate', '--print', '--reencrypt', 'x.js'], /--print and --reencrypt contradict each other/],
+      [['list', '--url', 'postgres://x/y', '--limit', '0'], /--limit must be a whole number, 1 or more/],
+      [['list', '--url', 'postgres://x/y', '--user', ''], /--user must have 1 to 512 characters/],
+      [['revoke', '--url', 'postgres://x/y'], /Give one of: a handle, --user or --all/],
+      [['revoke', '--url', 'postgres://x/y', handle, '--all'], /Give one of: a handle, --user or --all/],
+      [['revoke', '--url', 'postgres://x/y', handle, handle], /Give one of: a handle, --user or --all/],
+      [
+        ['revoke', '--url', 'postgres://x/y', '--user', 'a', '--all'],
+        /Give one of: a handle, --user or --all/,
+      ],
+      [['revoke', '--url', 'postgres://x/y', handle, '--except', handle], /--except needs --user/],
+      [
+        ['revoke', '--url', 'postgres://x/y', '--all'],
+        /--all ends the sessions of everybody, and there is no terminal to ask: give --yes too/,
       ],
     ]
     for (const [args, message] of mistakes)

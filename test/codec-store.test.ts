@@ -99,6 +99,42 @@ describe('a store with a codec', () => {
     await withStore({ codec }, async (store) => expect(await store.get('x')).to.deep.equal({ n: 1 }))
   })
 
+  it('shows onExpired and the event what an older key wrote; keeps what it can’t decode, and says so once', async () => {
+    const lost = { id: '2022', key: randomBytes(32) }
+    for (const [key, count] of [
+      [lost, 120],
+      [old, 2],
+    ] as const)
+      await withStore({ codec: encrypted({ keys: [key] }) }, async (store) => {
+        for (let n = 0; n < count; n++) await store.set(`${key.id}-${n}`, { key: key.id })
+      })
+    await sql(url, `update session set expiry = now() - interval '1 second'`)
+    const seen: unknown[] = []
+    const heard: unknown[] = []
+    const warnings: Error[] = []
+    const sweep = (keys: { id: string; key: Buffer }[]) =>
+      withStore(
+        {
+          codec: encrypted({ keys }),
+          cleanup: { cron: false, onExpired: ({ session }) => seen.push(session.key) },
+        },
+        async (store) => {
+          store.on('warning', (error) => warnings.push(error))
+          store.on('expire', ({ session }) => heard.push(session.key))
+          return (await store.sweep()).deleted
+        },
+      )
+    expect(await sweep([current, old])).to.equal(2)
+    expect(seen).to.deep.equal(['2024', '2024'])
+    expect(heard).to.deep.equal(seen)
+    expect(warnings.map(({ message }) => message)).to.deep.equal([
+      '120 expired sessions that can’t be shown to onExpired are kept for the next sweep: the session can’t be decrypted: it wants the key "2022"; there are "2026", "2024"',
+    ])
+    expect(await sweep([current, lost])).to.equal(120)
+    expect(seen).to.have.length(122)
+    expect(warnings).to.have.length(1)
+  })
+
   it('takes several, and one that answers promises', () =>
     withStore(
       {

@@ -7,15 +7,17 @@ import type { Event } from './history/event.js'
 import { checkLog } from './history/log.js'
 import { type Run, run } from './history/run.js'
 
-/** A copy of the library with a line of each file taken out, to see that the checker would find it. */
+/** A copy of the library with lines of some files taken out, to see that the checker would find it. */
 async function withFault(
-  lines: Record<string, string>,
+  lines: Record<string, string | string[]>,
   run: (library: string) => Promise<void>,
 ): Promise<void> {
   const copy = new URL('../faulty/', import.meta.url)
   cpSync(new URL('../lib/', import.meta.url), copy, { recursive: true })
   try {
-    for (const [file, line] of Object.entries(lines)) {
+    for (const [file, line] of Object.entries(lines).flatMap(([file, some]) =>
+      [some].flat().map((line) => [file, line] as const),
+    )) {
       const path = new URL(file, copy)
       const text = readFileSync(path, 'utf8')
       expect(text, `${file} has the line that is to be taken out`).to.include(line)
@@ -59,7 +61,7 @@ describe('the history of several processes', () => {
 
   it('shows a deadlock where statements lock rows in no common order', () =>
     withFault(
-      { 'batch.js': '.sort((a, b) => (a.key < b.key ? -1 : 1))', 'queries.js': ' order by u.id' },
+      { 'batch.js': '.sort(byKey)', 'statements.js': [' order by u.id', ' order by s.id'] },
       async (library) => {
         let found = 0
         for (let seed = 1; seed <= 8 && found === 0; seed++)

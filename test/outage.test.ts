@@ -194,12 +194,12 @@ describe('a pool', () => {
 
   it('of the application that is used up ends the wait, and nothing is written late', async () => {
     const url = await freshDatabase()
-    const pool = new pg.Pool({ connectionString: url, max: 1, connectionTimeoutMillis: 300 })
+    const pool = new pg.Pool({ connectionString: url, max: 1, connectionTimeoutMillis: 2_000 })
     const store = new PgStore(pool, { cache: false })
     await store.set('a', { a: 1 })
     const client = await pool.connect()
     expect((await rejection(store.set('a', { late: true }))).message).to.match(
-      /no connection to PostgreSQL within 300 ms|timeout exceeded/,
+      /no connection to PostgreSQL within 2000 ms|timeout exceeded/,
     )
     client.release()
     expect(await store.get('a')).to.deep.equal({ a: 1 })

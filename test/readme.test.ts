@@ -1,8 +1,18 @@
 import { spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect } from 'chai'
+import { encrypted, PgStore } from '../lib/index.js'
 import { freshDatabase, sql } from './helpers/server.js'
+
+const bin = fileURLToPath(new URL('../../bin/koa-pg-store.js', import.meta.url))
+
+/** The keys that the examples name. */
+const keys = {
+  SESSION_KEY_2025: randomBytes(32).toString('base64'),
+  SESSION_KEY_2026: randomBytes(32).toString('hex'),
+}
 
 const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
 const examples = [...readme.matchAll(/^```js( cjs)?\n(.*?)^```$/gms)].map(([, cjs, code]) => ({
@@ -16,7 +26,10 @@ async function run(code: string, extension: string): Promise<{ printed: string; 
   const listens = code.includes('app.listen(3000)')
   const announce = 'const server = app.listen(0, () => console.log(server.address().port))'
   writeFileSync(file, code.replace('app.listen(3000)', announce))
-  const child = spawn(process.execPath, [file], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [file], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...keys },
+  })
   try {
     let printed = ''
     let errors = ''
@@ -63,6 +76,25 @@ describe('the README', () => {
       const promised = [...code.matchAll(/console\.log\(.*?\) \/\/ (.*)$/gm)].map(([, comment]) => comment)
       if (promised.length > 0) expect(printed.trim().split('\n')).to.deep.equal(promised)
     })
+
+  it('has a module that migrate --reencrypt takes', async () => {
+    const url = await freshDatabase()
+    const store = new PgStore(url, {
+      codec: encrypted({ keys: [{ id: '2025', key: keys.SESSION_KEY_2025 }] }),
+    })
+    await store.set('x', { n: 1 })
+    await store.close()
+    const code = examples.find((example) => example.code.includes('// session-codec.js'))?.code ?? ''
+    const file = fileURLToPath(new URL('./session-codec.js', import.meta.url))
+    writeFileSync(file, code)
+    const child = spawn(process.execPath, [bin, 'migrate', '--reencrypt', file], {
+      env: { ...process.env, ...keys, DATABASE_URL: url },
+    })
+    let printed = ''
+    for await (const text of child.stdout.setEncoding('utf8')) printed += text
+    rmSync(file)
+    expect(printed).to.match(/^1 of 1 sessions were written anew/m)
+  })
 
   it('shows the table as the store makes it', async () => {
     const statement = /^```sql\n(create table session .*?)^```$/ms.exec(readme)?.[1] ?? ''

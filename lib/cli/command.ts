@@ -7,6 +7,8 @@ import type { Terminal } from './terminal.js'
 /** What the user typed after the command's name, and whom it is typed to. */
 export interface Context {
   readonly values: Readonly<Record<string, string | boolean | undefined>>
+  /** What stood there without an option, where the command takes that. */
+  readonly positionals: readonly string[]
   readonly terminal: Terminal
   /** Schema and table, as the store's options. */
   readonly options: Pick<PgStoreOptions, 'schema' | 'table'>
@@ -20,6 +22,8 @@ export interface Command {
   /** What it is for, and its own options. */
   readonly help: string
   readonly options: NonNullable<ParseArgsConfig['options']>
+  /** Whether it takes anything without an option. */
+  readonly takesHandles?: boolean
   /** Whether it talks to a database when it is called like this. */
   needsDatabase?(values: Context['values']): boolean
   /** Answers the exit status. What it throws is told in one line, with status 1. */
@@ -28,6 +32,11 @@ export interface Command {
 
 /** The command line can't be understood: exit status 2. */
 export class UsageError extends Error {}
+
+/** Whether it has the form of a session's handle: what `list` prints, and `revoke` takes. */
+export function isHandle(text: string): boolean {
+  return /^[\w-]{43}$/.test(text)
+}
 
 /** A whole number that the user gave, if they did. */
 export function wholeNumber(values: Context['values'], name: string, least: number): number | undefined {

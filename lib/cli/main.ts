@@ -3,14 +3,16 @@ import { type ParseArgsConfig, parseArgs } from 'node:util'
 import { type Connection, connect } from '../connection.js'
 import { messageOf } from '../errors.js'
 import { readOptions } from '../options.js'
-import { type Command, type Context, UsageError } from './command.js'
+import { type Command, type Context, isHandle, UsageError } from './command.js'
 import { doctor } from './doctor.js'
+import { list } from './list.js'
 import { migrate } from './migrate.js'
+import { revoke } from './revoke.js'
 import { stats } from './stats.js'
 import { sweep } from './sweep.js'
 import { Terminal } from './terminal.js'
 
-const commands: Record<string, Command> = { sweep, migrate, stats, doctor }
+const commands: Record<string, Command> = { sweep, migrate, stats, list, revoke, doctor }
 
 const common = {
   url: { type: 'string' },
@@ -64,7 +66,7 @@ async function main(args: string[], terminal: Terminal): Promise<number> {
     throw new UsageError(
       `there is no command ${JSON.stringify(name)}; there are ${Object.keys(commands).join(', ')}`,
     )
-  const values = parse(command, rest)
+  const { values, positionals } = parse(command, rest)
   if (values.help) {
     terminal.line(helpOf(command))
     return 0
@@ -77,7 +79,7 @@ async function main(args: string[], terminal: Terminal): Promise<number> {
   const isNeeded = command.needsDatabase?.(values) ?? true
   const connection = isNeeded ? database(values, terminal) : undefined
   try {
-    return await command.run({ values, terminal, options, connection: connection as Connection })
+    return await command.run({ values, positionals, terminal, options, connection: connection as Connection })
   } finally {
     await connection?.end()
   }
@@ -87,10 +89,30 @@ function helpOf({ help }: Command): string {
   return `${help.trim()}\n\n${commonHelp}`
 }
 
-function parse(command: Command, args: string[]): Context['values'] {
-  return used(
-    () => parseArgs({ args, options: { ...common, ...command.options } }).values as Context['values'],
-  )
+function parse(command: Command, args: string[]): Pick<Context, 'values' | 'positionals'> {
+  const allowPositionals = command.takesHandles === true
+  return used(() => {
+    const { values, positionals } = parseArgs({
+      args: allowPositionals ? withHandles(args) : args,
+      options: { ...common, ...command.options },
+      allowPositionals,
+    })
+    return { values: values as Context['values'], positionals }
+  })
+}
+
+/** One handle in 64 begins with a hyphen, and is no option for that. */
+function withHandles(args: readonly string[]): string[] {
+  const options: string[] = []
+  const handles: string[] = []
+  for (const arg of args) {
+    const isValue = options.at(-1) === '--except'
+    if (isValue) options.push(`${options.pop()}=${arg}`)
+    else if (arg.startsWith('-') && isHandle(arg)) handles.push(arg)
+    else options.push(arg)
+  }
+  if (handles.length > 0 && !options.includes('--')) options.push('--')
+  return [...options, ...handles]
 }
 
 /** What is wrong with what the user typed is wrong use. */
@@ -114,7 +136,7 @@ function database({ url }: Context['values'], terminal: Terminal): Connection {
   return connect({ max: 2 }, warn)
 }
 
-const terminal = new Terminal(process.stdout, process.stderr, process.env)
+const terminal = new Terminal(process.stdout, process.stderr, process.env, process.stdin)
 try {
   process.exitCode = await main(process.argv.slice(2), terminal)
 } catch (error) {

@@ -1,4 +1,5 @@
-// What the command line prints: colours, bars and progress on a terminal, plain lines elsewhere.
+// What the command line prints and asks: colours, bars and progress on a terminal, plain lines elsewhere.
+import { createInterface } from 'node:readline'
 
 type Style = 'bold' | 'dim' | 'red' | 'green' | 'yellow'
 
@@ -17,11 +18,18 @@ const lineMs = 10_000
 export class Terminal {
   readonly #out: NodeJS.WriteStream
   readonly #errors: NodeJS.WriteStream
+  readonly #in: NodeJS.ReadStream | undefined
   readonly #isColoured: boolean
   #told = performance.now()
   #hasBar = false
 
-  constructor(out: NodeJS.WriteStream, errors: NodeJS.WriteStream, env: NodeJS.ProcessEnv) {
+  constructor(
+    out: NodeJS.WriteStream,
+    errors: NodeJS.WriteStream,
+    env: NodeJS.ProcessEnv,
+    input?: NodeJS.ReadStream,
+  ) {
+    this.#in = input
     this.#out = out
     this.#errors = errors
     this.#isColoured = out.isTTY === true && !env.NO_COLOR && env.TERM !== 'dumb'
@@ -35,6 +43,30 @@ export class Terminal {
   /** Columns to draw in. */
   get width(): number {
     return Math.max(20, this.#out.isTTY ? this.#out.columns || 80 : 80)
+  }
+
+  /** Whether somebody looks at what is printed, and no program reads it. */
+  get isWatched(): boolean {
+    return this.#out.isTTY === true
+  }
+
+  /** Whether somebody is there who can be asked. */
+  get canAsk(): boolean {
+    return this.#in?.isTTY === true && this.#errors.isTTY === true
+  }
+
+  /** Asks; what isn't yes is no, and so is the end of the input. */
+  confirm(question: string): Promise<boolean> {
+    this.#clear()
+    return new Promise((resolve) => {
+      const lines = createInterface({ input: this.#in as NodeJS.ReadStream, output: this.#errors })
+      lines.once('close', () => resolve(false))
+      lines.once('SIGINT', () => lines.close())
+      lines.question(`${question} [y/N] `, (answer) => {
+        resolve(/^\s*y(es)?\s*$/i.test(answer))
+        lines.close()
+      })
+    })
   }
 
   line(text = ''): void {

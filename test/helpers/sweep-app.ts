@@ -3,10 +3,14 @@ import { once } from 'node:events'
 import { PgStore } from '../../lib/index.js'
 
 const [url = '', batchSize = '5000'] = process.argv.slice(2)
-const store = new PgStore(url, {
-  hashIds: false,
-  cleanup: { cron: '* * * * * *', batchSize: Number(batchSize) },
-})
+// A test that holds up a sweep may take its time.
+const store = new PgStore(
+  { connectionString: url, query_timeout: 60_000 },
+  {
+    hashIds: false,
+    cleanup: { cron: '* * * * * *', batchSize: Number(batchSize) },
+  },
+)
 store.on('sweep', (result) => process.send?.(result))
 await store.setup()
 process.send?.('ready')
