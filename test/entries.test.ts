@@ -131,7 +131,9 @@ describe('entries', () => {
   it('end with a DatabaseError, at once, when the connection is lost between two of them', async () => {
     const url = await freshDatabase()
     await fill(url, 500)
-    await using store = new PgStore(url, { cache: false })
+    // What waited for an answer would wait for longer than this test may take.
+    const config = { connectionString: url, query_timeout: 300_000 }
+    await using store = new PgStore(config, { cache: false })
     store.on('warning', () => undefined)
     for (const waits of [true, false]) {
       let count = 0

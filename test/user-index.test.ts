@@ -1,7 +1,6 @@
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { Instance } from './helpers/instance.js'
 import { at, freshDatabase, sql } from './helpers/server.js'
 import { until } from './helpers/until.js'
 
@@ -188,16 +187,36 @@ describe('the index of users', () => {
     })
 
     it('is made once, however many instances start at the same time', async () => {
-      const client = await holder()
-      const instances = Array.from({ length: 4 }, () => new Instance(url, { hashIds: false }))
+      const first = make(url, { hashIds: false })
+      await first.setup()
+      await isThere()
+      await first.close()
+      await sql(url, 'drop index session_user_id')
+      const client = new pg.Client(url)
+      await client.connect()
+      const warnings: string[] = []
+      const stores = [1, 2, 3, 4].map(() => make(url, { hashIds: false }, warnings))
       try {
-        await Promise.all(instances.map((instance) => instance.call('setup')))
-        await isWaiting()
+        // What builds an index has to wait until all of them have begun to.
+        await client.query('begin; lock table session in share update exclusive mode')
+        await Promise.all(stores.map((store) => store.setup()))
+        const indexing = `application_name = 'koa-pg-store index'`
+        await until(async () => {
+          const states = await sql(
+            url,
+            `select wait_event_type = 'Lock' as waits from pg_stat_activity where ${indexing}`,
+          )
+          return states.length > 0 && states.every(({ waits }) => waits)
+        })
         await client.query('commit')
         await isThere()
+        await until(
+          async () => (await sql(url, `select from pg_stat_activity where ${indexing}`)).length === 0,
+        )
         expect(await indexes(url)).to.deep.equal([theIndex])
+        expect(warnings).to.deep.equal([])
       } finally {
-        for (const instance of instances) instance[Symbol.dispose]()
+        for (const store of stores) await store.close()
         await client.end()
       }
     })
