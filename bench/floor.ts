@@ -82,7 +82,7 @@ async function ownStatements(url: string): Promise<{ statement: string; sql: str
   return [
     { statement: 'read one', sql: put(read, [id(':n::int')]), sessions: 1 },
     { statement: `read ${many}`, sql: put(readMany, [list]), sessions: many },
-    { statement: 'write one', sql: put(write, [id(':n::int'), literal, '86400000']), sessions: 1 },
+    { statement: 'write one', sql: put(write, [id(':n::int'), literal, '86400000', 'null']), sessions: 1 },
   ]
 }
 
