@@ -214,6 +214,7 @@ export async function indexUsers(connection: Connection, settings: Settings): Pr
   await connection.query(make, [], indexMs)
 }
 
+/** By `pg_class`, as `to_regclass` alone knows of a table whose columns this statement can't see yet. */
 async function inspect(connection: Connection, settings: Settings): Promise<Found> {
   const { schema } = settings
   const [row] = await connection.query(
@@ -242,7 +243,7 @@ async function inspect(connection: Connection, settings: Settings): Promise<Foun
       'userIndex', ${userIndex('t.oid')},
       'small', coalesce(${isSmall('t.oid')}, true)
     )::text as found
-    from (select to_regclass($1::text)::oid as oid) t
+    from (select (select oid from pg_class where oid = to_regclass($1::text)) as oid) t
     cross join lateral (select ${commentOnId('t.oid')} as comment) c`,
     [qualified(settings), schema],
   )
