@@ -1,6 +1,5 @@
 // How a cached session becomes an object of the caller's own: what each way costs. npm run bench:copy
 import v8 from 'node:v8'
-import { type Base, remember } from '../lib/loaded.js'
 import { copy } from '../lib/record.js'
 
 const session = {
@@ -35,8 +34,31 @@ function deep(value: unknown): unknown {
   return object
 }
 
-const bases: Base[] = texts.map((text, n) => ({ store: texts, name: `${n}`, text, version: n }))
+/** What each came from, to be remembered with the copy; see lib/loaded.ts. */
+const bases = texts.map((text, n) => ({ name: `${n}`, text, version: n }))
+type Base = (typeof bases)[number]
 const weak = new WeakMap<object, Base>()
+
+class Given {
+  constructor(object: object) {
+    // biome-ignore lint/correctness/noConstructorReturn: so that a subclass puts its private field into this object.
+    return object
+  }
+}
+
+class Loaded extends Given {
+  #base: Base
+
+  private constructor(session: object, base: Base) {
+    super(session)
+    this.#base = base
+  }
+
+  static remember(session: object, base: Base): void {
+    if (#base in session) session.#base = base
+    else new Loaded(session, base)
+  }
+}
 
 const ways: [string, (n: number) => unknown][] = [
   ['JSON.parse of the text', (n) => JSON.parse(texts[n] as string)],
@@ -46,10 +68,10 @@ const ways: [string, (n: number) => unknown][] = [
   ['a copy by spread (copy in lib/record.ts)', (n) => copy(objects[n] as object)],
   // That and what it came from, as every get does.
   [
-    '… and its base in a private field (lib/loaded.ts)',
+    '… and its base in a private field',
     (n) => {
       const own = copy(objects[n] as object)
-      remember(own, bases[n] as Base)
+      Loaded.remember(own, bases[n] as Base)
       return own
     },
   ],
