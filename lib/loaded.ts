@@ -7,12 +7,10 @@ export interface Base {
   /** The session's name, so that an object which is saved under another id isn't taken for the other's. */
   readonly name: string
   readonly text: string
-  /** `neverThere` where the table has something else than `text`. */
   readonly version: number
+  /** What the table has in this version, where others' changes were merged into it: the object lacks them. */
+  readonly merged?: string
 }
-
-/** No row has it: a save of what came from here is merged with what is there. */
-export const neverThere = -1
 
 class Given {
   constructor(object: object) {
@@ -22,8 +20,8 @@ class Given {
 }
 
 /**
- * An object with a private field that it knows nothing of: nothing that copies, prints or compares it sees that. A get from
- * memory takes half the time that it would with a WeakMap (bench/copy.ts).
+ * An object with a private field that it knows nothing of: nothing that copies, prints or compares it sees that. The
+ * copy that a get answers takes half the time that it would with a WeakMap (bench/copy.ts).
  */
 class Loaded extends Given {
   #base: Base
