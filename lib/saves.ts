@@ -1,7 +1,7 @@
 // Saves of sessions: new ones, those that nobody else has changed, and what comes of two changes that met.
 import { Batch, type BatchCall, inHalves } from './batch.js'
 import { ConflictError } from './errors.js'
-import { type Base, neverThere } from './loaded.js'
+import type { Base } from './loaded.js'
 import { merge } from './merge.js'
 import { batching, type Changed, type Queries, type Replacement, type Write } from './queries.js'
 import { decode } from './record.js'
@@ -131,10 +131,11 @@ export class Saves {
     for (const attempt of given) {
       const { base } = attempt
       const latest = typeof base === 'object' ? this.#options.latest(base.name) : undefined
-      const checks = this.#checks(attempt)
-      if (checks && latest !== undefined && latest.version > (base as Base).version)
-        await resolve(attempt, latest)
-      else open.push(checks ? attempt : { ...attempt, base: 'replaced' })
+      if (!this.#checks(attempt)) open.push({ ...attempt, base: 'replaced' })
+      else if (typeof base !== 'object') open.push(attempt)
+      else if (latest !== undefined && latest.version > base.version) await resolve(attempt, latest)
+      else if (base.merged !== undefined) await resolve(attempt, { ...base, text: base.merged })
+      else open.push(attempt)
     }
     for (let n = 1; open.length > 0; n++) {
       const tried = open
@@ -171,14 +172,17 @@ export class Saves {
     const base = attempt.base as Base
     const theirs = decode(there.text) ?? {}
     const { session, overwritten } = merge(decode(base.text) ?? {}, decode(attempt.text) ?? {}, theirs)
-    const isRejected = (attempt.concurrency ?? this.#options.concurrency) === 'reject'
-    onConflict({ outcome: isRejected ? 'rejected' : 'merged', overwritten: isRejected ? [] : overwritten })
-    if (isRejected) throw new ConflictError('somebody else changed the session since it was loaded')
+    if (there.version !== base.version) {
+      const isRejected = (attempt.concurrency ?? this.#options.concurrency) === 'reject'
+      onConflict({ outcome: isRejected ? 'rejected' : 'merged', overwritten: isRejected ? [] : overwritten })
+      if (isRejected) throw new ConflictError('somebody else changed the session since it was loaded')
+    }
+    const { text, version } = there
     return {
       ...attempt,
       text: encode(session),
       userId: userIdOf(session),
-      base: { ...base, text: there.text, version: there.version },
+      base: { name: base.name, text, version },
     }
   }
 }
@@ -189,9 +193,10 @@ function toReplace({ id, text, ttl, userId, base }: Save): Replacement {
   return { id, text, ttl, userId, base: typeof base === 'object' ? base.version : undefined }
 }
 
-/** The base of a session whose object lacks what others put into the table. */
+/** The base of an object that was saved as `text`, which may lack what others put into the table. */
 export function baseAfter(name: string, text: string, saved: Saved): Base {
-  return { name, text, version: saved.text === text ? saved.version : neverThere }
+  const base = { name, text, version: saved.version }
+  return saved.text === text ? base : { ...base, merged: saved.text }
 }
 
 function inOrder(saves: readonly Save[], rows: readonly Changed[]): (Saved | undefined)[] {

@@ -198,6 +198,7 @@ function userIndex(relation: string): string {
     where i.indrelid = ${relation} and i.indisvalid and a.attname = 'user_id')`
 }
 
+/** By `pg_class`, as `to_regclass` alone knows of a table whose columns this statement can't see yet. */
 async function inspect(connection: Connection, settings: Settings): Promise<Found> {
   const { schema } = settings
   const [row] = await connection.query(
@@ -228,7 +229,7 @@ async function inspect(connection: Connection, settings: Settings): Promise<Foun
       'ordinary', exists (select from pg_class c join pg_am a on a.oid = c.relam
         where c.oid = t.oid and c.relkind = 'r' and not c.relhassubclass and a.amname = 'heap')
     )::text as found
-    from (select to_regclass($1::text)::oid as oid) t
+    from (select (select oid from pg_class where oid = to_regclass($1::text)) as oid) t
     cross join lateral (select ${commentOnId('t.oid')} as comment) c`,
     [qualified(settings), schema],
   )

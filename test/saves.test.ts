@@ -124,6 +124,8 @@ describe('a save that meets another of the same session', () => {
           expect(await here.get(sid)).to.deep.equal(now)
           expect((await row(sid))?.session).to.deep.equal(now)
         }
+        // They met once.
+        expect(conflicts).to.deep.equal([{ outcome: 'merged', overwritten: [] }])
         // What it has as it was is as the others made it; what it removes goes.
         delete mine.gone
         await here.set(sid, mine)
@@ -343,6 +345,9 @@ describe('a save that meets another of the same session', () => {
         await store.set(sid, Object.assign(one, { b: 1 }))
         await store.set(sid, Object.assign(other, { c: 1 }))
         expect(run()).to.equal(cache ? 2 : 4)
+        await store.set(sid, Object.assign(other, { c: 2 }))
+        expect(run()).to.equal(1)
+        expect((await row(sid))?.session).to.include({ a: 2, b: 1, c: 2 })
         // Many at once are one statement, or three.
         const sids = await Promise.all(Array.from({ length: 50 }, (_, n) => store.create({ n })))
         const sessions = await Promise.all(sids.map((sid) => load(store, sid)))

@@ -55,6 +55,32 @@ describe('setup', () => {
     }
   })
 
+  it('works where another makes the table between what a statement sees of it and what it asks', async () => {
+    const url = await freshDatabase()
+    const pool = new pg.Pool({ connectionString: url })
+    pool.on('error', () => undefined)
+    const early = await pool.connect()
+    await early.query('begin isolation level repeatable read; select from pg_class limit 1')
+    const other = new PgStore(url)
+    await other.setup()
+    let calls = 0
+    const store = new PgStore(
+      async (text, values) => {
+        calls++
+        if (calls > 1) return pool.query(text, values)
+        const { rows } = await early.query(text, values)
+        await early.query('commit')
+        early.release()
+        return rows
+      },
+      { cache: false },
+    )
+    await store.setup()
+    expect(calls).to.be.above(1)
+    await Promise.all([store.close(), other.close()])
+    await pool.end()
+  })
+
   it('works for 20 processes that set up at once on an empty database', async function () {
     this.timeout(120_000)
     const url = await freshDatabase()
