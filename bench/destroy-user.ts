@@ -27,7 +27,7 @@ interface Latencies {
   set: number[]
 }
 
-const operations = { get: 'get (cache)', read: 'get (database)', set: 'set' } as const
+const operations = { get: 'get', read: 'get, fresh: true', set: 'set' } as const
 
 const now = (): number => Number(process.hrtime.bigint()) / 1e6
 
@@ -212,7 +212,7 @@ async function main(): Promise<void> {
         figures(beside[where][name as keyof Latencies]),
       ]
       console.log(
-        `${where === 'here' ? 'same process ' : 'other process'}  ${label.padEnd(14)}  p50 ${ms(before.p50)} → ${ms(then.p50)} ms,` +
+        `${where === 'here' ? 'same process ' : 'other process'}  ${label.padEnd(16)}  p50 ${ms(before.p50)} → ${ms(then.p50)} ms,` +
           ` p99 ${ms(before.p99)} → ${ms(then.p99)} ms, at most ${ms(then.max)} ms  (${before.count} and ${then.count} calls)`,
       )
     }

@@ -29,7 +29,8 @@ describe('prepared statements', () => {
 
   it('are used, each once on a connection', () =>
     withPool({}, async (store, ask) => {
-      await callEach(store)
+      // The second time, what was loaded is replaced.
+      for (let n = 0; n < 2; n++) await callEach(store)
       const once = (await ask(names)).length
       expect(once).to.be.above(3)
       await callEach(store)
@@ -44,7 +45,7 @@ describe('prepared statements', () => {
 
   it('are given up, without an error, where a pooler does not keep them', () =>
     withPool({}, async (store, ask) => {
-      await callEach(store)
+      for (let n = 0; n < 2; n++) await callEach(store)
       await ask('deallocate all')
       await callEach(store)
       expect(await ask(names)).to.deep.equal([])
