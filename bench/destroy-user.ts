@@ -12,12 +12,12 @@ const rounds = 5
 const others = 1_000
 const callers = 8
 /** Between two calls of a caller: nobody is to wait for the machine. */
-const pauseMs = 4
+const pauseMs = 10
 const idleMs = 5_000
 const cache = { max: 30_000 }
 
 /** What the processes tell each other. */
-type Order = { load: string[] } | { watch: number } | 'work' | 'stop'
+type Order = { others: string[] } | { load: string[] } | { watch: number } | 'work' | 'stop'
 type Report = 'loaded' | 'working' | { clean: number } | Latencies
 
 /** In ms, of calls for sessions of other users. */
@@ -27,7 +27,7 @@ interface Latencies {
   set: number[]
 }
 
-const operations = { get: 'get (cache)', read: 'get (database)', set: 'set' } as const
+const operations = { get: 'get', read: 'get, fresh: true', set: 'set' } as const
 
 const now = (): number => Number(process.hrtime.bigint()) / 1e6
 
@@ -80,17 +80,23 @@ async function cached(store: PgStore): Promise<number> {
 }
 
 /** Another instance, in a process of its own. */
-async function instance(url: string, otherIds: string[]): Promise<void> {
-  const store = await trusted(url)
-  await fill(otherIds, (sid) => store.get(sid))
+async function instance(url: string): Promise<void> {
+  const trust = trusted(url)
+  let otherIds: string[] = []
   let work: Work | undefined
+  // As long as somebody listens to it, the process lives.
   process.on('message', async (order: Order) => {
+    const store = await trust
     const report = (what: Report) => process.send?.(what)
     if (order === 'work') {
       work = new Work(store, otherIds)
       report('working')
     } else if (order === 'stop') report((await work?.stop()) ?? { get: [], read: [], set: [] })
-    else if ('load' in order) {
+    else if ('others' in order) {
+      otherIds = order.others
+      await fill(otherIds, (sid) => store.get(sid))
+      report('loaded')
+    } else if ('load' in order) {
       await fill(order.load, (sid) => store.get(sid))
       report('loaded')
     } else {
@@ -98,38 +104,32 @@ async function instance(url: string, otherIds: string[]): Promise<void> {
       report({ clean: now() })
     }
   })
-  process.send?.('loaded')
 }
 
 /** Starts one, which has the others' sessions in its cache. */
-async function startInstance(url: string) {
+async function startInstance(url: string, otherIds: string[]) {
   const child = fork(fileURLToPath(import.meta.url), ['instance', url], { serialization: 'advanced' })
   child.once('exit', (code) => {
     if (code) throw new Error(`an instance ended with ${code}`)
   })
   const answer = <T>(): Promise<T> =>
     new Promise((resolve) => child.once('message', (message) => resolve(message as T)))
-  const ready = answer()
-  child.send(otherIds)
-  await ready
-  return {
-    ask<T>(order: Order): Promise<T> {
-      const answered = answer<T>()
-      child.send(order)
-      return answered
-    },
-    end: () => child.kill(),
+  const ask = <T>(order: Order): Promise<T> => {
+    const answered = answer<T>()
+    child.send(order)
+    return answered
   }
+  await ask({ others: otherIds })
+  return { ask, end: () => child.kill() }
 }
-
-const otherIds = process.argv[2] === 'instance' ? [] : newIds(others)
 
 async function main(): Promise<void> {
   const database = await startDatabase()
   const url = await database.create('users')
   const store = await trusted(url)
+  const otherIds = newIds(others)
   await fill(otherIds, (sid) => store.set(sid, session()))
-  const instances = await Promise.all([1, 2, 3].map(() => startInstance(url)))
+  const instances = await Promise.all([1, 2, 3].map(() => startInstance(url, otherIds)))
   const [elsewhere] = instances
   if (elsewhere === undefined) throw new Error('no instance')
 
@@ -212,7 +212,7 @@ async function main(): Promise<void> {
         figures(beside[where][name as keyof Latencies]),
       ]
       console.log(
-        `${where === 'here' ? 'same process ' : 'other process'}  ${label.padEnd(14)}  p50 ${ms(before.p50)} → ${ms(then.p50)} ms,` +
+        `${where === 'here' ? 'same process ' : 'other process'}  ${label.padEnd(16)}  p50 ${ms(before.p50)} → ${ms(then.p50)} ms,` +
           ` p99 ${ms(before.p99)} → ${ms(then.p99)} ms, at most ${ms(then.max)} ms  (${before.count} and ${then.count} calls)`,
       )
     }
@@ -234,5 +234,4 @@ function figures(list: number[]): { count: number; p50: number; p99: number; max
 }
 
 const [role, url = ''] = process.argv.slice(2)
-if (role === 'instance') process.once('message', (ids: string[]) => void instance(url, ids))
-else await main()
+await (role === 'instance' ? instance(url) : main())

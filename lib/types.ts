@@ -232,6 +232,7 @@ export interface SessionInfo {
   readonly createdAt: Date | undefined
   /** Written now and then; see the option `touch`. */
   readonly lastAccess: Date | undefined
+  /** `idleTimeout` may end it earlier. */
   readonly expiry: Date
 }
 

@@ -1,10 +1,7 @@
 import { expect } from 'chai'
-import Koa from 'koa'
-import session from 'koa-generic-session'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../lib/index.js'
 import { nameOf } from '../lib/notice.js'
-import { Browser, listen } from './helpers/http.js'
 import { Instance, trusted } from './helpers/instance.js'
 import { freshDatabase, sql } from './helpers/server.js'
 import { until } from './helpers/until.js'
@@ -329,24 +326,5 @@ describe('maxSessionsPerUser', () => {
       `select deadlocks::int from pg_stat_database where datname = current_database()`,
     )
     expect(row).to.deep.equal({ deadlocks: 0 })
-  })
-
-  it('is what a person meets who signs in with a third browser', async () => {
-    await using store = await make(2)
-    const app = new Koa()
-    app.keys = ['a key']
-    app.use(session({ store }))
-    app.use((ctx) => {
-      const { session } = ctx as unknown as { session: { user?: { id: number } } }
-      if (ctx.path === '/sign-in') session.user = { id: 1 }
-      ctx.body = session.user ? 'ann' : 'nobody'
-    })
-    const served = await listen(app)
-    const browsers = [new Browser(), new Browser(), new Browser()]
-    for (const browser of browsers) expect((await browser.get(`${served.url}/sign-in`)).text).to.equal('ann')
-    const texts = []
-    for (const browser of browsers) texts.push((await browser.get(served.url)).text)
-    expect(texts).to.deep.equal(['nobody', 'ann', 'ann'])
-    await served.stop()
   })
 })

@@ -128,6 +128,37 @@ describe('new PgStore', () => {
       RangeError,
       'option "maxBytes" must be a whole number of bytes, 2 or more; received 1.5',
     ],
+    [
+      { maxAttributeBytes: '1mb' },
+      TypeError,
+      'option "maxAttributeBytes" must be a number of bytes; received "1mb" (a string)',
+    ],
+    [
+      { maxAttributeBytes: 0 },
+      RangeError,
+      'option "maxAttributeBytes" must be a whole number of bytes, 1 or more; received 0',
+    ],
+    [
+      { maxSessionsPerUser: true },
+      TypeError,
+      'option "maxSessionsPerUser" must be a number of sessions; received true',
+    ],
+    [
+      { maxSessionsPerUser: 0 },
+      RangeError,
+      'option "maxSessionsPerUser" must be a whole number of sessions, 1 or more; received 0',
+    ],
+    [
+      { maxSessionsPerUser: Infinity },
+      RangeError,
+      'option "maxSessionsPerUser" must be a whole number of sessions, 1 or more; received Infinity',
+    ],
+    [{ userId: 'id' }, TypeError, 'option "userId" must be a function; received "id" (a string)'],
+    [
+      { concurrency: 'last' },
+      TypeError,
+      `option "concurrency" must be 'merge', 'last-write' or 'reject'; received "last" (a string)`,
+    ],
   ]
   for (const [options, kind, message] of cases)
     it(`throws a ${kind.name}: ${message}`, () => {

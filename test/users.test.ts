@@ -1,25 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
-import Koa from 'koa'
-import genericSession from 'koa-generic-session'
-import koaSession from 'koa-session'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions, SetupError } from '../lib/index.js'
-import { Browser, listen } from './helpers/http.js'
 import { Instance, trusted } from './helpers/instance.js'
 import { rejection } from './helpers/rejection.js'
 import { freshDatabase, sql } from './helpers/server.js'
 import { until } from './helpers/until.js'
 
 const hour = 3_600_000
-
-interface Context {
-  path: string
-  body: string
-  sessionId: string
-  session: { user?: { id: string }; externalKey?: string }
-  ended?: number
-}
 
 /** A browser's session, told apart from others by `n`. */
 const ann = (n: number) => ({ userId: 'ann', n })
@@ -232,38 +220,6 @@ for (const hashIds of [true, false])
   })
 
 describe('a user’s sessions', () => {
-  const middlewares = {
-    'koa-generic-session': {
-      use: (app: Koa, store: PgStore) => app.use(genericSession({ store })),
-      sid: (ctx: Context) => `koa:sess:${ctx.sessionId}`,
-    },
-    'koa-session': {
-      use: (app: Koa, store: PgStore) => app.use(koaSession({ store }, app)),
-      sid: (ctx: Context) => ctx.session.externalKey ?? '',
-    },
-  }
-  for (const [name, { use, sid }] of Object.entries(middlewares))
-    it(`can be ended everywhere but here, through ${name}`, async () => {
-      await using store = await trusted(await freshDatabase())
-      const app = new Koa()
-      app.keys = ['a key']
-      use(app, store)
-      app.use(async (context) => {
-        const ctx = context as unknown as Context
-        if (ctx.path === '/sign-in') ctx.session.user = { id: 'ann' }
-        if (ctx.path === '/elsewhere') ctx.ended = await store.destroyUser('ann', { except: sid(ctx) })
-        ctx.body = `${ctx.session.user ? 'ann' : 'nobody'} ${ctx.ended ?? ''}`
-      })
-      const served = await listen(app)
-      const browsers = [new Browser(), new Browser(), new Browser()]
-      for (const browser of browsers) await browser.get(`${served.url}/sign-in`)
-      expect((await browsers[1]?.get(`${served.url}/elsewhere`))?.text).to.equal('ann 2')
-      const texts = []
-      for (const browser of browsers) texts.push((await browser.get(served.url)).text.trim())
-      expect(texts).to.deep.equal(['nobody', 'ann', 'nobody'])
-      await served.stop()
-    })
-
   it('are found, revoked and destroyed under the raw ids of an older table, which no notice names', async () => {
     const url = await freshDatabase()
     const listener = new pg.Client(url)
