@@ -213,7 +213,7 @@ class PoolConnection implements Connection {
     const { client, losses, onError } = await this.#acquire()
     let isOpen = true
     try {
-      const cursor = client.query(new Cursor<Row>(text, values))
+      const cursor = openCursor(client, text, values)
       try {
         for (;;) {
           const rows = await within(cursor.read(atOnce), this.#statementMs, 'no answer of the cursor')
@@ -333,6 +333,17 @@ class FunctionConnection implements Connection {
 function isStatementError(error: unknown): boolean {
   // A former primary refuses writes until the connection is given up (25006).
   return error instanceof Error && Reflect.get(error, 'severity') === 'ERROR' && codeOf(error) !== '25006'
+}
+
+/**
+ * Sends a statement whose rows are read bit by bit. pg would end the whole of it after `query_timeout`, which is meant for
+ * each answer, and its timer would outlive a lost connection: told that there is an answer, it forgets both.
+ */
+export function openCursor(client: pg.ClientBase, text: string, values: unknown[]): Cursor<Row> {
+  const cursor = client.query(new Cursor<Row>(text, values))
+  const answered: unknown = Reflect.get(cursor, 'callback')
+  if (typeof answered === 'function') answered()
+  return cursor
 }
 
 /** The promise, or an error after `ms`; `ref: false`: waiting for it doesn't keep the process alive. */

@@ -2,8 +2,7 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
-import Cursor from 'pg-cursor'
-import { within } from './connection.js'
+import { openCursor, within } from './connection.js'
 import type { Row } from './types.js'
 
 /** How long one of its statements, none of which has much to do, may take. */
@@ -78,7 +77,7 @@ export class SweepLock {
   /** Reads rows through a cursor, so many at a time. */
   async *read(text: string, values: unknown[], most: number): AsyncGenerator<Row[]> {
     this.#isReading = true
-    const cursor = this.#client.query(new Cursor<Row>(text, values))
+    const cursor = openCursor(this.#client, text, values)
     const next = (): Promise<Row[]> => within(cursor.read(most), statementMs, 'no answer of the cursor')
     try {
       for (let rows = await next(); rows.length > 0; rows = await next()) yield rows

@@ -162,6 +162,16 @@ describe('entries', () => {
     }
   })
 
+  it('take as long as their reader does: query_timeout is for each answer, and no timer of it is left', async () => {
+    const url = await freshDatabase()
+    await fill(url, 300)
+    await using store = new PgStore({ connectionString: url, query_timeout: 2_000 }, { cache: false })
+    let count = 0
+    for await (const _ of store.entries())
+      if (++count === 50) await new Promise((resolve) => setTimeout(resolve, 2_500))
+    expect(count).to.equal(300)
+  })
+
   it('are refused by a store that is closed, and by a database that can’t be asked', async () => {
     const store = new PgStore('postgres://user:password@127.0.0.1:9/none', { cache: false })
     expect(await rejection(store.entries().next())).to.have.property('name', 'SetupError')
