@@ -65,23 +65,22 @@ export class Saves {
     const joining: Save[] = []
     for (const { value } of calls)
       (this.#joins(value) ? joining : value.base === undefined ? fresh : based).push(value)
-    const write = async (some: readonly Save[]) => inOrder(some, await queries.write(some))
+    const write = (some: readonly Save[]) =>
+      inHalves(some, async (some) => inOrder(some, await queries.write(some)), batching.isDivisible)
     const replace = (some: readonly Save[]) =>
       this.#replaceAll(some, (some) => queries.replace(some.map(toReplace)))
-    if (fresh.length === calls.length) return inHalves(fresh, write, batching.isDivisible)
-    if (based.length === calls.length) return inHalves(based, replace, batching.isDivisible)
-    const results = new Map<string, Outcome>()
-    const settle = async (some: readonly Save[], work: (some: readonly Save[]) => Promise<Outcome[]>) => {
-      if (some.length === 0) return
-      const outcomes = await inHalves(some, work, batching.isDivisible)
-      for (const [n, { id }] of some.entries()) results.set(id, outcomes[n])
-    }
+    if (fresh.length === calls.length) return write(fresh)
+    if (based.length === calls.length) return replace(based)
     // One after another: each may have to wait for the others of its user.
-    const admitAll = async (): Promise<void> => {
-      for (const save of joining) await settle([save], () => this.#admit(save))
+    const admitAll = async (): Promise<Outcome[]> => {
+      const outcomes: Outcome[] = []
+      for (const save of joining) outcomes.push(...(await this.#admit(save)))
+      return outcomes
     }
-    await Promise.all([settle(fresh, write), settle(based, replace), admitAll()])
-    return calls.map(({ key }) => results.get(key))
+    const all = [fresh.length > 0 ? write(fresh) : [], replace(based), admitAll()]
+    const outcomes = (await Promise.all(all)).flat()
+    const byId = new Map([...fresh, ...based, ...joining].map(({ id }, n) => [id, outcomes[n]]))
+    return calls.map(({ key }) => byId.get(key))
   }
 
   /** Whether a session comes to belong to a user whose sessions are counted. */
@@ -96,7 +95,7 @@ export class Saves {
     }
   }
 
-  async #admit(attempt: Save): Promise<Outcome[]> {
+  async #admit(attempt: Save): Promise<readonly Outcome[]> {
     const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
     const admit = async (write: Write | Replacement): Promise<Changed[]> => {
       // What others' changes made of it may be somebody else's, or nobody's.
@@ -107,7 +106,7 @@ export class Saves {
     }
     if (attempt.base === undefined) {
       const { base: _, ...write } = attempt
-      return inOrder([attempt], await admit(write))
+      return inHalves([attempt], async () => inOrder([attempt], await admit(write)))
     }
     return this.#replaceAll([attempt], ([some]) => admit(toReplace(some as Save)))
   }
@@ -163,7 +162,7 @@ export class Saves {
 
   #checks(attempt: Save): boolean {
     const concurrency = attempt.concurrency ?? this.#options.concurrency
-    return concurrency !== 'last-write' && this.#options.queries.has('version')
+    return concurrency !== 'last-write' && this.#options.queries.hasVersions
   }
 
   /** What is to be saved over what is there by now. */

@@ -1,9 +1,9 @@
 // CachedStore: any store behind any cache.
 import { EventEmitter } from 'node:events'
+import { milliseconds, withDefaults } from './checks.js'
 import { describe } from './errors.js'
 import { GuardedCache } from './guarded-cache.js'
 import { fromKept, toKeep } from './kept.js'
-import { merge, milliseconds } from './options.js'
 import { checkId, decode, encode, newId } from './record.js'
 import type { Session, SessionCache, SessionStore, SessionWithTtl, Ttl, Yieldable } from './types.js'
 import { yieldable } from './yieldable.js'
@@ -57,7 +57,7 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
           throw new TypeError(
             `${name} must have the methods get, set and destroy; received ${describe(value)}`,
           )
-    const { ttl, timeout } = merge('options', defaults, options)
+    const { ttl, timeout } = withDefaults('options', defaults, options)
     milliseconds('ttl', ttl)
     milliseconds('timeout', timeout)
     this.#store = store

@@ -1,7 +1,8 @@
 // sessionKey: one attribute of a session with its type, its check, its default and its end.
+
+import { milliseconds, withDefaults } from './checks.js'
 import { AttributeError, describe } from './errors.js'
 import { isExpiring } from './expiring.js'
-import { merge, milliseconds } from './options.js'
 import type { InputOf, OutputOf, StandardSchemaResult, StandardSchemaV1 } from './standard-schema.js'
 
 /** A session as the middlewares have it; `null` once it was signed out. */
@@ -102,7 +103,7 @@ class Key implements SessionKey<unknown, unknown> {
       throw new RangeError(`name must not be empty or begin with "_"; received ${describe(name)}`)
     if (schema !== undefined && typeof Object(schema)['~standard']?.validate !== 'function')
       throw new TypeError(`schema must be a Standard Schema, such as zod's; received ${describe(schema)}`)
-    const { default: initial, ttl, now } = merge('options', defaults, options)
+    const { default: initial, ttl, now } = withDefaults('options', defaults, options)
     if (ttl !== undefined) milliseconds('ttl', ttl)
     if (typeof now !== 'function')
       throw new TypeError(`option "now" must be a function; received ${describe(now)}`)

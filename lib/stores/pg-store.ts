@@ -8,7 +8,7 @@ import { hashIds } from './hash-ids.js'
 import { Hearing } from './hearing.js'
 import { toKeep } from './kept.js'
 import { Bases } from './loaded.js'
-import { Known, type Names } from './names.js'
+import { type Names, RecentNames } from './names.js'
 import { channelOf, handleOf } from './notice.js'
 import { cacheDefaults, readOptions, type Settings } from './options.js'
 import { assemble, type Ready } from './ready.js'
@@ -76,7 +76,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   readonly #hearing: Hearing
   readonly #cache: Cache | undefined
   readonly #touches: Touches
-  readonly #known: Known
+  readonly #names: RecentNames
   readonly #bases = new Bases()
   readonly #stop = new AbortController()
   readonly #calls = new Calls(() => {
@@ -112,7 +112,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
       warn: (error) => this.#warn(error),
     })
     const { cache, touch, idleTimeout, hashIds, cleanup } = this.#settings
-    this.#known = new Known(cache ? cache.max : cacheDefaults.max, hashIds)
+    this.#names = new RecentNames(cache ? cache.max : cacheDefaults.max, hashIds)
     this.#touches = new Touches({
       ...touch,
       max: cache ? cache.max : touch.batchSize,
@@ -158,12 +158,12 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   /** The session, with the ms that it has to live unless somebody changes it. */
   async getWithTtl(sid: string, _?: unknown, more?: object): Promise<SessionWithTtl | undefined> {
     const session = await this.#get(sid, false, contextOf(more))
-    return session && { session, ttl: this.#ready?.sessions.left(this.#known.of(sid).name) ?? 0 }
+    return session && { session, ttl: this.#ready?.sessions.left(this.#names.of(sid).name) ?? 0 }
   }
 
   async #get(sid: string, fresh: boolean, context?: object): Promise<Session | undefined> {
     checkId(sid)
-    const names = this.#known.of(sid)
+    const names = this.#names.of(sid)
     const { name } = names
     const known = fresh || this.#calls.isClosed ? undefined : this.#ready?.sessions.known(name, context)
     const session =
@@ -179,8 +179,9 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
    * came from, as the option `concurrency` says where somebody else has changed that; it isn't brought back if it is gone.
    * Another object is a new session, or replaces the one that is there, except for one that was destroyed: that stays so, and
    * nothing is written. An id is not free again until an hour after `destroy` or, where its row was deleted otherwise, a
-   * minute after this store last answered it. Rejects with a `TypeError` for what isn't an object that JSON can hold, a `SessionTooLargeError` above `maxBytes` or `maxAttributeBytes`, and a `ConflictError`; the
-   * stored session is then as it was.
+   * minute after this store last answered it. Rejects with a `TypeError` for what isn't an object that JSON can hold, a
+   * `SessionTooLargeError` above `maxBytes` or `maxAttributeBytes`, an `EncodeError` of the option `codec`, and a
+   * `ConflictError`; the stored session is then as it was.
    */
   set(sid: string, session: object, ttl?: Ttl, more?: object): Yieldable<void> {
     // Encoded at once: the caller may change the object as soon as the call has returned (promise 7).
@@ -196,7 +197,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
       )
     const text = toKeep(encode(session, this.#settings))
     const ms = lifetime(ttl, this.#settings.ttl, maxLifetime)
-    const names = this.#known.of(sid)
+    const names = this.#names.of(sid)
     const base = this.#replaced(names)
     const save = { text, ttl: ms, userId: userIdOf(userId, session as Session), base }
     await this.#use(
@@ -220,7 +221,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   async touch(sid: string, ttl?: Ttl): Promise<void> {
     const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
     checkId(sid)
-    const names = this.#known.of(sid)
+    const names = this.#names.of(sid)
     await this.#use(sid, names, 'touch', (_, id) => this.#touches.touch(names.name, id, ms))
   }
 
@@ -231,7 +232,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
 
   async #destroy(sid: string): Promise<void> {
     checkId(sid)
-    const names = this.#known.of(sid)
+    const names = this.#names.of(sid)
     await this.#use(sid, names, 'destroy', ({ sessions }, id) => sessions.destroy(names.name, id))
   }
 
@@ -398,8 +399,8 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   }
 
   /**
-   * Waits for the calls under way, writes the touches that wait, then ends the connections that the store opened itself. May be called twice. What is
-   * called later rejects.
+   * Waits for the calls under way, of a sweep for its batch, and writes the touches that wait; then ends the connections that
+   * the store opened itself. May be called twice. What is called later rejects.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close()

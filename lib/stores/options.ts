@@ -1,7 +1,7 @@
 // The options: their defaults, their checks, and a frozen copy that the rest of the store reads.
 import type { ClientConfig } from 'pg'
+import { boolean, count, identifier, milliseconds, outOfRange, withDefaults, wrong } from './checks.js'
 import { type Codec, readCodec } from './codec.js'
-import { describe } from './errors.js'
 import { century } from './record.js'
 import { cronProblem, isTimeZone, type Times } from './schedule.js'
 import type { CleanupOptions, PgStoreOptions, Session } from './types.js'
@@ -88,7 +88,7 @@ const defaults = {
 
 /** Checks what the user gave and fills in the rest. Throws `TypeError` or `RangeError`, naming the option. */
 export function readOptions(options: PgStoreOptions = {}): Settings {
-  const { cleanupTime: _, ...given } = merge<object>('options', defaults, options) as Settings & {
+  const { cleanupTime: _, ...given } = withDefaults<object>('options', defaults, options) as Settings & {
     cleanupTime: unknown
   }
   const settings: Settings = {
@@ -122,7 +122,7 @@ export function readOptions(options: PgStoreOptions = {}): Settings {
 }
 
 function readTouch({ touch = {} }: PgStoreOptions): Settings['touch'] {
-  const settings = merge('touch', touchDefaults, touch)
+  const settings = withDefaults('touch', touchDefaults, touch)
   if (settings.interval !== 0) milliseconds('touch.interval', settings.interval)
   if (settings.interval > 86_400_000) outOfRange('touch.interval', 'at most a day', settings.interval)
   count('touch.batchSize', settings.batchSize, 'sessions', 1)
@@ -133,7 +133,7 @@ function readCleanup({ cleanup = {}, cleanupTime }: PgStoreOptions): CleanupSett
   if (typeof cleanup !== 'string' && cleanup !== false && (typeof cleanup !== 'object' || cleanup === null))
     wrong('cleanup', cronForm, cleanup)
   const isBare = typeof cleanup !== 'object'
-  const { cron, ...settings } = merge('cleanup', cleanupDefaults, isBare ? { cron: cleanup } : cleanup)
+  const { cron, ...settings } = withDefaults('cleanup', cleanupDefaults, isBare ? { cron: cleanup } : cleanup)
   const name = isBare ? 'cleanup' : 'cleanup.cron'
   if (typeof cron !== 'string' && cron !== false) wrong(name, cronForm, cron)
   const problem = cron === false ? undefined : cronProblem(cron)
@@ -164,7 +164,7 @@ const cronForm = "a cron expression such as '*/15 * * * *', false or an object"
 function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
   if (cache === false) return false
   const { withoutNotices: _, ...known } = cacheDefaults
-  const settings = { ...merge('cache', known, cache), withoutNotices: cache?.ttl !== undefined }
+  const settings = { ...withDefaults('cache', known, cache), withoutNotices: cache?.ttl !== undefined }
   count('cache.max', settings.max, 'sessions', 1)
   count('cache.maxBytes', settings.maxBytes, 'bytes', 1)
   if (settings.ttl !== 0) milliseconds('cache.ttl', settings.ttl)
@@ -175,52 +175,4 @@ function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
   if (settings.propagate !== 'invalidate' && settings.propagate !== 'update')
     wrong('cache.propagate', "'invalidate' or 'update'", settings.propagate)
   return settings.ttl === 0 ? false : Object.freeze(settings)
-}
-
-/** The defaults, overridden by what was given; `undefined` is not given. */
-export function merge<T extends object>(what: string, defaults: T, given: object): T {
-  if (typeof given !== 'object' || given === null || Array.isArray(given))
-    throw new TypeError(
-      `${what === 'options' ? what : `option "${what}"`} must be an object; received ${describe(given)}`,
-    )
-  const known = Object.keys(defaults)
-  const unknown = Object.keys(given).find((name) => !known.includes(name))
-  if (unknown !== undefined) {
-    const prefix = what === 'options' ? '' : `${what}.`
-    throw new TypeError(`option "${prefix}${unknown}" is unknown; known are ${known.join(', ')}`)
-  }
-  return {
-    ...defaults,
-    ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
-  }
-}
-
-export function count(name: string, value: unknown, unit: string, least: number): void {
-  if (typeof value !== 'number') wrong(name, `a number of ${unit}`, value)
-  if (!Number.isSafeInteger(value) || value < least)
-    outOfRange(name, `a whole number of ${unit}, ${least} or more`, value)
-}
-
-function identifier(name: string, value: unknown): void {
-  if (typeof value !== 'string') wrong(name, 'a string', value)
-  // PostgreSQL cuts longer names silently, and two tables could become one.
-  if (value === '' || value.includes('\0') || Buffer.byteLength(value) > 63)
-    outOfRange(name, 'a name of 1 to 63 bytes without NUL', value)
-}
-
-function boolean(name: string, value: unknown): void {
-  if (typeof value !== 'boolean') wrong(name, 'true or false', value)
-}
-
-export function milliseconds(name: string, value: unknown): void {
-  if (typeof value !== 'number') wrong(name, 'a number of milliseconds', value)
-  if (!Number.isFinite(value) || value <= 0) outOfRange(name, 'a number of milliseconds above 0', value)
-}
-
-function wrong(name: string, right: string, value: unknown): never {
-  throw new TypeError(`option "${name}" must be ${right}; received ${describe(value)}`)
-}
-
-function outOfRange(name: string, right: string, value: unknown, why = ''): never {
-  throw new RangeError(`option "${name}" must be ${right}; received ${describe(value)}${why}`)
 }

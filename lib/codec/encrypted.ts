@@ -1,8 +1,8 @@
 // encrypted: a codec that keeps sessions as AES-256-GCM.
 import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
+import { withDefaults } from './checks.js'
 import type { Codec, CodecContext } from './codec.js'
 import { DecodeError, describe } from './errors.js'
-import { merge } from './options.js'
 
 export interface EncryptionKey {
   /** Its name: stored with each session, no secret, never given to another key. At most 64 characters. */
@@ -45,7 +45,7 @@ const longestId = 64
  * Throws a `TypeError` or a `RangeError` for keys that can't be used, which never quotes one.
  */
 export function encrypted(options: EncryptedOptions): Codec {
-  const { keys: given, allowPlain } = merge('options', defaults, options)
+  const { keys: given, allowPlain } = withDefaults('options', defaults, options)
   if (typeof allowPlain !== 'boolean')
     throw new TypeError(`option "allowPlain" must be true or false; received ${describe(allowPlain)}`)
   const keys = readKeys(given)

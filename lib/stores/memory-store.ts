@@ -1,7 +1,7 @@
 // MemoryStore: sessions in the memory of one process, for development and tests.
 import { LRUCache } from 'lru-cache'
+import { count, milliseconds, withDefaults } from './checks.js'
 import { fromKept, toKeep } from './kept.js'
-import { count, merge, milliseconds } from './options.js'
 import { checkId, decode, encode, lifetime, newId } from './record.js'
 import type { Session, SessionStore, SessionWithTtl, Ttl, Yieldable } from './types.js'
 import { yieldable } from './yieldable.js'
@@ -42,7 +42,7 @@ export class MemoryStore implements SessionStore {
    * monotonic clock in ms, for tests that let time pass.
    */
   constructor(options: MemoryStoreOptions = {}, now: () => number = () => performance.now()) {
-    const { ttl, max } = merge('options', defaults, options)
+    const { ttl, max } = withDefaults('options', defaults, options)
     milliseconds('ttl', ttl)
     count('max', max, 'sessions', 1)
     this.#ttl = ttl

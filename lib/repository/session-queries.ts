@@ -115,9 +115,9 @@ export class Queries {
     })
   }
 
-  /** Whether the table knows versions, and users. */
-  has(column: 'version' | 'user_id'): boolean {
-    return this.#table.columns.has(column)
+  /** Whether the table knows versions. */
+  get hasVersions(): boolean {
+    return this.#table.columns.has('version')
   }
 
   /** A session that is alive. */

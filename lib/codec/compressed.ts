@@ -1,8 +1,8 @@
 // compressed: a codec that keeps large sessions deflated.
 import { deflateSync, inflateSync } from 'node:zlib'
+import { count, withDefaults } from './checks.js'
 import type { Codec } from './codec.js'
 import { DecodeError } from './errors.js'
-import { count, merge } from './options.js'
 
 /** Options of `compressed`. */
 export interface CompressedOptions {
@@ -26,7 +26,7 @@ const defaults = { over: 1024, max: 16 * 1024 * 1024 }
  * Throws a `TypeError` or a `RangeError`, naming the option, for what it can't use.
  */
 export function compressed(options: CompressedOptions = {}): Codec {
-  const { over, max } = merge('options', defaults, options)
+  const { over, max } = withDefaults('options', defaults, options)
   count('over', over, 'bytes', 0)
   count('max', max, 'bytes', 1)
 

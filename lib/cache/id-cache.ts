@@ -15,7 +15,7 @@ export interface Names {
 /** No session id of the middlewares is longer, and what a stranger sends must not fill the memory. */
 const longest = 128
 
-export class Known {
+export class RecentNames {
   readonly #names: Recent<Names>
   readonly #hashIds: boolean
 

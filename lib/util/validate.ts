@@ -1,0 +1,50 @@
+// The checks of options, of whatever has some: each throws a `TypeError` or `RangeError` that names the option.
+import { describe } from './errors.js'
+
+/** The defaults, overridden by what was given; `undefined` is not given. */
+export function withDefaults<T extends object>(what: string, defaults: T, given: object): T {
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    throw new TypeError(
+      `${what === 'options' ? what : `option "${what}"`} must be an object; received ${describe(given)}`,
+    )
+  const known = Object.keys(defaults)
+  const unknown = Object.keys(given).find((name) => !known.includes(name))
+  if (unknown !== undefined) {
+    const prefix = what === 'options' ? '' : `${what}.`
+    throw new TypeError(`option "${prefix}${unknown}" is unknown; known are ${known.join(', ')}`)
+  }
+  return {
+    ...defaults,
+    ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
+  }
+}
+
+export function count(name: string, value: unknown, unit: string, least: number): void {
+  if (typeof value !== 'number') wrong(name, `a number of ${unit}`, value)
+  if (!Number.isSafeInteger(value) || value < least)
+    outOfRange(name, `a whole number of ${unit}, ${least} or more`, value)
+}
+
+export function identifier(name: string, value: unknown): void {
+  if (typeof value !== 'string') wrong(name, 'a string', value)
+  // PostgreSQL cuts longer names silently, and two tables could become one.
+  if (value === '' || value.includes('\0') || Buffer.byteLength(value) > 63)
+    outOfRange(name, 'a name of 1 to 63 bytes without NUL', value)
+}
+
+export function boolean(name: string, value: unknown): void {
+  if (typeof value !== 'boolean') wrong(name, 'true or false', value)
+}
+
+export function milliseconds(name: string, value: unknown): void {
+  if (typeof value !== 'number') wrong(name, 'a number of milliseconds', value)
+  if (!Number.isFinite(value) || value <= 0) outOfRange(name, 'a number of milliseconds above 0', value)
+}
+
+export function wrong(name: string, right: string, value: unknown): never {
+  throw new TypeError(`option "${name}" must be ${right}; received ${describe(value)}`)
+}
+
+export function outOfRange(name: string, right: string, value: unknown, why = ''): never {
+  throw new RangeError(`option "${name}" must be ${right}; received ${describe(value)}${why}`)
+}
