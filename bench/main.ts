@@ -1,15 +1,15 @@
 // The bench: everybody in one run on one machine. npm run bench -- [--seconds 0.4] [--rounds 3] [--only name]…
 import { parseArgs } from 'node:util'
-import { chart } from './chart.js'
-import { type Contender, open } from './contenders.js'
-import { measureFloor } from './floor.js'
-import { measure } from './measure.js'
-import { ratios } from './ratios.js'
-import { markdown, type Results, summary } from './report.js'
-import { measureRequests, measureRolling } from './requests.js'
-import { environment, intoReadme, json, save } from './results.js'
-import { output, startDatabase, startRedis } from './servers.js'
-import { newIds } from './sessions.js'
+import { measure } from './comparison/measure.js'
+import { type Contender, open } from './comparison/peers.js'
+import { measureFloor } from './comparison/pgbench.js'
+import { measureRequests, measureRolling } from './comparison/requests.js'
+import { chart } from './report/chart.js'
+import { markdown, type Results, summary } from './report/markdown.js'
+import { environment, intoReadme, json, save } from './report/results.js'
+import { ratios } from './report/targets.js'
+import { output, startDatabase, startRedis } from './support/servers.js'
+import { newIds } from './support/sessions.js'
 
 const { values } = parseArgs({
   options: {

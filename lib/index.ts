@@ -1,8 +1,17 @@
 // What the package exports, nothing else.
-import { CachedStore, type CachedStoreOptions } from './cached-store.js'
-import type { Codec, CodecContext } from './codec.js'
-import { type CompressedOptions, compressed } from './compressed.js'
-import { type EncryptedOptions, type EncryptionKey, encrypted } from './encrypted.js'
+
+import type { Codec, CodecContext } from './codec/codec.js'
+import { type CompressedOptions, compressed } from './codec/compressed.js'
+import { type EncryptedOptions, type EncryptionKey, encrypted } from './codec/encrypted.js'
+import {
+  type SessionKey,
+  type SessionKeyOptions,
+  sessionKey,
+  type WithDefault,
+} from './session/session-key.js'
+import { CachedStore, type CachedStoreOptions } from './stores/cached-store.js'
+import { MemoryStore, type MemoryStoreOptions } from './stores/memory-store.js'
+import { PgStore } from './stores/pg-store.js'
 import {
   AttributeError,
   ConflictError,
@@ -11,11 +20,7 @@ import {
   EncodeError,
   SessionTooLargeError,
   SetupError,
-} from './errors.js'
-import { MemoryStore, type MemoryStoreOptions } from './memory-store.js'
-import { type SessionKey, type SessionKeyOptions, sessionKey, type WithDefault } from './session-key.js'
-import type { StandardSchemaV1 } from './standard-schema.js'
-import { PgStore } from './store.js'
+} from './types/errors.js'
 import type {
   CacheOptions,
   CacheStats,
@@ -36,7 +41,8 @@ import type {
   SweepResult,
   Ttl,
   Yieldable,
-} from './types.js'
+} from './types/session-store.js'
+import type { StandardSchemaV1 } from './types/standard-schema.js'
 
 export type {
   CachedStoreOptions,
@@ -108,7 +114,7 @@ Object.assign(PgStore, {
 
 export { PgStore as 'module.exports' }
 
-declare module './store.js' {
+declare module './stores/pg-store.js' {
   namespace PgStore {
     export {
       AttributeError,

@@ -1,6 +1,7 @@
 // How often a second something is done by so many callers, and the rounds in which all contenders take their turns.
-import { type Contender, type Operation, operations } from './contenders.js'
-import { session, turns } from './sessions.js'
+
+import { session, turns } from '../support/sessions.js'
+import { type Contender, type Operation, operations } from './peers.js'
 
 export const callers = [1, 32, 256] as const
 

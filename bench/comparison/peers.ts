@@ -2,11 +2,11 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import type { Database, RedisServer } from '../support/servers.js'
+import { fill, session } from '../support/sessions.js'
 import { connectPgSimple, keyvPostgres, koaPgSession } from './postgres-peers.js'
 import { ioredis, koaRedis, memory } from './redis-peers.js'
-import type { Database, RedisServer } from './servers.js'
-import { fill, session } from './sessions.js'
 
 export const operations = ['get', 'set', 'create', 'touch'] as const
 export type Operation = (typeof operations)[number]
@@ -33,7 +33,7 @@ export interface Contender extends Adapter {
   readonly kind: Kind
 }
 
-export type Kind = 'koa-pg-store' | 'postgres' | 'redis' | 'memory'
+type Kind = 'koa-pg-store' | 'postgres' | 'redis' | 'memory'
 
 interface Entry {
   readonly name: string
@@ -125,7 +125,7 @@ async function ours(url: string, others: number, options: PgStoreOptions = {}): 
     ...(trusted && { hits: async () => ((await store.stats()).cache || { hits: 0 }).hits }),
     async begin(ids) {
       for (let n = 0; n < others; n++)
-        instances.push(fork(fileURLToPath(new URL('./listener.js', import.meta.url)), [url]))
+        instances.push(fork(fileURLToPath(new URL('../workers/listener.js', import.meta.url)), [url]))
       for (const instance of instances) instance.send(ids)
       await Promise.all(instances.map((instance) => once(instance, 'message')))
     },

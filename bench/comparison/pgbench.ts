@@ -3,11 +3,11 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
-import { PgStore, type QueryFunction } from '../lib/index.js'
+import { PgStore, type QueryFunction } from '../../lib/index.js'
+import { type Database, output } from '../support/servers.js'
+import { newIds, session } from '../support/sessions.js'
 import type { Plan } from './measure.js'
 import { median } from './measure.js'
-import { type Database, output } from './servers.js'
-import { newIds, session } from './sessions.js'
 
 export interface Floor {
   readonly statement: string

@@ -6,8 +6,8 @@ import connect from 'connect-pg-simple'
 import Keyv from 'keyv'
 import PgSession from 'koa-pg-session'
 import pg from 'pg'
-import type { Adapter } from './contenders.js'
-import { newId, ttl } from './sessions.js'
+import { newId, ttl } from '../support/sessions.js'
+import type { Adapter } from './peers.js'
 
 type Done<T> = (error: Error | null, result?: T) => void
 

@@ -2,8 +2,8 @@
 import { Redis } from 'ioredis'
 import koaSession from 'koa-generic-session'
 import RedisStore from 'koa-redis'
-import type { Adapter } from './contenders.js'
-import { newId, ttl } from './sessions.js'
+import { newId, ttl } from '../support/sessions.js'
+import type { Adapter } from './peers.js'
 
 /** It brings an ioredis of its own. */
 export function koaRedis(url: string): Adapter {

@@ -3,12 +3,12 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
-import { cached, memoryStore, simple } from './contenders.js'
-import type { Order, Outcome } from './load.js'
+import type { Database } from '../support/servers.js'
+import { newIds, session } from '../support/sessions.js'
+import type { Order, Outcome } from '../workers/load.js'
 import { median, type Plan } from './measure.js'
+import { cached, memoryStore, simple } from './peers.js'
 import { connectPgSimple } from './postgres-peers.js'
-import type { Database } from './servers.js'
-import { newIds, session } from './sessions.js'
 
 export type Traffic = 'read-only' | 'nine reads to one change'
 
@@ -33,7 +33,7 @@ const ids = newIds(10 * connections)
 /** One for each: as the store writes once for a session and interval, whatever the requests, it is their ratio that counts. */
 const few = ids.slice(0, connections)
 
-const script = (name: string): string => fileURLToPath(new URL(name, import.meta.url))
+const script = (name: string): string => fileURLToPath(new URL(`../workers/${name}`, import.meta.url))
 
 export async function measureRequests(database: Database, plan: Plan): Promise<RequestFigure[]> {
   const contenders = [

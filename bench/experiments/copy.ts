@@ -1,8 +1,8 @@
 // How a cached session becomes an object of the caller's own: what each way costs. npm run bench:copy
 import v8 from 'node:v8'
-import { type Base, Bases } from '../lib/loaded.js'
-import { copy } from '../lib/record.js'
-import { session as other } from './sessions.js'
+import { type Base, Bases } from '../../lib/cache/merge-bases.js'
+import { copy } from '../../lib/session/json.js'
+import { session as other } from '../support/sessions.js'
 
 const session = {
   cookie: { httpOnly: true, path: '/', overwrite: true, signed: true, maxAge: 86_400_000 },

@@ -3,9 +3,9 @@ import { fork } from 'node:child_process'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { PgStore } from '../lib/index.js'
-import { startDatabase } from './servers.js'
-import { fill, newIds, session, turns } from './sessions.js'
+import { PgStore } from '../../lib/index.js'
+import { startDatabase } from '../support/servers.js'
+import { fill, newIds, session, turns } from '../support/sessions.js'
 
 const sessions = 10_000
 const rounds = 5
@@ -192,7 +192,7 @@ async function main(): Promise<void> {
       ]),
     ),
   }
-  const folder = fileURLToPath(new URL('../../bench/results/', import.meta.url))
+  const folder = fileURLToPath(new URL('../../../bench/results/', import.meta.url))
   await mkdir(folder, { recursive: true })
   await writeFile(`${folder}users.json`, `${JSON.stringify(results, null, 2)}\n`)
 

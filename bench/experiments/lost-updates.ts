@@ -7,12 +7,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import Koa from 'koa'
 import koaSession from 'koa-generic-session'
-import { PgStore } from '../lib/index.js'
-import type { Adapter } from './contenders.js'
-import { connectPgSimple } from './postgres-peers.js'
-import { koaRedis } from './redis-peers.js'
-import { count, table } from './report.js'
-import { startDatabase, startRedis } from './servers.js'
+import { PgStore } from '../../lib/index.js'
+import type { Adapter } from '../comparison/peers.js'
+import { connectPgSimple } from '../comparison/postgres-peers.js'
+import { koaRedis } from '../comparison/redis-peers.js'
+import { count, table } from '../report/markdown.js'
+import { startDatabase, startRedis } from '../support/servers.js'
 
 type Store = Pick<Adapter, 'get' | 'set' | 'destroy' | 'close'>
 type Context = Omit<Koa.Context, 'session'> & { session: Record<string, unknown> | null }
@@ -189,7 +189,7 @@ try {
       ]),
     ),
   )
-  const folder = fileURLToPath(new URL('../../bench/results/', import.meta.url))
+  const folder = fileURLToPath(new URL('../../../bench/results/', import.meta.url))
   await mkdir(folder, { recursive: true })
   const { node } = process.versions
   const results = {

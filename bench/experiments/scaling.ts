@@ -2,12 +2,12 @@
 // npm run bench:growth -- [--seconds 1] [--rounds 3] [--interval 60000]
 import { parseArgs } from 'node:util'
 import pg from 'pg'
-import { PgStore } from '../lib/index.js'
-import { median, repeat } from './measure.js'
-import { count, machine, table } from './report.js'
-import { environment, json, save } from './results.js'
-import { startDatabase } from './servers.js'
-import { session, ttl } from './sessions.js'
+import { PgStore } from '../../lib/index.js'
+import { median, repeat } from '../comparison/measure.js'
+import { count, machine, table } from '../report/markdown.js'
+import { environment, json, save } from '../report/results.js'
+import { startDatabase } from '../support/servers.js'
+import { session, ttl } from '../support/sessions.js'
 
 const { values } = parseArgs({
   options: {

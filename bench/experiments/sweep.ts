@@ -5,9 +5,9 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import pg from 'pg'
 import Cursor from 'pg-cursor'
-import { type CleanupOptions, PgStore } from '../lib/index.js'
-import { startDatabase } from './servers.js'
-import type { Latencies } from './sweep-load.js'
+import { type CleanupOptions, PgStore } from '../../lib/index.js'
+import { startDatabase } from '../support/servers.js'
+import type { Latencies } from '../workers/sweep-load.js'
 
 const { values } = parseArgs({
   options: {
@@ -166,7 +166,10 @@ async function measure(way: Way, name: string): Promise<void> {
   ]
   if (!values.alone) {
     await fill(client)
-    const load = fork(fileURLToPath(new URL('sweep-load.js', import.meta.url)), [url, String(rows)])
+    const load = fork(fileURLToPath(new URL('../workers/sweep-load.js', import.meta.url)), [
+      url,
+      String(rows),
+    ])
     await pause(2_000)
     await said(load)
     await pause(5_000)

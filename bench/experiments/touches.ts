@@ -12,11 +12,11 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import pg from 'pg'
-import { PgStore } from '../lib/index.js'
-import { count, machine, table } from './report.js'
-import { environment, json, save } from './results.js'
-import { type Database, startDatabase } from './servers.js'
-import { fill, newIds, session, ttl, turns } from './sessions.js'
+import { PgStore } from '../../lib/index.js'
+import { count, machine, table } from '../report/markdown.js'
+import { environment, json, save } from '../report/results.js'
+import { type Database, startDatabase } from '../support/servers.js'
+import { fill, newIds, session, ttl, turns } from '../support/sessions.js'
 
 interface Design {
   /** Beside the primary key. */

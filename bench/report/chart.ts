@@ -1,6 +1,6 @@
 // The chart for the README: get and set of 256 callers, in light and dark.
-import type { Figure } from './measure.js'
-import { count, machine, type Results } from './report.js'
+import type { Figure } from '../comparison/measure.js'
+import { count, machine, type Results } from './markdown.js'
 
 const width = 800
 const left = 250

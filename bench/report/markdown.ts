@@ -1,10 +1,11 @@
 // What a run found: its JSON's form, and the tables in Markdown made from it.
-import { type Operation, operations } from './contenders.js'
-import type { Floor } from './floor.js'
-import { callers, type Figure, type Plan } from './measure.js'
-import { isReached, type Ratio } from './ratios.js'
-import type { RequestFigure, RollingFigure } from './requests.js'
+
+import { callers, type Figure, type Plan } from '../comparison/measure.js'
+import { type Operation, operations } from '../comparison/peers.js'
+import type { Floor } from '../comparison/pgbench.js'
+import type { RequestFigure, RollingFigure } from '../comparison/requests.js'
 import type { Environment } from './results.js'
+import { isReached, type Ratio } from './targets.js'
 
 export interface Results extends Plan, Environment {
   readonly redis: string

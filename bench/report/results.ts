@@ -2,7 +2,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import type { Database } from './servers.js'
+import type { Database } from '../support/servers.js'
 
 export interface Environment {
   readonly date: string
@@ -24,14 +24,14 @@ export function environment(database: Database): Environment {
 
 /** Beside the source, not beside what was compiled from it. */
 export async function save(file: string, text: string): Promise<void> {
-  const folder = fileURLToPath(new URL('../../bench/results/', import.meta.url))
+  const folder = fileURLToPath(new URL('../../../bench/results/', import.meta.url))
   await mkdir(folder, { recursive: true })
   await writeFile(`${folder}${file}`, text)
 }
 
 /** Between the README's marks. */
 export async function intoReadme(text: string): Promise<void> {
-  const readme = fileURLToPath(new URL('../../README.md', import.meta.url))
+  const readme = fileURLToPath(new URL('../../../README.md', import.meta.url))
   const marks = /(<!-- Made by npm run bench -->\n).*?(<!-- until here -->)/s
   await writeFile(readme, (await readFile(readme, 'utf8')).replace(marks, `$1\n${text}\n\n$2`))
 }

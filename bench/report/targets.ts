@@ -1,8 +1,9 @@
 // The figures to reach, as ratios in one run.
-import { cached, cached4, simple, uncached } from './contenders.js'
-import type { Figure } from './measure.js'
-import type { Results } from './report.js'
-import type { Traffic } from './requests.js'
+
+import type { Figure } from '../comparison/measure.js'
+import { cached, cached4, simple, uncached } from '../comparison/peers.js'
+import type { Traffic } from '../comparison/requests.js'
+import type { Results } from './markdown.js'
 
 export interface Ratio {
   readonly what: string

@@ -4,8 +4,8 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import Koa from 'koa'
 import koaSession from 'koa-generic-session'
-import { PgStore } from '../lib/index.js'
-import { fill, session } from './sessions.js'
+import { PgStore } from '../../lib/index.js'
+import { fill, session } from '../support/sessions.js'
 
 const [url = '', rolling = ''] = process.argv.slice(2)
 

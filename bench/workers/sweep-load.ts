@@ -1,7 +1,7 @@
 // The requests beside a sweep, in a process of their own: gets and sets of live sessions, and how long each took.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { PgStore } from '../lib/index.js'
-import { session } from './sessions.js'
+import { PgStore } from '../../lib/index.js'
+import { session } from '../support/sessions.js'
 
 /** Latencies in ms since the last question. */
 export interface Latencies {

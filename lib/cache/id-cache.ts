@@ -1,7 +1,7 @@
 // What sessions are called, by their ids lately used: hashing an id costs more than all else of a cached read.
-import { nameOf } from './notice.js'
-import { Recent } from './recent.js'
-import { rawId } from './record.js'
+import { nameOf } from '../notifications/payload.js'
+import { rawId } from '../session/json.js'
+import { Recent } from './quick-lru.js'
 
 export interface Names {
   /** In the cache and in notices. */

@@ -1,8 +1,8 @@
 // A bounded cache of sessions that refuses to learn what it has already heard to be old.
 import { LRUCache } from 'lru-cache'
-import { type Base, Bases } from './loaded.js'
-import { copy, decode } from './record.js'
-import type { Session } from './types.js'
+import { copy, decode } from '../session/json.js'
+import type { Session } from '../types/session-store.js'
+import { type Base, Bases } from './merge-bases.js'
 
 /** A session as the database answered it. */
 export interface Stored {

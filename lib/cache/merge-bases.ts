@@ -14,7 +14,7 @@ export interface Base {
 export class Bases {
   /**
    * By the object that was handed out, or koa-session's context. A private field is half as dear where V8 has seen many
-   * shapes of sessions (bench/copy.ts), and twice as dear where it has seen one: this costs the same everywhere.
+   * shapes of sessions (bench/experiments/copy.ts), and twice as dear where it has seen one: this costs the same everywhere.
    */
   readonly #bases = new WeakMap<object, Base>()
 

@@ -1,6 +1,7 @@
 // What stands between a session and its column: the codecs of an application, in order, and what came of them checked.
-import { DecodeError, describe, EncodeError } from './errors.js'
-import { decode } from './record.js'
+
+import { decode } from '../session/json.js'
+import { DecodeError, describe, EncodeError } from '../types/errors.js'
 
 /** What a codec is told beside the value. */
 export interface CodecContext {

@@ -1,6 +1,6 @@
 // What instances tell each other: the channel of a table, and the payloads on it. Pure.
 import { hash } from 'node:crypto'
-import { isDigest } from './record.js'
+import { isDigest } from '../session/json.js'
 
 /** A payload must stay below PostgreSQL's 8000 bytes. */
 const longest = 7_900

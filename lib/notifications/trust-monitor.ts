@@ -1,9 +1,9 @@
 // Whether what others change is heard of, and so whether the cache may be answered from: listens, or says why it can't.
 import type { ClientConfig } from 'pg'
+import type { Table } from '../schema/migrate.js'
+import type { Settings } from '../stores/options.js'
 import { Listener, type ListenerOptions } from './listener.js'
-import { channelOf } from './notice.js'
-import type { Settings } from './options.js'
-import type { Table } from './schema.js'
+import { channelOf } from './payload.js'
 
 export interface HearingOptions extends Omit<ListenerOptions, 'config' | 'channel' | 'maxStaleness'> {
   readonly settings: Settings

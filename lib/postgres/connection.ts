@@ -1,8 +1,8 @@
 // The four forms of `connection` as one: runs a statement, with an end to every wait.
 import pg, { type ClientConfig, type Pool, type PoolClient, type PoolConfig, type QueryConfig } from 'pg'
 import Cursor from 'pg-cursor'
-import { codeOf, describe } from './errors.js'
-import type { ConnectionSource, QueryFunction, Row } from './types.js'
+import { codeOf, describe } from '../types/errors.js'
+import type { ConnectionSource, QueryFunction, Row } from '../types/session-store.js'
 
 /** How long a connection may take, where neither pool nor configuration says. */
 const connectMs = 5_000

@@ -1,16 +1,16 @@
 // Runs every statement that is on a request's path: concurrent calls together, and with the notices of what they change.
 import { hash } from 'node:crypto'
-import { Batch } from './batch.js'
-import type { Stored } from './cache.js'
-import { type Codec, fromColumn, toColumn } from './codec.js'
-import type { Connection, Statement } from './connection.js'
-import { codeOf, EncodeError, withoutSecrets } from './errors.js'
-import { handleOf, payloads } from './notice.js'
-import { separator } from './record.js'
-import type { Table } from './schema.js'
-import { joined, type Statements } from './statements.js'
-import type { Touch } from './touches.js'
-import type { Row } from './types.js'
+import type { Stored } from '../cache/local-cache.js'
+import { type Codec, fromColumn, toColumn } from '../codec/codec.js'
+import { handleOf, payloads } from '../notifications/payload.js'
+import type { Connection, Statement } from '../postgres/connection.js'
+import type { Table } from '../schema/migrate.js'
+import { separator } from '../session/json.js'
+import { codeOf, EncodeError, withoutSecrets } from '../types/errors.js'
+import type { Row } from '../types/session-store.js'
+import { Batch } from '../util/batcher.js'
+import { joined, type Statements } from './session-statements.js'
+import type { Touch } from './touch-buffer.js'
 
 /**
  * How many sessions one statement reads or changes, and how many characters of JSON it carries. Names of 43 characters and

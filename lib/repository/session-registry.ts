@@ -1,16 +1,16 @@
 // What a user, or an operator, asks of sessions: whose they are, and to end them. Beside a request's path.
 
-import { type Codec, fromColumn } from './codec.js'
-import type { Connection } from './connection.js'
-import { SetupError } from './errors.js'
-import { noteId } from './expired.js'
-import { handleOf, nameOf } from './notice.js'
-import { type Changed, most, type Queries } from './queries.js'
-import { decode } from './record.js'
-import type { Save } from './saves.js'
-import type { Table } from './schema.js'
-import { anyName, joined, list } from './statements.js'
-import type { Row, Session, SessionInfo } from './types.js'
+import { type Codec, fromColumn } from '../codec/codec.js'
+import { handleOf, nameOf } from '../notifications/payload.js'
+import type { Connection } from '../postgres/connection.js'
+import type { Table } from '../schema/migrate.js'
+import { decode } from '../session/json.js'
+import { noteId } from '../sweeper/sweep-statements.js'
+import { SetupError } from '../types/errors.js'
+import type { Row, Session, SessionInfo } from '../types/session-store.js'
+import { type Changed, most, type Queries } from './session-queries.js'
+import { anyName, joined, list } from './session-statements.js'
+import type { Save } from './session-writer.js'
 
 /** How many sessions are read at a time: each may have a megabyte. */
 const readAtOnce = 100

@@ -1,15 +1,15 @@
 // The sessions of the table by way of the cache: what is answered from memory, and what the database's answers and other
 // instances' notices do to it.
-import type { Cache, Stored } from './cache.js'
-import { fromKept } from './kept.js'
-import { isOfKoaSession } from './koa-session.js'
-import type { Base, Bases } from './loaded.js'
-import type { Notice } from './notice.js'
-import type { Queries } from './queries.js'
-import { decode } from './record.js'
-import { baseAfter, type Save, type Saved, type Saves } from './saves.js'
-import type { Touches } from './touches.js'
-import type { Session } from './types.js'
+import type { Cache, Stored } from '../cache/local-cache.js'
+import type { Base, Bases } from '../cache/merge-bases.js'
+import type { Notice } from '../notifications/payload.js'
+import { decode } from '../session/json.js'
+import { isOfKoaSession } from '../session/koa-session.js'
+import { fromKept } from '../session/stored-session.js'
+import type { Session } from '../types/session-store.js'
+import type { Queries } from './session-queries.js'
+import { baseAfter, type Save, type Saved, type Saves } from './session-writer.js'
+import type { Touches } from './touch-buffer.js'
 
 export interface SessionsOptions {
   readonly bases: Bases

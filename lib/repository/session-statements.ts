@@ -1,6 +1,7 @@
 // The text of every statement that runs on a request's path, each for one session or for many. Pure.
-import { separator } from './record.js'
-import type { Table } from './schema.js'
+
+import type { Table } from '../schema/migrate.js'
+import { separator } from '../session/json.js'
 
 /** What the options say: the ends of a session's life, in ms, and what the table's ids are. */
 export interface Limits {

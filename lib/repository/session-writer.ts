@@ -1,11 +1,12 @@
 // Saves of sessions: new ones, those that nobody else has changed, and what comes of two changes that met.
-import { Batch, type BatchCall, inHalves } from './batch.js'
-import { ConflictError } from './errors.js'
-import type { Base } from './loaded.js'
-import { merge } from './merge.js'
-import { batching, type Changed, type Queries, type Replacement, type Write } from './queries.js'
-import { decode } from './record.js'
-import type { Conflict, Session } from './types.js'
+
+import type { Base } from '../cache/merge-bases.js'
+import { decode } from '../session/json.js'
+import { ConflictError } from '../types/errors.js'
+import type { Conflict, Session } from '../types/session-store.js'
+import { Batch, type BatchCall, inHalves } from '../util/batcher.js'
+import { batching, type Changed, type Queries, type Replacement, type Write } from './session-queries.js'
+import { merge } from './three-way-merge.js'
 
 /** What is to be saved. */
 export interface Save extends Write {

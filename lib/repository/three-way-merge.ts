@@ -1,6 +1,6 @@
 // Two requests changed one session: the three-way merge of its top-level attributes; pure.
 import { isDeepStrictEqual } from 'node:util'
-import type { Session } from './types.js'
+import type { Session } from '../types/session-store.js'
 
 export interface Merged {
   readonly session: Session

@@ -1,8 +1,8 @@
 // Applies sql/ under an advisory lock, and says what the table can do.
 import { hash } from 'node:crypto'
-import type { Connection } from './connection.js'
-import { codeOf, messageOf, SetupError, withoutSecrets } from './errors.js'
-import type { Settings } from './options.js'
+import type { Connection } from '../postgres/connection.js'
+import type { Settings } from '../stores/options.js'
+import { codeOf, messageOf, SetupError, withoutSecrets } from '../types/errors.js'
 import { sql } from './sql.js'
 
 /** What the rest of the store has to know of the table. */

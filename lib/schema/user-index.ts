@@ -2,11 +2,11 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
-import { type Connection, within } from './connection.js'
-import type { Settings } from './options.js'
-import { fill, qualified, userIndexName, variables } from './schema.js'
+import { type Connection, within } from '../postgres/connection.js'
+import type { Settings } from '../stores/options.js'
+import type { Row } from '../types/session-store.js'
+import { fill, qualified, userIndexName, variables } from './migrate.js'
 import { sql } from './sql.js'
-import type { Row } from './types.js'
 
 /** How long it may take. */
 const longest = 3_600_000

@@ -1,5 +1,5 @@
 // Attributes that expire by themselves: how they stand in a session's JSON, and how they leave it. Pure.
-import type { Session } from './types.js'
+import type { Session } from '../types/session-store.js'
 
 /**
  * A value with its end. Whoever reads the attribute without its key finds this and can't take it for the value; the

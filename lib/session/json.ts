@@ -1,7 +1,7 @@
 // A session and its id on their way into a row and out of it: pure functions, no I/O.
 import { randomBytes } from 'node:crypto'
-import { describe, SessionTooLargeError } from './errors.js'
-import type { Session, Ttl } from './types.js'
+import { describe, SessionTooLargeError } from '../types/errors.js'
+import type { Session, Ttl } from '../types/session-store.js'
 
 /** The longest life, in ms. */
 export const century = 100 * 365.25 * 24 * 60 * 60 * 1000
@@ -115,7 +115,7 @@ export function decode(text: string): Session | undefined {
 }
 
 /**
- * A deep copy of what `decode` answered. Three times as fast as parsing the text again (bench/copy.ts); an own
+ * A deep copy of what `decode` answered. Three times as fast as parsing the text again (bench/experiments/copy.ts); an own
  * `__proto__` stays one.
  */
 export function copy<T extends object>(value: T): T {

@@ -1,5 +1,5 @@
 // What koa-session keeps in a session's JSON about its expiry, and who decides it: the store. Pure.
-import type { Session } from './types.js'
+import type { Session } from '../types/session-store.js'
 
 /** How much longer than `maxAge` koa-session lets the store keep a session. */
 const grace = 10_000

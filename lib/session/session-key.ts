@@ -1,9 +1,9 @@
 // sessionKey: one attribute of a session with its type, its check, its default and its end.
 
-import { milliseconds, withDefaults } from './checks.js'
-import { AttributeError, describe } from './errors.js'
-import { isExpiring } from './expiring.js'
-import type { InputOf, OutputOf, StandardSchemaResult, StandardSchemaV1 } from './standard-schema.js'
+import { AttributeError, describe } from '../types/errors.js'
+import type { InputOf, OutputOf, StandardSchemaResult, StandardSchemaV1 } from '../types/standard-schema.js'
+import { milliseconds, withDefaults } from '../util/validate.js'
+import { isExpiring } from './expiring-attribute.js'
 
 /** A session as the middlewares have it; `null` once it was signed out. */
 type MaybeSession = object | null | undefined

@@ -1,8 +1,9 @@
 // What a store keeps of a session's JSON, and what it makes of it again: everything but what depends on the time. Pure.
-import { withoutExpired } from './expiring.js'
+
+import type { Session } from '../types/session-store.js'
+import { withoutExpired } from './expiring-attribute.js'
+import { decode } from './json.js'
 import { withExpire, withoutExpire } from './koa-session.js'
-import { decode } from './record.js'
-import type { Session } from './types.js'
 
 /** The JSON to be stored for the JSON of a session: without attributes that have expired, and koa-session's `_expire`. */
 export function toKeep(text: string, now = Date.now()): string {

@@ -1,7 +1,7 @@
 // Whose a session is. Pure.
-import { describe } from './errors.js'
-import { isStorable } from './record.js'
-import type { Session } from './types.js'
+import { describe } from '../types/errors.js'
+import type { Session } from '../types/session-store.js'
+import { isStorable } from './json.js'
 
 /** What a b-tree entry holds, with room to spare. */
 const longest = 512

@@ -1,12 +1,19 @@
 // CachedStore: any store behind any cache.
 import { EventEmitter } from 'node:events'
-import { milliseconds, withDefaults } from './checks.js'
-import { describe } from './errors.js'
+import { checkId, decode, encode, newId } from '../session/json.js'
+import { fromKept, toKeep } from '../session/stored-session.js'
+import { describe } from '../types/errors.js'
+import type {
+  Session,
+  SessionCache,
+  SessionStore,
+  SessionWithTtl,
+  Ttl,
+  Yieldable,
+} from '../types/session-store.js'
+import { milliseconds, withDefaults } from '../util/validate.js'
+import { yieldable } from '../util/yieldable.js'
 import { GuardedCache } from './guarded-cache.js'
-import { fromKept, toKeep } from './kept.js'
-import { checkId, decode, encode, newId } from './record.js'
-import type { Session, SessionCache, SessionStore, SessionWithTtl, Ttl, Yieldable } from './types.js'
-import { yieldable } from './yieldable.js'
 
 /** Options of `CachedStore`; each is checked when the store is made. All durations are in milliseconds. */
 export interface CachedStoreOptions {

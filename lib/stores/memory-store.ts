@@ -1,10 +1,10 @@
 // MemoryStore: sessions in the memory of one process, for development and tests.
 import { LRUCache } from 'lru-cache'
-import { count, milliseconds, withDefaults } from './checks.js'
-import { fromKept, toKeep } from './kept.js'
-import { checkId, decode, encode, lifetime, newId } from './record.js'
-import type { Session, SessionStore, SessionWithTtl, Ttl, Yieldable } from './types.js'
-import { yieldable } from './yieldable.js'
+import { checkId, decode, encode, lifetime, newId } from '../session/json.js'
+import { fromKept, toKeep } from '../session/stored-session.js'
+import type { Session, SessionStore, SessionWithTtl, Ttl, Yieldable } from '../types/session-store.js'
+import { count, milliseconds, withDefaults } from '../util/validate.js'
+import { yieldable } from '../util/yieldable.js'
 
 /** Options of `MemoryStore`; each is checked when the store is made. */
 export interface MemoryStoreOptions {

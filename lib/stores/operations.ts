@@ -8,7 +8,7 @@ import {
   SessionTooLargeError,
   SetupError,
   withoutSecrets,
-} from './errors.js'
+} from '../types/errors.js'
 
 /** Errors that say themselves what is wrong. */
 const ours = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]

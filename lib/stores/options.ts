@@ -1,11 +1,19 @@
 // The options: their defaults, their checks, and a frozen copy that the rest of the store reads.
 import type { ClientConfig } from 'pg'
-import { boolean, count, identifier, milliseconds, outOfRange, withDefaults, wrong } from './checks.js'
-import { type Codec, readCodec } from './codec.js'
-import { century } from './record.js'
-import { cronProblem, isTimeZone, type Times } from './schedule.js'
-import type { CleanupOptions, PgStoreOptions, Session } from './types.js'
-import { commonUserId } from './user-id.js'
+import { type Codec, readCodec } from '../codec/codec.js'
+import { century } from '../session/json.js'
+import { commonUserId } from '../session/user-id.js'
+import type { CleanupOptions, PgStoreOptions, Session } from '../types/session-store.js'
+import { cronProblem, isTimeZone, type Times } from '../util/schedule.js'
+import {
+  boolean,
+  count,
+  identifier,
+  milliseconds,
+  outOfRange,
+  withDefaults,
+  wrong,
+} from '../util/validate.js'
 
 /** The options as the store uses them. */
 export interface Settings {

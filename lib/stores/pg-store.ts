@@ -1,22 +1,20 @@
 // PgStore: the only room that knows the others.
 import { EventEmitter } from 'node:events'
-import { Cache } from './cache.js'
-import { Calls } from './calls.js'
-import { type Connection, connect, listenConfig, within } from './connection.js'
-import { describe, messageOf, SetupError, withoutSecrets } from './errors.js'
-import { hashIds } from './hash-ids.js'
-import { Hearing } from './hearing.js'
-import { toKeep } from './kept.js'
-import { Bases } from './loaded.js'
-import { type Names, RecentNames } from './names.js'
-import { channelOf, handleOf } from './notice.js'
-import { cacheDefaults, readOptions, type Settings } from './options.js'
-import { assemble, type Ready } from './ready.js'
-import { checkId, encode, lifetime, newId, rawId } from './record.js'
-import { schedule } from './schedule.js'
-import { prepare, psql } from './schema.js'
-import { Sweeper } from './sweeper.js'
-import { Touches } from './touches.js'
+import { type Names, RecentNames } from '../cache/id-cache.js'
+import { Cache } from '../cache/local-cache.js'
+import { Bases } from '../cache/merge-bases.js'
+import { channelOf, handleOf } from '../notifications/payload.js'
+import { Hearing } from '../notifications/trust-monitor.js'
+import { type Connection, connect, listenConfig, within } from '../postgres/connection.js'
+import { Touches } from '../repository/touch-buffer.js'
+import { hashIds } from '../schema/hash-ids.js'
+import { prepare, psql } from '../schema/migrate.js'
+import { indexUsers } from '../schema/user-index.js'
+import { checkId, encode, lifetime, newId, rawId } from '../session/json.js'
+import { toKeep } from '../session/stored-session.js'
+import { userIdOf, userIdText } from '../session/user-id.js'
+import { Sweeper } from '../sweeper/sweeper.js'
+import { describe, messageOf, SetupError, withoutSecrets } from '../types/errors.js'
 import type {
   Conflict,
   ConnectionSource,
@@ -31,10 +29,12 @@ import type {
   SweepResult,
   Ttl,
   Yieldable,
-} from './types.js'
-import { userIdOf, userIdText } from './user-id.js'
-import { indexUsers } from './user-index.js'
-import { yieldable } from './yieldable.js'
+} from '../types/session-store.js'
+import { schedule } from '../util/schedule.js'
+import { yieldable } from '../util/yieldable.js'
+import { assemble, type Ready } from './lifecycle.js'
+import { Calls } from './operations.js'
+import { cacheDefaults, readOptions, type Settings } from './options.js'
 
 /** How long after a request has loaded a session it may put another in its place. */
 const replaceMs = 60_000

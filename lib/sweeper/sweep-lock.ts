@@ -2,8 +2,8 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
-import { openCursor, within } from './connection.js'
-import type { Row } from './types.js'
+import { openCursor, within } from '../postgres/connection.js'
+import type { Row } from '../types/session-store.js'
 
 /** How long one of its statements, none of which has much to do, may take. */
 const statementMs = 10_000

@@ -1,5 +1,5 @@
 // The statements of a sweep: what is over, how it is found, and the note of the last sweep.
-import type { Table } from './schema.js'
+import type { Table } from '../schema/migrate.js'
 
 /** Which sessions are over, beside those whose expiry has passed; in ms. */
 export interface Ends {

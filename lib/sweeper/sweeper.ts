@@ -1,14 +1,14 @@
 // Deletes what has expired, in batches, one instance of all at a time.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Codec, fromColumn } from './codec.js'
-import type { Connection } from './connection.js'
-import { codeOf, DecodeError, messageOf, withoutSecrets } from './errors.js'
-import { type Ends, ExpiredStatements } from './expired.js'
-import { handleOf } from './notice.js'
-import { decode } from './record.js'
-import type { Table } from './schema.js'
+import { type Codec, fromColumn } from '../codec/codec.js'
+import { handleOf } from '../notifications/payload.js'
+import type { Connection } from '../postgres/connection.js'
+import type { Table } from '../schema/migrate.js'
+import { decode } from '../session/json.js'
+import { codeOf, DecodeError, messageOf, withoutSecrets } from '../types/errors.js'
+import type { ExpiredSession, Row, SweepResult } from '../types/session-store.js'
 import { SweepLock } from './sweep-lock.js'
-import type { ExpiredSession, Row, SweepResult } from './types.js'
+import { type Ends, ExpiredStatements } from './sweep-statements.js'
 
 /** How long a batch is to take: a longer one is followed by a smaller one. */
 const batchMs = 20
@@ -138,7 +138,7 @@ export class Sweeper {
 
   /**
    * Through the table from its first page to its last. No index leads to what has expired: one that is kept in order of
-   * `expiry` makes every touch ten times as dear (see bench/sweep.ts), and PostgreSQL reads 2 million sessions a second.
+   * `expiry` makes every touch ten times as dear (see bench/experiments/sweep.ts), and PostgreSQL reads 2 million sessions a second.
    */
   async #pageByPage(sweep: Sweep, { name }: Table): Promise<void> {
     const { connection, batchSize } = this.#options

@@ -1,7 +1,7 @@
 // What a user of the package, and TypeScript, call things.
 
 import type { ClientConfig, Pool, PoolConfig } from 'pg'
-import type { Codec } from './codec.js'
+import type { Codec } from '../codec/codec.js'
 
 /** A session: a plain object whose attributes JSON can hold. */
 export type Session = Record<string, unknown>
@@ -53,7 +53,7 @@ export type Yieldable<T> = Promise<T> & { [Symbol.iterator](): Generator<Promise
  * - A session id that isn't a string or is empty, a session that isn't an object or that JSON can't hold, and a `ttl` that
  *   is no `Ttl` are a `TypeError`. Neither ids nor what is in a session are in errors and events.
  *
- * The contract's tests are run against every store of this package (test/contract.ts).
+ * The contract's tests are run against every store of this package (test/stores/contract.ts).
  */
 export interface SessionStore {
   /** The session, or `undefined`. What the middlewares pass beyond the id is for the store to use or to ignore. */

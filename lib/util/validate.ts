@@ -1,5 +1,5 @@
 // The checks of options, of whatever has some: each throws a `TypeError` or `RangeError` that names the option.
-import { describe } from './errors.js'
+import { describe } from '../types/errors.js'
 
 /** The defaults, overridden by what was given; `undefined` is not given. */
 export function withDefaults<T extends object>(what: string, defaults: T, given: object): T {

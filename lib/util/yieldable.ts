@@ -1,5 +1,5 @@
 // Promises that generators can yield and delegate to.
-import type { Yieldable } from './types.js'
+import type { Yieldable } from '../types/session-store.js'
 
 function* delegate<T>(this: Promise<T>): Generator<Promise<T>, T, unknown> {
   return (yield this) as T

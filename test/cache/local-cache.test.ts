@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { Cache } from '../lib/cache.js'
-import { copy } from '../lib/record.js'
+import { Cache } from '../../lib/cache/local-cache.js'
+import { copy } from '../../lib/session/json.js'
 
 const stored = (version: number, left = 1e9) => ({ id: 'row', text: `{"version":${version}}`, version, left })
 

@@ -2,10 +2,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore } from '../lib/index.js'
-import { Command, run } from './helpers/command.js'
-import { at, freshDatabase, ownServer, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore } from '../../lib/index.js'
+import { Command, run } from '../helpers/command.js'
+import { at, freshDatabase, ownServer, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const fill = (count: number, expiry = '-1 second', id = 'over'): string =>
   `insert into session (id, expiry, session, version) select '${id}-' || i, now() + interval '${expiry}', '{"a":1}', 1

@@ -5,13 +5,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect } from 'chai'
 import pg from 'pg'
-import { encrypted, PgStore, type PgStoreOptions } from '../lib/index.js'
-import { channelOf } from '../lib/notice.js'
-import { Command, run } from './helpers/command.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { encrypted, PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { channelOf } from '../../lib/notifications/payload.js'
+import { Command, run } from '../helpers/command.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
-const index = new URL('../lib/index.js', import.meta.url).href
+const index = new URL('../../lib/index.js', import.meta.url).href
 const opened: PgStore[] = []
 afterEach(async () => {
   for (const store of opened.splice(0)) await store.close()

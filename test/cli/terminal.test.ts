@@ -2,8 +2,8 @@ import { EventEmitter } from 'node:events'
 import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
-import { printer } from '../lib/cli/list.js'
-import { bytes, duration, Terminal } from '../lib/cli/terminal.js'
+import { printer } from '../../lib/cli/commands/list.js'
+import { bytes, duration, Terminal } from '../../lib/cli/terminal.js'
 
 /** What a stream shows, and where it is. */
 class Screen extends EventEmitter {

@@ -3,9 +3,9 @@ import { inspect } from 'node:util'
 import { deflateSync } from 'node:zlib'
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { chain, fromColumn, readCodec, toColumn } from '../lib/codec.js'
-import { type Codec, compressed, DecodeError, encrypted } from '../lib/index.js'
-import { rejection } from './helpers/rejection.js'
+import { chain, fromColumn, readCodec, toColumn } from '../../lib/codec/codec.js'
+import { type Codec, compressed, DecodeError, encrypted } from '../../lib/index.js'
+import { rejection } from '../helpers/rejection.js'
 
 const context = { id: 'sha256:the-digest-of-a-session-id' }
 const other = { id: 'sha256:the-digest-of-another' }

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { expect } from 'chai'
-import { compressed, type DecodeError, encrypted, PgStore, type PgStoreOptions } from '../lib/index.js'
-import { freshDatabase, sql } from './helpers/server.js'
+import { compressed, type DecodeError, encrypted, PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { freshDatabase, sql } from '../helpers/server.js'
 
 const old = { id: '2024', key: randomBytes(32) }
 const current = { id: '2026', key: randomBytes(32) }

@@ -1,11 +1,11 @@
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { Listener } from '../lib/listener.js'
-import { channelOf, nameOf, payloads, readPayload } from '../lib/notice.js'
-import { startProxy } from './helpers/proxy.js'
-import { at, freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { Listener } from '../../lib/notifications/listener.js'
+import { channelOf, nameOf, payloads, readPayload } from '../../lib/notifications/payload.js'
+import { startProxy } from '../helpers/proxy.js'
+import { at, freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 /** Hears what is notified in a database, as any client may. */
 async function eavesdrop(
@@ -338,9 +338,9 @@ describe('instances on one table', () => {
     })
 
   it('notify by a statement of its own in the transaction where Citus has spread the table', async () => {
-    const { connect } = await import('../lib/connection.js')
-    const { Queries } = await import('../lib/queries.js')
-    const { Statements } = await import('../lib/statements.js')
+    const { connect } = await import('../../lib/postgres/connection.js')
+    const { Queries } = await import('../../lib/repository/session-queries.js')
+    const { Statements } = await import('../../lib/repository/session-statements.js')
     const a = await instance()
     await a.set('x', { n: 1 })
     await a.get('x')

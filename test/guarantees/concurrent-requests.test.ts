@@ -1,11 +1,11 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { expect } from 'chai'
-import type { Listening } from './helpers/app.js'
-import { Browser } from './helpers/http.js'
-import { message, start } from './helpers/processes.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { Browser } from '../helpers/http.js'
+import { message, start } from '../helpers/processes.js'
+import type { Listening } from '../helpers/programs/app.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const ways = ['keep', 'replace', 'force', 'touch', 'merge'] as const
 

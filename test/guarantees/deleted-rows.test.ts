@@ -1,9 +1,9 @@
 import { once } from 'node:events'
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 type Attributes = Record<string, unknown>
 

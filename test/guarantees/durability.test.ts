@@ -1,10 +1,10 @@
 import { once } from 'node:events'
 import { expect } from 'chai'
 import type pg from 'pg'
-import type { Listening } from './helpers/app.js'
-import { Browser } from './helpers/http.js'
-import { message, start } from './helpers/processes.js'
-import { freshDatabase, sql } from './helpers/server.js'
+import { Browser } from '../helpers/http.js'
+import { message, start } from '../helpers/processes.js'
+import type { Listening } from '../helpers/programs/app.js'
+import { freshDatabase, sql } from '../helpers/server.js'
 
 describe('a process that is killed (SIGKILL) the moment that the store has answered', () => {
   let url: string

@@ -1,10 +1,10 @@
 import { expect } from 'chai'
-import { PgStore, type Ttl } from '../lib/index.js'
-import type { Outcome } from './helpers/calls.js'
-import { message, start } from './helpers/processes.js'
-import { rejection } from './helpers/rejection.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, type Ttl } from '../../lib/index.js'
+import { message, start } from '../helpers/processes.js'
+import type { Outcome } from '../helpers/programs/calls.js'
+import { rejection } from '../helpers/rejection.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const day = 86_400_000
 const century = 100 * 365.25 * day
@@ -123,7 +123,7 @@ describe('expiry', () => {
         )
         Object.assign(options, { create: false, hashIds: false })
       }
-      const clock = new URL('helpers/clock-off.js', import.meta.url).href
+      const clock = new URL('../helpers/programs/clock-off.js', import.meta.url).href
       const child = start('calls.js', [database, JSON.stringify(options)], {
         TZ,
         CLOCK_OFF_MS: String(off),

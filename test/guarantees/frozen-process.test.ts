@@ -1,10 +1,10 @@
 import { readFile } from 'node:fs/promises'
 import { expect } from 'chai'
-import { PgStore } from '../lib/index.js'
-import type { Outcome } from './helpers/calls.js'
-import { message, start } from './helpers/processes.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore } from '../../lib/index.js'
+import { message, start } from '../helpers/processes.js'
+import type { Outcome } from '../helpers/programs/calls.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const maxStaleness = 500
 
@@ -55,7 +55,7 @@ describe('a million sessions through a cache of 10,000', () => {
   it('leave the heap where it was', async function () {
     this.timeout(120_000)
     if (globalThis.gc === undefined) throw new Error('run with --expose-gc, as .mocharc.yml says')
-    const { Cache } = await import('../lib/cache.js')
+    const { Cache } = await import('../../lib/cache/local-cache.js')
     const cache = new Cache({ max: 10_000, maxBytes: 64 * 1024 * 1024, ttl: 60_000 })
     const pass = (from: number, to: number): void => {
       for (let n = from; n < to; n++) {

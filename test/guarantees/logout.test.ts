@@ -3,12 +3,12 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore } from '../lib/index.js'
-import type { Listening } from './helpers/app.js'
-import { Browser } from './helpers/http.js'
-import { message, start } from './helpers/processes.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore } from '../../lib/index.js'
+import { Browser } from '../helpers/http.js'
+import { message, start } from '../helpers/processes.js'
+import type { Listening } from '../helpers/programs/app.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 interface Row {
   session: Record<string, unknown> | null

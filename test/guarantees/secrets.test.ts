@@ -1,9 +1,9 @@
 import { inspect } from 'node:util'
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore } from '../lib/index.js'
-import { rejection } from './helpers/rejection.js'
-import { freshDatabase, ownServer, sql } from './helpers/server.js'
+import { PgStore } from '../../lib/index.js'
+import { rejection } from '../helpers/rejection.js'
+import { freshDatabase, ownServer, sql } from '../helpers/server.js'
 
 const sid = 'koa:sess:OpenSesame-OpenSesame'
 const content = 'Xyzzy-inside-the-session'

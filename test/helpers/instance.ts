@@ -1,7 +1,7 @@
 // Instances of the store: in this process, or in one of their own.
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
-import type { Call, Outcome } from './calls.js'
 import { message, start } from './processes.js'
+import type { Call, Outcome } from './programs/calls.js'
 
 /** A store whose cache is answered from. */
 export async function trusted(url: string, options: PgStoreOptions = {}): Promise<PgStore> {

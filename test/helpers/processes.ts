@@ -2,9 +2,9 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
-/** Starts a compiled file of this folder as a process that speaks by messages. */
+/** Starts a compiled file of programs/ as a process that speaks by messages. */
 export function start(file: string, args: string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
-  const path = fileURLToPath(new URL(file, import.meta.url))
+  const path = fileURLToPath(new URL(file, new URL('./programs/', import.meta.url)))
   return fork(path, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
 }
 

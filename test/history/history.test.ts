@@ -1,19 +1,19 @@
 import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { expect } from 'chai'
-import { nameOf } from '../lib/notice.js'
-import { freshDatabase } from './helpers/server.js'
-import { check } from './history/check.js'
-import type { Event } from './history/event.js'
-import { checkLog } from './history/log.js'
-import { type Run, run } from './history/run.js'
+import { nameOf } from '../../lib/notifications/payload.js'
+import { freshDatabase } from '../helpers/server.js'
+import { check } from './check.js'
+import type { Event } from './event.js'
+import { checkLog } from './log.js'
+import { type Run, run } from './run.js'
 
 /** A copy of the library with lines of some files taken out, to see that the checker would find it. */
 async function withFault(
   lines: Record<string, string | string[]>,
   run: (library: string) => Promise<void>,
 ): Promise<void> {
-  const copy = new URL('../faulty/', import.meta.url)
-  cpSync(new URL('../lib/', import.meta.url), copy, { recursive: true })
+  const copy = new URL('../../faulty/', import.meta.url)
+  cpSync(new URL('../../lib/', import.meta.url), copy, { recursive: true })
   try {
     for (const [file, line] of Object.entries(lines).flatMap(([file, some]) =>
       [some].flat().map((line) => [file, line] as const),
@@ -61,7 +61,10 @@ describe('the history of several processes', () => {
 
   it('shows a deadlock where statements lock rows in no common order', () =>
     withFault(
-      { 'batch.js': '.sort(byKey)', 'statements.js': [' order by u.id', ' order by s.id'] },
+      {
+        'util/batcher.js': '.sort(byKey)',
+        'repository/session-statements.js': [' order by u.id', ' order by s.id'],
+      },
       async (library) => {
         let found = 0
         for (let seed = 1; seed <= 8 && found === 0; seed++)
@@ -80,13 +83,13 @@ describe('the history of several processes', () => {
   }
 
   it('shows a fault where a fill may be older than a notice', () =>
-    withFault({ 'cache.js': 'fill.floor = Math.max(fill.floor, version);' }, async (library) => {
+    withFault({ 'cache/local-cache.js': 'fill.floor = Math.max(fill.floor, version);' }, async (library) => {
       expect(await findsStale(library, false)).to.equal(true)
     })).timeout(120_000)
 
   it('shows a fault where nothing is flushed on reconnect', () =>
     withFault(
-      { 'store.js': 'this.#cache?.flush();\n                this.#touches.doubt();' },
+      { 'stores/pg-store.js': 'this.#cache?.flush();\n                this.#touches.doubt();' },
       async (library) => {
         expect(await findsStale(library, true)).to.equal(true)
       },

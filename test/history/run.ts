@@ -73,7 +73,7 @@ export async function run({
       changes,
       maxStaleness,
     }
-    return start('../history/worker.js', [JSON.stringify(work)])
+    return start('../../history/worker.js', [JSON.stringify(work)])
   })
   try {
     const answers = Promise.all(children.map((child) => message<Report>(child)))

@@ -3,9 +3,9 @@ import { expect } from 'chai'
 import session, { type Options } from 'koa-generic-session1'
 import Koa, { type Context } from 'koa1'
 import type pg from 'pg'
-import { DatabaseError, PgStore, SessionTooLargeError, SetupError } from '../lib/index.js'
-import { Browser, listen } from './helpers/http.js'
-import { freshDatabase, ownServer, sql } from './helpers/server.js'
+import { DatabaseError, PgStore, SessionTooLargeError, SetupError } from '../../lib/index.js'
+import { Browser, listen } from '../helpers/http.js'
+import { freshDatabase, ownServer, sql } from '../helpers/server.js'
 
 /** What these applications keep in a session. */
 interface Kept {

@@ -2,11 +2,11 @@
 // database. What test/generic-session.test.ts shows isn't shown again: `prefix`, `genSid`, `defer`, `allowEmpty`,
 // `sessionIdStore`, `valid` and `beforeSave`, `cookie.expires`, `saveSession`, the `connect` event, and outages.
 import { expect } from 'chai'
-import { Fixture, type Site } from './helpers/fixture.js'
-import { attributes, type Options, type Routes, serveGenericSession } from './helpers/generic-session-site.js'
-import { type Answer, Browser } from './helpers/http.js'
-import { sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { Fixture, type Site } from '../helpers/fixture.js'
+import { type Answer, Browser } from '../helpers/http.js'
+import { sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
+import { attributes, type Options, type Routes, serveGenericSession } from './sites/generic-session.js'
 
 const day = 86_400_000
 

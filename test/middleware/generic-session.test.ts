@@ -2,12 +2,12 @@ import { hash } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
 import { expect } from 'chai'
 import pg from 'pg'
-import { DatabaseError, PgStore, SessionTooLargeError, SetupError } from '../lib/index.js'
-import { Fixture, type Kept, type Row } from './helpers/fixture.js'
-import { attributes, type Options, type Routes, serveGenericSession } from './helpers/generic-session-site.js'
-import { Browser } from './helpers/http.js'
-import { ownServer, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { DatabaseError, PgStore, SessionTooLargeError, SetupError } from '../../lib/index.js'
+import { Fixture, type Kept, type Row } from '../helpers/fixture.js'
+import { Browser } from '../helpers/http.js'
+import { ownServer, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
+import { attributes, type Options, type Routes, serveGenericSession } from './sites/generic-session.js'
 
 const minute = 60_000
 const hour = 60 * minute

@@ -4,12 +4,12 @@
 import { expect } from 'chai'
 import type Koa from 'koa'
 import koaSession, { type CreateSessionOptions } from 'koa-session'
-import type { PgStore } from '../lib/index.js'
-import { Fixture, type Site } from './helpers/fixture.js'
-import { type Answer, Browser } from './helpers/http.js'
-import { type Route, serveKoaSession } from './helpers/koa-session-site.js'
-import { sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import type { PgStore } from '../../lib/index.js'
+import { Fixture, type Site } from '../helpers/fixture.js'
+import { type Answer, Browser } from '../helpers/http.js'
+import { sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
+import { type Route, serveKoaSession } from './sites/koa-session.js'
 
 const day = 86_400_000
 

@@ -2,12 +2,12 @@ import { hash } from 'node:crypto'
 import { expect } from 'chai'
 import type Koa from 'koa'
 import type { CreateSessionOptions } from 'koa-session'
-import { PgStore, SetupError } from '../lib/index.js'
-import { Fixture, type Row } from './helpers/fixture.js'
-import { Browser } from './helpers/http.js'
-import { type Route, serveKoaSession } from './helpers/koa-session-site.js'
-import { sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, SetupError } from '../../lib/index.js'
+import { Fixture, type Row } from '../helpers/fixture.js'
+import { Browser } from '../helpers/http.js'
+import { sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
+import { type Route, serveKoaSession } from './sites/koa-session.js'
 
 const hour = 3_600_000
 const day = 24 * hour

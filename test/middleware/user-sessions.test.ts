@@ -2,10 +2,10 @@ import { expect } from 'chai'
 import Koa from 'koa'
 import genericSession from 'koa-generic-session'
 import koaSession from 'koa-session'
-import type { PgStore } from '../lib/index.js'
-import { Browser, listen } from './helpers/http.js'
-import { trusted } from './helpers/instance.js'
-import { freshDatabase } from './helpers/server.js'
+import type { PgStore } from '../../lib/index.js'
+import { Browser, listen } from '../helpers/http.js'
+import { trusted } from '../helpers/instance.js'
+import { freshDatabase } from '../helpers/server.js'
 
 interface Context {
   path: string

@@ -3,10 +3,10 @@ import { randomBytes } from 'node:crypto'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect } from 'chai'
-import { encrypted, PgStore } from '../lib/index.js'
-import { freshDatabase, sql } from './helpers/server.js'
+import { encrypted, PgStore } from '../../lib/index.js'
+import { freshDatabase, sql } from '../helpers/server.js'
 
-const bin = fileURLToPath(new URL('../../bin/koa-pg-store.js', import.meta.url))
+const bin = fileURLToPath(new URL('../../../bin/koa-pg-store.js', import.meta.url))
 
 /** The keys that the examples name. */
 const keys = {
@@ -14,7 +14,7 @@ const keys = {
   SESSION_KEY_2026: randomBytes(32).toString('hex'),
 }
 
-const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
+const readme = readFileSync(new URL('../../../README.md', import.meta.url), 'utf8')
 const examples = [...readme.matchAll(/^```js( cjs)?\n(.*?)^```$/gms)].map(([, cjs, code]) => ({
   cjs: cjs !== undefined,
   code: code ?? '',
@@ -98,7 +98,7 @@ describe('the README', () => {
 
   it('shows the table as the store makes it', async () => {
     const statement = /^```sql\n(create table session .*?)^```$/ms.exec(readme)?.[1] ?? ''
-    const file = readFileSync(new URL('../../sql/002-table.sql', import.meta.url), 'utf8')
+    const file = readFileSync(new URL('../../../sql/002-table.sql', import.meta.url), 'utf8')
     const squeeze = (text: string) =>
       text.replace(/\s+/g, ' ').replace(':"schema".:"table"', 'session').trim()
     expect(squeeze(file)).to.include(squeeze(statement))

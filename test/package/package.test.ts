@@ -7,9 +7,9 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect } from 'chai'
 import { type BuildOptions, build } from 'esbuild'
-import { freshDatabase, sql } from './helpers/server.js'
+import { freshDatabase, sql } from '../helpers/server.js'
 
-const root = fileURLToPath(new URL('../../', import.meta.url))
+const root = fileURLToPath(new URL('../../../', import.meta.url))
 const tsc = join(dirname(fileURLToPath(import.meta.resolve('typescript/package.json'))), 'bin', 'tsc')
 
 /** The packages that stand beside it in a user's project, in the versions that are installed here. */
@@ -127,11 +127,11 @@ describe('the packed package', function () {
     it('carries the statements of sql/ as they stand', async () => {
       const copy = join(temporary, 'copy')
       await cp(join(root, 'sql'), join(copy, 'sql'), { recursive: true })
-      await mkdir(join(copy, 'lib'))
+      await mkdir(join(copy, 'lib', 'schema'), { recursive: true })
       await writeFile(join(copy, 'package.json'), '{ "type": "module" }')
       await run(process.execPath, [join('sql', 'embed.js')], copy)
-      const made = await readFile(join(copy, 'lib', 'sql.ts'), 'utf8')
-      expect(await readFile(join(root, 'lib', 'sql.ts'), 'utf8')).to.equal(made)
+      const made = await readFile(join(copy, 'lib', 'schema', 'sql.ts'), 'utf8')
+      expect(await readFile(join(root, 'lib', 'schema', 'sql.ts'), 'utf8')).to.equal(made)
     })
 
     it('names no path of the machine that packed it', async () => {

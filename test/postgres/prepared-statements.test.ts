@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { freshDatabase } from './helpers/server.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { freshDatabase } from '../helpers/server.js'
 
 describe('prepared statements', () => {
   /** With the one connection that the store uses. */

@@ -1,8 +1,8 @@
 import { expect } from 'chai'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { Instance, trusted } from './helpers/instance.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { Instance, trusted } from '../helpers/instance.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const hour = 3_600_000
 

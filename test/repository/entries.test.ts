@@ -1,9 +1,9 @@
 import { expect } from 'chai'
 import pg from 'pg'
-import { DatabaseError, PgStore } from '../lib/index.js'
-import { rejection } from './helpers/rejection.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { DatabaseError, PgStore } from '../../lib/index.js'
+import { rejection } from '../helpers/rejection.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 /** Sessions as the store would write them, but faster. */
 async function fill(url: string, count: number, bytes = 0): Promise<void> {

@@ -1,10 +1,10 @@
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { nameOf } from '../lib/notice.js'
-import { Instance, trusted } from './helpers/instance.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { nameOf } from '../../lib/notifications/payload.js'
+import { Instance, trusted } from '../helpers/instance.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const hour = 3_600_000
 

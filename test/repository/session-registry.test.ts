@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore, type PgStoreOptions, SetupError } from '../lib/index.js'
-import { Instance, trusted } from './helpers/instance.js'
-import { rejection } from './helpers/rejection.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, type PgStoreOptions, SetupError } from '../../lib/index.js'
+import { Instance, trusted } from '../helpers/instance.js'
+import { rejection } from '../helpers/rejection.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const hour = 3_600_000
 

@@ -7,9 +7,9 @@ import {
   PgStore,
   type PgStoreOptions,
   SessionTooLargeError,
-} from '../lib/index.js'
-import { rejection } from './helpers/rejection.js'
-import { freshDatabase, sql } from './helpers/server.js'
+} from '../../lib/index.js'
+import { rejection } from '../helpers/rejection.js'
+import { freshDatabase, sql } from '../helpers/server.js'
 
 type Attributes = Record<string, unknown>
 

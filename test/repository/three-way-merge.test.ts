@@ -1,8 +1,8 @@
 import { isDeepStrictEqual } from 'node:util'
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { merge } from '../lib/merge.js'
-import type { Session } from '../lib/types.js'
+import { merge } from '../../lib/repository/three-way-merge.js'
+import type { Session } from '../../lib/types/session-store.js'
 
 /** Few names, so that two sides often mean the same; some that an object has anyway, or sorts by itself. */
 const names = [

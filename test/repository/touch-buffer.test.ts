@@ -1,9 +1,9 @@
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { type Touch, Touches } from '../lib/touches.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { type Touch, Touches } from '../../lib/repository/touch-buffer.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 describe('deferred touches', () => {
   function make(options: { interval?: number; batchSize?: number; fails?: () => boolean } = {}) {

@@ -1,10 +1,10 @@
 import { expect } from 'chai'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { nameOf } from '../lib/notice.js'
-import { message, start } from './helpers/processes.js'
-import { rejection } from './helpers/rejection.js'
-import { at, freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { nameOf } from '../../lib/notifications/payload.js'
+import { message, start } from '../helpers/processes.js'
+import { rejection } from '../helpers/rejection.js'
+import { at, freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const types = ['timestamp', 'timestamptz'] as const
 

@@ -1,10 +1,10 @@
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore, SetupError } from '../lib/index.js'
-import type { Call, Outcome } from './helpers/calls.js'
-import { message, start } from './helpers/processes.js'
-import { rejection } from './helpers/rejection.js'
-import { at, freshDatabase, sql } from './helpers/server.js'
+import { PgStore, SetupError } from '../../lib/index.js'
+import { message, start } from '../helpers/processes.js'
+import type { Call, Outcome } from '../helpers/programs/calls.js'
+import { rejection } from '../helpers/rejection.js'
+import { at, freshDatabase, sql } from '../helpers/server.js'
 
 const columnsOf = (url: string, table: string) =>
   sql<{ name: string; type: string; default: string | null; needed: boolean }>(

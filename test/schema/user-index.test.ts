@@ -1,8 +1,8 @@
 import { expect } from 'chai'
 import pg from 'pg'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { at, freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { at, freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 /** A table as koa-pg-session makes it; a big one has rows whose content is stored as it is, a megabyte each. */
 async function oldTable(big: boolean): Promise<string> {

@@ -3,8 +3,15 @@ import { type } from 'arktype'
 import { expect } from 'chai'
 import * as v from 'valibot'
 import * as z from 'zod'
-import { AttributeError, CachedStore, MemoryStore, PgStore, type Session, sessionKey } from '../lib/index.js'
-import { freshDatabase } from './helpers/server.js'
+import {
+  AttributeError,
+  CachedStore,
+  MemoryStore,
+  PgStore,
+  type Session,
+  sessionKey,
+} from '../../lib/index.js'
+import { freshDatabase } from '../helpers/server.js'
 
 const minute = 60_000
 

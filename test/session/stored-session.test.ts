@@ -1,5 +1,5 @@
 import { expect } from 'chai'
-import { fromKept, toKeep } from '../lib/kept.js'
+import { fromKept, toKeep } from '../../lib/session/stored-session.js'
 
 const now = 1_700_000_000_000
 const day = 86_400_000

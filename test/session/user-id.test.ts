@@ -1,7 +1,7 @@
 import { expect } from 'chai'
-import { PgStore, type PgStoreOptions } from '../lib/index.js'
-import { rejection } from './helpers/rejection.js'
-import { freshDatabase, sql } from './helpers/server.js'
+import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { rejection } from '../helpers/rejection.js'
+import { freshDatabase, sql } from '../helpers/server.js'
 
 /** As MongoDB's: an object that is text in JSON. */
 class ObjectId {

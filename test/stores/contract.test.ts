@@ -1,8 +1,8 @@
 import RedisStore from 'koa-redis'
-import { hasRedis, type RedisServer, startRedis } from '../bench/servers.js'
-import { CachedStore, MemoryStore, PgStore, type PgStoreOptions } from '../lib/index.js'
+import { hasRedis, type RedisServer, startRedis } from '../../bench/support/servers.js'
+import { CachedStore, MemoryStore, PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { freshDatabase } from '../helpers/server.js'
 import { contract, type MakeStore } from './contract.js'
-import { freshDatabase } from './helpers/server.js'
 
 const postgres =
   (options: PgStoreOptions): MakeStore =>

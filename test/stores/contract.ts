@@ -1,4 +1,4 @@
-// What every session store keeps, whatever it is made of: the contract on `SessionStore` (lib/types.ts) as tests.
+// What every session store keeps, whatever it is made of: the contract on `SessionStore` (lib/types/session-store.ts) as tests.
 import { expect } from 'chai'
 import co from 'co'
 import fc from 'fast-check'
@@ -7,10 +7,10 @@ import genericSession from 'koa-generic-session'
 import genericSession1 from 'koa-generic-session1'
 import koaSession from 'koa-session'
 import Koa1 from 'koa1'
-import type { SessionStore } from '../lib/index.js'
-import { Browser, listen } from './helpers/http.js'
-import { rejection } from './helpers/rejection.js'
-import { until } from './helpers/until.js'
+import type { SessionStore } from '../../lib/index.js'
+import { Browser, listen } from '../helpers/http.js'
+import { rejection } from '../helpers/rejection.js'
+import { until } from '../helpers/until.js'
 
 /** A store of its own for a test. `ttl` is for what is set without one; `close` ends what was opened for it. */
 interface Made {

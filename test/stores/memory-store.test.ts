@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { inspect } from 'node:util'
 import { expect } from 'chai'
-import { MemoryStore } from '../lib/index.js'
+import { MemoryStore } from '../../lib/index.js'
 
 const hour = 3_600_000
 

@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import pg from 'pg'
-import { type ConnectionSource, PgStore, type PgStoreOptions } from '../lib/index.js'
+import { type ConnectionSource, PgStore, type PgStoreOptions } from '../../lib/index.js'
 
 const url = 'postgres://user:secret@localhost/app'
 

@@ -1,8 +1,8 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { PgStore, SessionTooLargeError } from '../lib/index.js'
-import { rejection } from './helpers/rejection.js'
-import { freshDatabase, sql } from './helpers/server.js'
+import { PgStore, SessionTooLargeError } from '../../lib/index.js'
+import { rejection } from '../helpers/rejection.js'
+import { freshDatabase, sql } from '../helpers/server.js'
 
 describe('PgStore', () => {
   let url: string

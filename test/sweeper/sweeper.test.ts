@@ -8,11 +8,11 @@ import {
   PgStore,
   type PgStoreOptions,
   type SweepResult,
-} from '../lib/index.js'
-import { message, start } from './helpers/processes.js'
-import { rejection } from './helpers/rejection.js'
-import { freshDatabase, sql } from './helpers/server.js'
-import { until } from './helpers/until.js'
+} from '../../lib/index.js'
+import { message, start } from '../helpers/processes.js'
+import { rejection } from '../helpers/rejection.js'
+import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 /** Rows of a table: how they are filled, and how many are there beside the note of the last sweep. */
 const insert = (id: string, count: number, expiry: string): string =>

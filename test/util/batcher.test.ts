@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { Batch } from '../lib/batch.js'
+import { Batch } from '../../lib/util/batcher.js'
 
 /** A batcher whose batches end when the test says so. */
 function controlled({ max = 100, concurrency = 1, isDivisible = (_: unknown) => false } = {}) {

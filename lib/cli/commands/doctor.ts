@@ -1,13 +1,13 @@
 // koa-pg-store doctor: what could be wrong with database and table, and what to do about it.
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
-import { listenConfig, within } from '../connection.js'
-import { messageOf, SetupError } from '../errors.js'
-import { noteId } from '../expired.js'
-import { readOptions, type Settings } from '../options.js'
-import { prepare, qualified, type Table } from '../schema.js'
-import { type Command, type Context, UsageError } from './command.js'
-import { bytes, duration, number } from './terminal.js'
+import { listenConfig, within } from '../../postgres/connection.js'
+import { prepare, qualified, type Table } from '../../schema/migrate.js'
+import { readOptions, type Settings } from '../../stores/options.js'
+import { noteId } from '../../sweeper/sweep-statements.js'
+import { messageOf, SetupError } from '../../types/errors.js'
+import { type Command, type Context, UsageError } from '../command.js'
+import { bytes, duration, number } from '../terminal.js'
 
 interface Finding {
   readonly check: string

@@ -1,13 +1,14 @@
 // koa-pg-store list: whose sessions are there, and the handles to end them by.
-import type { Connection } from '../connection.js'
-import { messageOf } from '../errors.js'
-import { handleOf } from '../notice.js'
-import { readOptions } from '../options.js'
-import { prepare, type Table } from '../schema.js'
-import type { Row } from '../types.js'
-import { userIdText } from '../user-id.js'
-import { type Command, type Context, UsageError, wholeNumber } from './command.js'
-import { bytes, duration, number, type Terminal } from './terminal.js'
+
+import { handleOf } from '../../notifications/payload.js'
+import type { Connection } from '../../postgres/connection.js'
+import { prepare, type Table } from '../../schema/migrate.js'
+import { userIdText } from '../../session/user-id.js'
+import { readOptions } from '../../stores/options.js'
+import { messageOf } from '../../types/errors.js'
+import type { Row } from '../../types/session-store.js'
+import { type Command, type Context, UsageError, wholeNumber } from '../command.js'
+import { bytes, duration, number, type Terminal } from '../terminal.js'
 
 const defaultLimit = 100
 

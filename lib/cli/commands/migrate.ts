@@ -1,14 +1,14 @@
 // koa-pg-store migrate: makes or upgrades the table, or prints what that takes; and encrypts its sessions anew.
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { type Codec, readCodec } from '../codec.js'
-import { messageOf } from '../errors.js'
-import { turnAll } from '../hash-ids.js'
-import { readOptions } from '../options.js'
-import { type Reencrypted, reencryptAll } from '../reencrypt.js'
-import { markHashed, prepare, qualified, upgrade } from '../schema.js'
-import { type Command, UsageError } from './command.js'
-import { number, type Terminal } from './terminal.js'
+import { type Codec, readCodec } from '../../codec/codec.js'
+import { turnAll } from '../../schema/hash-ids.js'
+import { markHashed, prepare, qualified, upgrade } from '../../schema/migrate.js'
+import { readOptions } from '../../stores/options.js'
+import { messageOf } from '../../types/errors.js'
+import { type Command, UsageError } from '../command.js'
+import { number, type Terminal } from '../terminal.js'
+import { type Reencrypted, reencryptAll } from './reencrypt.js'
 
 export const migrate: Command = {
   summary: 'Make the session table, or upgrade one of koa-pg-session',

@@ -1,12 +1,12 @@
 // Writes every session anew with the first key of a codec, while the application goes on.
-import { type Codec, fromColumn, toColumn } from './codec.js'
-import type { Connection } from './connection.js'
-import { DecodeError, EncodeError } from './errors.js'
-import { noteId } from './expired.js'
-import { handleOf } from './notice.js'
-import { decode } from './record.js'
-import type { Table } from './schema.js'
-import type { Row } from './types.js'
+import { type Codec, fromColumn, toColumn } from '../../codec/codec.js'
+import { handleOf } from '../../notifications/payload.js'
+import type { Connection } from '../../postgres/connection.js'
+import type { Table } from '../../schema/migrate.js'
+import { decode } from '../../session/json.js'
+import { noteId } from '../../sweeper/sweep-statements.js'
+import { DecodeError, EncodeError } from '../../types/errors.js'
+import type { Row } from '../../types/session-store.js'
 
 /** How many sessions are read, and written, at a time: each may have a megabyte. */
 const atOnce = 100

@@ -1,15 +1,15 @@
 // koa-pg-store revoke: ends sessions past the application, and every instance hears of it.
 
-import { noteId } from '../expired.js'
-import { channelOf, handleOf } from '../notice.js'
-import { readOptions } from '../options.js'
-import { Queries } from '../queries.js'
-import { prepare, type Table } from '../schema.js'
-import { Statements } from '../statements.js'
-import { Users } from '../users.js'
-import { type Command, type Context, isHandle, UsageError } from './command.js'
+import { channelOf, handleOf } from '../../notifications/payload.js'
+import { Queries } from '../../repository/session-queries.js'
+import { Users } from '../../repository/session-registry.js'
+import { Statements } from '../../repository/session-statements.js'
+import { prepare, type Table } from '../../schema/migrate.js'
+import { readOptions } from '../../stores/options.js'
+import { noteId } from '../../sweeper/sweep-statements.js'
+import { type Command, type Context, isHandle, UsageError } from '../command.js'
+import { number } from '../terminal.js'
 import { mustKnowUsers, userOf } from './list.js'
-import { number } from './terminal.js'
 
 /** Counting looks at the whole table. */
 const countMs = 600_000

@@ -1,10 +1,11 @@
 // koa-pg-store stats: what is in the table.
-import { noteId } from '../expired.js'
-import { readOptions } from '../options.js'
-import { prepare, qualified } from '../schema.js'
-import type { Row } from '../types.js'
-import type { Command } from './command.js'
-import { bytes, duration, number } from './terminal.js'
+
+import { prepare, qualified } from '../../schema/migrate.js'
+import { readOptions } from '../../stores/options.js'
+import { noteId } from '../../sweeper/sweep-statements.js'
+import type { Row } from '../../types/session-store.js'
+import type { Command } from '../command.js'
+import { bytes, duration, number } from '../terminal.js'
 
 /** A statistic reads the whole table, and may take its time. */
 const statementMs = 600_000

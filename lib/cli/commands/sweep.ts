@@ -1,12 +1,13 @@
 // koa-pg-store sweep: once, or as a worker.
-import { messageOf } from '../errors.js'
-import { readOptions, type Settings } from '../options.js'
-import { schedule } from '../schedule.js'
-import { prepare } from '../schema.js'
-import { Sweeper } from '../sweeper.js'
-import type { SweepResult } from '../types.js'
-import { type Command, type Context, UsageError, wholeNumber } from './command.js'
-import { duration, number, type Terminal } from './terminal.js'
+
+import { prepare } from '../../schema/migrate.js'
+import { readOptions, type Settings } from '../../stores/options.js'
+import { Sweeper } from '../../sweeper/sweeper.js'
+import { messageOf } from '../../types/errors.js'
+import type { SweepResult } from '../../types/session-store.js'
+import { schedule } from '../../util/schedule.js'
+import { type Command, type Context, UsageError, wholeNumber } from '../command.js'
+import { duration, number, type Terminal } from '../terminal.js'
 
 export const sweep: Command = {
   summary: 'Delete what has expired: once, or again and again with --watch',

@@ -2,8 +2,8 @@
 import { once } from 'node:events'
 import Koa from 'koa'
 import session from 'koa-generic-session'
-import { PgStore } from '../../lib/index.js'
-import { listen } from './http.js'
+import { PgStore } from '../../../lib/index.js'
+import { listen } from '../http.js'
 
 /** What it tells the process that started it. */
 export interface Listening {

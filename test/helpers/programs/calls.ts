@@ -1,5 +1,5 @@
 // An instance in a process of its own: makes calls of a store as it is told, and answers what came of them.
-import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { PgStore, type PgStoreOptions } from '../../../lib/index.js'
 
 const [url = '', options = '{}'] = process.argv.slice(2)
 const store = new PgStore(url, JSON.parse(options) as PgStoreOptions)

@@ -2,7 +2,7 @@
 import type { AddressInfo } from 'node:net'
 import Koa from 'koa'
 import session from 'koa-generic-session'
-import { PgStore } from '../../lib/index.js'
+import { PgStore } from '../../../lib/index.js'
 
 const [url = ''] = process.argv.slice(2)
 const app = new Koa()

@@ -4,9 +4,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Koa from 'koa'
 import genericSession from 'koa-generic-session'
 import { createSession } from 'koa-session'
-import { PgStore } from '../../lib/index.js'
+import { PgStore } from '../../../lib/index.js'
+import { listen } from '../http.js'
 import type { Listening } from './app.js'
-import { listen } from './http.js'
 
 type Context = Omit<Koa.Context, 'session'> & { session: Record<string, unknown> | null }
 

@@ -1,6 +1,6 @@
 // An instance in a process of its own that sweeps every second, and says what each sweep did.
 import { once } from 'node:events'
-import { PgStore } from '../../lib/index.js'
+import { PgStore } from '../../../lib/index.js'
 
 const [url = '', batchSize = '5000'] = process.argv.slice(2)
 // A test that holds up a sweep may take its time.

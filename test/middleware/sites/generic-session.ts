@@ -2,7 +2,7 @@
 import type { EventEmitter } from 'node:events'
 import type Koa from 'koa'
 import session from 'koa-generic-session'
-import { bodyOf, type Fixture, type Kept, type Site } from './fixture.js'
+import { bodyOf, type Fixture, type Kept, type Site } from '../../helpers/fixture.js'
 
 export type Context = Omit<Koa.Context, 'session' | 'sessionStore'> & {
   /** With the option `defer`, a promise of it. */

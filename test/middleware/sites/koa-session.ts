@@ -1,7 +1,7 @@
 // Applications with koa-session: their routes, and how they are served.
 import type Koa from 'koa'
 import { type CreateSessionOptions, createSession } from 'koa-session'
-import { bodyOf, type Fixture, type Site } from './fixture.js'
+import { bodyOf, type Fixture, type Site } from '../../helpers/fixture.js'
 
 /** What koa-session's types leave out. */
 interface Session {
