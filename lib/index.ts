@@ -1,6 +1,5 @@
 // What the package exports, nothing else.
 
-import type { Codec, CodecContext } from './codec/codec.js'
 import { type CompressedOptions, compressed } from './codec/compressed.js'
 import { type EncryptedOptions, type EncryptionKey, encrypted } from './codec/encrypted.js'
 import {
@@ -23,22 +22,28 @@ import {
 } from './types/errors.js'
 import type {
   CacheOptions,
-  CacheStats,
   CleanupOptions,
-  Conflict,
+  Codec,
+  CodecContext,
   ConnectionSource,
-  ExpiredSession,
-  GetOptions,
   PgStoreOptions,
   QueryFunction,
   Row,
-  Session,
-  SessionCache,
+} from './types/options.js'
+import type {
+  CacheStats,
+  Conflict,
+  ExpiredSession,
   SessionInfo,
-  SessionStore,
-  SessionWithTtl,
   Stats,
   SweepResult,
+} from './types/results.js'
+import type {
+  GetOptions,
+  Session,
+  SessionCache,
+  SessionStore,
+  SessionWithTtl,
   Ttl,
   Yieldable,
 } from './types/session-store.js'

@@ -1,6 +1,5 @@
 // What sessions are called, by their ids lately used: hashing an id costs more than all else of a cached read.
-import { nameOf } from '../notifications/payload.js'
-import { rawId } from '../session/json.js'
+import { nameOf, rawId } from '../session/session-id.js'
 import { Recent } from './quick-lru.js'
 
 export interface Names {

@@ -1,19 +1,9 @@
 // A bounded cache of sessions that refuses to learn what it has already heard to be old.
 import { LRUCache } from 'lru-cache'
 import { copy, decode } from '../session/json.js'
+import type { Stored } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
 import { type Base, Bases } from './merge-bases.js'
-
-/** A session as the database answered it. */
-export interface Stored {
-  /** The id that the table has. */
-  readonly id: string
-  /** The JSON. */
-  readonly text: string
-  readonly version: number
-  /** Milliseconds that it had to live when it was asked for. */
-  readonly left: number
-}
 
 interface Entry extends Base {
   readonly id: string

@@ -1,7 +1,7 @@
 // What a command of the command line is, and what it is given.
 import type { ParseArgsConfig } from 'node:util'
 import type { Connection } from '../postgres/connection.js'
-import type { PgStoreOptions } from '../types/session-store.js'
+import type { PgStoreOptions } from '../types/options.js'
 import type { Terminal } from './terminal.js'
 
 /** What the user typed after the command's name, and whom it is typed to. */

@@ -1,8 +1,9 @@
 // The command line: finds the command, the database and the words for what went wrong.
 import { type ParseArgsConfig, parseArgs } from 'node:util'
-import { type Connection, connect } from '../postgres/connection.js'
+import { connect } from '../postgres/connect.js'
+import type { Connection } from '../postgres/connection.js'
 import { readOptions } from '../stores/options.js'
-import { messageOf } from '../types/errors.js'
+import { messageOf } from '../util/driver-errors.js'
 import { type Command, type Context, isHandle, UsageError } from './command.js'
 import { doctor } from './commands/doctor.js'
 import { list } from './commands/list.js'

@@ -1,25 +1,9 @@
 // What stands between a session and its column: the codecs of an application, in order, and what came of them checked.
 
 import { decode } from '../session/json.js'
-import { DecodeError, describe, EncodeError } from '../types/errors.js'
-
-/** What a codec is told beside the value. */
-export interface CodecContext {
-  /**
-   * The stored id: a digest of the session id. The same for every save of a session, another for every session, and not
-   * a secret.
-   */
-  readonly id: string
-}
-
-/**
- * Turns a session into what its column is to hold, and back. Both are objects that JSON can hold; SQL sees the latter. May
- * answer a promise. What `decode` can't make a session of, it throws; it never answers another session instead.
- */
-export interface Codec {
-  encode(value: object, context: CodecContext): object | PromiseLike<object>
-  decode(value: object, context: CodecContext): object | PromiseLike<object>
-}
+import { DecodeError, EncodeError } from '../types/errors.js'
+import type { Codec, CodecContext } from '../types/options.js'
+import { describe } from '../util/validate.js'
 
 /** Several codecs as one: the first is the nearest to the session, the last the nearest to the column. */
 export function chain(codecs: readonly Codec[]): Codec {

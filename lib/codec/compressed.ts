@@ -1,8 +1,8 @@
 // compressed: a codec that keeps large sessions deflated.
 import { deflateSync, inflateSync } from 'node:zlib'
 import { DecodeError } from '../types/errors.js'
+import type { Codec } from '../types/options.js'
 import { count, withDefaults } from '../util/validate.js'
-import type { Codec } from './codec.js'
 
 /** Options of `compressed`. */
 export interface CompressedOptions {

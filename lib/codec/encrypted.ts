@@ -1,8 +1,8 @@
 // encrypted: a codec that keeps sessions as AES-256-GCM.
 import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
-import { DecodeError, describe } from '../types/errors.js'
-import { withDefaults } from '../util/validate.js'
-import type { Codec, CodecContext } from './codec.js'
+import { DecodeError } from '../types/errors.js'
+import type { Codec, CodecContext } from '../types/options.js'
+import { describe, withDefaults } from '../util/validate.js'
 
 export interface EncryptionKey {
   /** Its name: stored with each session, no secret, never given to another key. At most 64 characters. */

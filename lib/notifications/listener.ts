@@ -3,8 +3,8 @@ import { randomBytes } from 'node:crypto'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
-import { within } from '../postgres/connection.js'
-import { messageOf } from '../types/errors.js'
+import { messageOf } from '../util/driver-errors.js'
+import { within } from '../util/timeout.js'
 import { beatPayload, type Notice, readPayload } from './payload.js'
 
 /** How long to wait before connecting again: doubled from the first to the last, each time less a random part. */

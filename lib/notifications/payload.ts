@@ -1,6 +1,5 @@
 // What instances tell each other: the channel of a table, and the payloads on it. Pure.
 import { hash } from 'node:crypto'
-import { isDigest } from '../session/json.js'
 
 /** A payload must stay below PostgreSQL's 8000 bytes. */
 const longest = 7_900
@@ -14,16 +13,6 @@ export type Notice = 'flush' | { beat: string } | { name: string; version: numbe
 /** The channel of a table. The trigger in sql/006-notify.sql derives the same. */
 export function channelOf({ schema, table }: { schema: string; table: string }): string {
   return `koa_pg_store_${hash('sha256', `${schema}.${table}`).slice(0, 16)}`
-}
-
-/** What payloads call a session: its digest, whatever the table calls it. It opens nothing. */
-export function nameOf(sid: string): string {
-  return hash('sha256', sid, 'base64url')
-}
-
-/** The same of the id that the table has. It is also what users and operators are told of a session. */
-export function handleOf(id: string): string {
-  return isDigest(id) ? id.slice('sha256:'.length) : nameOf(id)
 }
 
 /** Payloads that name changed sessions, as few as their size allows. */

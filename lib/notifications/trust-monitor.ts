@@ -1,7 +1,7 @@
 // Whether what others change is heard of, and so whether the cache may be answered from: listens, or says why it can't.
 import type { ClientConfig } from 'pg'
-import type { Table } from '../schema/migrate.js'
-import type { Settings } from '../stores/options.js'
+import type { Table } from '../schema/table.js'
+import type { Settings } from '../types/settings.js'
 import { Listener, type ListenerOptions } from './listener.js'
 import { channelOf } from './payload.js'
 

@@ -1,15 +1,29 @@
 // Runs every statement that is on a request's path: concurrent calls together, and with the notices of what they change.
 import { hash } from 'node:crypto'
-import type { Stored } from '../cache/local-cache.js'
-import { type Codec, fromColumn, toColumn } from '../codec/codec.js'
-import { handleOf, payloads } from '../notifications/payload.js'
+import { fromColumn, toColumn } from '../codec/codec.js'
+import { payloads } from '../notifications/payload.js'
 import type { Connection, Statement } from '../postgres/connection.js'
-import type { Table } from '../schema/migrate.js'
-import { separator } from '../session/json.js'
-import { codeOf, EncodeError, withoutSecrets } from '../types/errors.js'
-import type { Row } from '../types/session-store.js'
+import { joined } from '../postgres/sql-params.js'
+import type { Table } from '../schema/table.js'
+import { handleOf, separator } from '../session/session-id.js'
+import type { Stored } from '../session/stored-session.js'
+import { EncodeError } from '../types/errors.js'
+import type { Codec, Row } from '../types/options.js'
 import { Batch } from '../util/batcher.js'
-import { joined, type Statements } from './session-statements.js'
+import { codeOf, withoutSecrets } from '../util/driver-errors.js'
+import {
+  asError,
+  type Changed,
+  changed,
+  column,
+  ids,
+  inOrder,
+  named,
+  type Replacement,
+  stored,
+  type Write,
+} from './row-mapper.js'
+import type { Statements } from './session-statements.js'
 import type { Touch } from './touch-buffer.js'
 
 /**
@@ -24,28 +38,6 @@ const atOnce = 4
 
 /** Errors of PostgreSQL that one row of many can be the cause of: bad data, constraints, deadlocks, limits. */
 const forOneRowsSake = /^(21|22|23|40|54)/
-
-/** What came of a change: the version that the row has now, how long it lives, whether others were told. */
-export interface Changed {
-  readonly id: string
-  readonly version: number
-  readonly left: number
-  readonly notify: boolean
-}
-
-/** A session to be written. */
-export interface Write {
-  readonly id: string
-  readonly text: string
-  /** Milliseconds from now; `null`, of a session that is there: as it is. */
-  readonly ttl: number | null
-  readonly userId: string | undefined
-}
-
-/** One to be written over a session that is there, in this version if given. */
-export interface Replacement extends Write {
-  readonly base: number | undefined
-}
 
 /** How batches of these calls are made; see `Batch`. */
 export const batching = {
@@ -297,39 +289,4 @@ function prepareAll(statements: Statements) {
     turn: prepared(statements.turn),
     lockUser: prepared(`select pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1 || ' ' || $2))`),
   }
-}
-
-function column<T, K extends keyof T>(rows: readonly T[], ...names: K[]): T[K][][] {
-  return names.map((name) => rows.map((row) => row[name]))
-}
-
-function named(rows: readonly Changed[]): { name: string; version: number }[] {
-  return rows.filter(({ notify }) => notify).map(({ id, version }) => ({ name: handleOf(id), version }))
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error))
-}
-
-function ids(calls: readonly { readonly key: string }[]): string[] {
-  return calls.map(({ key }) => key)
-}
-
-/** The row of each call, if it has one. */
-function inOrder<T extends { readonly id: string }>(
-  calls: readonly { readonly key: string }[],
-  rows: T[],
-): (T | undefined)[] {
-  if (calls.length === 1) return [rows[0]]
-  const byId = new Map(rows.map((row) => [row.id, row]))
-  return calls.map(({ key }) => byId.get(key))
-}
-
-/** A driver answers a bigint as a string. */
-function changed({ id, version, left, notify }: Row): Changed {
-  return { id: id as string, version: Number(version), left: left as number, notify: notify as boolean }
-}
-
-function stored({ id, session, version, left }: Row): Stored {
-  return { id: id as string, text: session as string, version: Number(version), left: left as number }
 }

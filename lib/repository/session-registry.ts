@@ -1,15 +1,18 @@
 // What a user, or an operator, asks of sessions: whose they are, and to end them. Beside a request's path.
 
-import { type Codec, fromColumn } from '../codec/codec.js'
-import { handleOf, nameOf } from '../notifications/payload.js'
+import { fromColumn } from '../codec/codec.js'
 import type { Connection } from '../postgres/connection.js'
-import type { Table } from '../schema/migrate.js'
+import { joined, list } from '../postgres/sql-params.js'
+import { noteId, type Table } from '../schema/table.js'
 import { decode } from '../session/json.js'
-import { noteId } from '../sweeper/sweep-statements.js'
+import { handleOf, nameOf } from '../session/session-id.js'
 import { SetupError } from '../types/errors.js'
-import type { Row, Session, SessionInfo } from '../types/session-store.js'
-import { type Changed, most, type Queries } from './session-queries.js'
-import { anyName, joined, list } from './session-statements.js'
+import type { Codec, Row } from '../types/options.js'
+import type { SessionInfo } from '../types/results.js'
+import type { Session } from '../types/session-store.js'
+import type { Changed } from './row-mapper.js'
+import { most, type Queries } from './session-queries.js'
+import { anyName } from './session-statements.js'
 import type { Save } from './session-writer.js'
 
 /** How many sessions are read at a time: each may have a megabyte. */

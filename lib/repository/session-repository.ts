@@ -1,11 +1,11 @@
 // The sessions of the table by way of the cache: what is answered from memory, and what the database's answers and other
 // instances' notices do to it.
-import type { Cache, Stored } from '../cache/local-cache.js'
+import type { Cache } from '../cache/local-cache.js'
 import type { Base, Bases } from '../cache/merge-bases.js'
 import type { Notice } from '../notifications/payload.js'
 import { decode } from '../session/json.js'
 import { isOfKoaSession } from '../session/koa-session.js'
-import { fromKept } from '../session/stored-session.js'
+import { fromKept, type Stored } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
 import type { Queries } from './session-queries.js'
 import { baseAfter, type Save, type Saved, type Saves } from './session-writer.js'

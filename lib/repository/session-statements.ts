@@ -1,7 +1,7 @@
 // The text of every statement that runs on a request's path, each for one session or for many. Pure.
 
-import type { Table } from '../schema/migrate.js'
-import { separator } from '../session/json.js'
+import { list, many, one } from '../postgres/sql-params.js'
+import type { Table } from '../schema/table.js'
 
 /** What the options say: the ends of a session's life, in ms, and what the table's ids are. */
 export interface Limits {
@@ -15,31 +15,6 @@ const destroyedFor = `interval '1 hour'`
 
 /** The version of a change made now. Grows even where a row went and came again; see DESIGN, 5. */
 const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
-
-/** Values between separators: quoting each of an array, and reading that, costs more than all else that is done to it. */
-export function joined(values: readonly unknown[]): string {
-  return values.join(separator)
-}
-
-/** Such a list as an array; what is empty is null. */
-export function list(parameter: string): string {
-  return `string_to_array(${parameter}::text, chr(30), '')`
-}
-
-/** Columns `$1`, `$2`, … of one row. */
-function one(columns: readonly (readonly [name: string, type: string])[]): string {
-  const values = columns.map(([, type], n) => `$${n + 1}::${type}`)
-  return `(select ${values.join(', ')}) as u (${columns.map(([name]) => name).join(', ')})`
-}
-
-/** The lists `$1`, `$2`, … as columns. PostgreSQL would plan anew for each array that it sees: behind a select it sees none. */
-function many(columns: readonly (readonly [name: string, type: string])[]): string {
-  const arrays = columns.map(([, type], n) => {
-    const array = list(`$${n + 1}`)
-    return type === 'text' ? `(select ${array})` : `(select ${array}::${type}[])`
-  })
-  return `unnest(${arrays.join(', ')}) as u (${columns.map(([name]) => name).join(', ')})`
-}
 
 const written = [
   ['id', 'text'],

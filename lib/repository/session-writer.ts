@@ -3,9 +3,11 @@
 import type { Base } from '../cache/merge-bases.js'
 import { decode } from '../session/json.js'
 import { ConflictError } from '../types/errors.js'
-import type { Conflict, Session } from '../types/session-store.js'
+import type { Conflict } from '../types/results.js'
+import type { Session } from '../types/session-store.js'
 import { Batch, type BatchCall, inHalves } from '../util/batcher.js'
-import { batching, type Changed, type Queries, type Replacement, type Write } from './session-queries.js'
+import type { Changed, Replacement, Write } from './row-mapper.js'
+import { batching, type Queries } from './session-queries.js'
 import { merge } from './three-way-merge.js'
 
 /** What is to be saved. */

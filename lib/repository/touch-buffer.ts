@@ -1,7 +1,7 @@
 // The deferred writes: later expiries and last accesses, many in one statement and each session's seldom.
 
 import { Recent } from '../cache/quick-lru.js'
-import { messageOf } from '../types/errors.js'
+import { messageOf } from '../util/driver-errors.js'
 
 /** What is to be written of a session: how much longer it is to live, if that changes, and how long ago it was used. */
 export interface Touch {

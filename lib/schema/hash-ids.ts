@@ -1,10 +1,11 @@
 // Turns the raw ids of a table that comes from koa-pg-session into digests, in the background, in parts.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Connection } from '../postgres/connection.js'
-import type { Settings } from '../stores/options.js'
-import { messageOf } from '../types/errors.js'
-import { fill, markHashed, qualified } from './migrate.js'
+import type { Settings } from '../types/settings.js'
+import { messageOf } from '../util/driver-errors.js'
+import { markHashed } from './migrate.js'
 import { sql } from './sql.js'
+import { fill, qualified } from './table.js'
 
 /** About 2,000 sessions: few enough that nobody waits long for one of their rows. */
 const blocksAtOnce = 128

@@ -2,11 +2,12 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
-import { type Connection, within } from '../postgres/connection.js'
-import type { Settings } from '../stores/options.js'
-import type { Row } from '../types/session-store.js'
-import { fill, qualified, userIndexName, variables } from './migrate.js'
+import type { Connection } from '../postgres/connection.js'
+import type { Row } from '../types/options.js'
+import type { Settings } from '../types/settings.js'
+import { within } from '../util/timeout.js'
 import { sql } from './sql.js'
+import { fill, qualified, userIndexName, variables } from './table.js'
 
 /** How long it may take. */
 const longest = 3_600_000

@@ -1,58 +1,6 @@
-// A session and its id on their way into a row and out of it: pure functions, no I/O.
-import { randomBytes } from 'node:crypto'
-import { describe, SessionTooLargeError } from '../types/errors.js'
-import type { Session, Ttl } from '../types/session-store.js'
-
-/** The longest life, in ms. */
-export const century = 100 * 365.25 * 24 * 60 * 60 * 1000
-
-// A b-tree entry has at most 2704 bytes.
-const longestRawId = 1024
-
-/** What PostgreSQL's text can't hold: NUL, and halves of characters. */
-const unstorable = /[\0\ud800-\udfff]/u
-
-/** Stands between ids, or sessions, on their way to PostgreSQL: JSON never has it, and no id that we take. */
-export const separator = '\x1e'
-
-/** Whether this is what the table holds for an id. A raw id that looks like it is nobody's. */
-export function isDigest(id: string): boolean {
-  return id.startsWith('sha256:') && id.length === 50
-}
-
-/** A new session id: 192 random bits in 32 characters. */
-export function newId(): string {
-  return randomBytes(24).toString('base64url')
-}
-
-/**
- * A session id as a table of raw ids would hold it, `undefined` if no such table can hold it. One that has the form of
- * a digest is refused too: otherwise what is read in the table could be presented as a cookie.
- */
-export function rawId(sid: string): string | undefined {
-  return sid.length <= longestRawId && isStorable(sid) && !isDigest(sid) ? sid : undefined
-}
-
-/** Whether a statement can take it for an id. */
-export function isStorable(id: string): boolean {
-  return !unstorable.test(id) && !id.includes(separator)
-}
-
-/** Throws a `TypeError` if `sid` can't be a session id. Never quotes it: ids are secrets. */
-export function checkId(sid: unknown): asserts sid is string {
-  if (typeof sid !== 'string')
-    throw new TypeError(`session id must be a string; received ${sid === null ? 'null' : typeof sid}`)
-  if (sid === '') throw new TypeError('session id must not be empty')
-}
-
-/** How many milliseconds a session is to live from now on; see `Ttl`. Throws a `TypeError` for anything else. */
-export function lifetime(ttl: Ttl, fallback: number, maxLifetime = century): number {
-  if (ttl === undefined || ttl === null || ttl === 'session' || Number.isNaN(ttl))
-    return Math.min(fallback, maxLifetime)
-  if (typeof ttl !== 'number')
-    throw new TypeError(`ttl must be a number of milliseconds; received ${describe(ttl)}`)
-  return Math.max(0, Math.min(Math.ceil(ttl), maxLifetime, century))
-}
+// A session as JSON: writing, reading and cloning it. Pure.
+import { SessionTooLargeError } from '../types/errors.js'
+import type { Session } from '../types/session-store.js'
 
 /** How large, in bytes of JSON in UTF-8, a session and each of its attributes may be. */
 export interface Sizes {

@@ -29,3 +29,9 @@ export function withExpire(session: Session, left: number, now: number): Session
 export function isOfKoaSession(session: Session): boolean {
   return typeof session._maxAge === 'number'
 }
+
+/** What koa-session says beside the id: its context, which is there from the first `get` of a request to its last `set`. */
+export function contextOf(more: object | undefined): object | undefined {
+  const context: unknown = more && Reflect.get(more, 'ctx')
+  return typeof context === 'object' && context !== null ? context : undefined
+}

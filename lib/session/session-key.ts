@@ -1,8 +1,8 @@
 // sessionKey: one attribute of a session with its type, its check, its default and its end.
 
-import { AttributeError, describe } from '../types/errors.js'
+import { AttributeError } from '../types/errors.js'
 import type { InputOf, OutputOf, StandardSchemaResult, StandardSchemaV1 } from '../types/standard-schema.js'
-import { milliseconds, withDefaults } from '../util/validate.js'
+import { describe, milliseconds, withDefaults } from '../util/validate.js'
 import { isExpiring } from './expiring-attribute.js'
 
 /** A session as the middlewares have it; `null` once it was signed out. */

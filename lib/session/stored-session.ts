@@ -18,3 +18,14 @@ export function fromKept(session: Session, left: number | undefined, now = Date.
   const kept = withoutExpired(session, now)
   return left === undefined ? kept : withExpire(kept, left, now)
 }
+
+/** A session as the database answered it. */
+export interface Stored {
+  /** The id that the table has. */
+  readonly id: string
+  /** The JSON. */
+  readonly text: string
+  readonly version: number
+  /** Milliseconds that it had to live when it was asked for. */
+  readonly left: number
+}

@@ -1,7 +1,8 @@
 // Whose a session is. Pure.
-import { describe } from '../types/errors.js'
+
 import type { Session } from '../types/session-store.js'
-import { isStorable } from './json.js'
+import { describe } from '../util/validate.js'
+import { isStorable } from './session-id.js'
 
 /** What a b-tree entry holds, with room to spare. */
 const longest = 512

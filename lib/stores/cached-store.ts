@@ -1,8 +1,8 @@
 // CachedStore: any store behind any cache.
 import { EventEmitter } from 'node:events'
-import { checkId, decode, encode, newId } from '../session/json.js'
+import { decode, encode } from '../session/json.js'
+import { checkId, newId } from '../session/session-id.js'
 import { fromKept, toKeep } from '../session/stored-session.js'
-import { describe } from '../types/errors.js'
 import type {
   Session,
   SessionCache,
@@ -11,7 +11,7 @@ import type {
   Ttl,
   Yieldable,
 } from '../types/session-store.js'
-import { milliseconds, withDefaults } from '../util/validate.js'
+import { describe, milliseconds, withDefaults } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import { GuardedCache } from './guarded-cache.js'
 

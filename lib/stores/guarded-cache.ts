@@ -1,6 +1,7 @@
 // A cache that may fail, made safe to ask: what it might know wrongly isn't asked, and nobody waits for it long.
-import { messageOf, withoutSecrets } from '../types/errors.js'
+
 import type { SessionCache } from '../types/session-store.js'
+import { messageOf, withoutSecrets } from '../util/driver-errors.js'
 
 export interface GuardedCacheOptions {
   readonly cache: SessionCache

@@ -1,19 +1,21 @@
 // The rooms that work on the table, once it is ready: made, and connected with each other.
 import type { Cache } from '../cache/local-cache.js'
 import type { Bases } from '../cache/merge-bases.js'
-import { channelOf, handleOf } from '../notifications/payload.js'
+import { channelOf } from '../notifications/payload.js'
 import type { Connection } from '../postgres/connection.js'
-import { type Changed, Queries } from '../repository/session-queries.js'
+import type { Changed } from '../repository/row-mapper.js'
+import { Queries } from '../repository/session-queries.js'
 import { Users } from '../repository/session-registry.js'
 import { Sessions } from '../repository/session-repository.js'
 import { Statements } from '../repository/session-statements.js'
 import { Saves } from '../repository/session-writer.js'
 import type { Touches } from '../repository/touch-buffer.js'
-import type { Table } from '../schema/migrate.js'
+import type { Table } from '../schema/table.js'
 import { encode } from '../session/json.js'
+import { handleOf } from '../session/session-id.js'
 import { userIdOf } from '../session/user-id.js'
-import type { Conflict } from '../types/session-store.js'
-import type { Settings } from './options.js'
+import type { Conflict } from '../types/results.js'
+import type { Settings } from '../types/settings.js'
 
 export interface Ready {
   readonly table: Table

@@ -1,7 +1,9 @@
 // MemoryStore: sessions in the memory of one process, for development and tests.
 import { LRUCache } from 'lru-cache'
-import { checkId, decode, encode, lifetime, newId } from '../session/json.js'
+import { decode, encode } from '../session/json.js'
+import { checkId, newId } from '../session/session-id.js'
 import { fromKept, toKeep } from '../session/stored-session.js'
+import { lifetime } from '../session/ttl.js'
 import type { Session, SessionStore, SessionWithTtl, Ttl, Yieldable } from '../types/session-store.js'
 import { count, milliseconds, withDefaults } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'

@@ -1,14 +1,13 @@
 // The calls of a store that are under way: counted, waited for at the end, and what they fail with put into words.
 import {
   ConflictError,
-  codeOf,
   DatabaseError,
   DecodeError,
   EncodeError,
   SessionTooLargeError,
   SetupError,
-  withoutSecrets,
 } from '../types/errors.js'
+import { codeOf, withoutSecrets } from '../util/driver-errors.js'
 
 /** Errors that say themselves what is wrong. */
 const ours = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]

@@ -1,10 +1,10 @@
 // The options: their defaults, their checks, and a frozen copy that the rest of the store reads.
-import type { ClientConfig } from 'pg'
-import { type Codec, readCodec } from '../codec/codec.js'
-import { century } from '../session/json.js'
+import { readCodec } from '../codec/codec.js'
+import { century } from '../session/ttl.js'
 import { commonUserId } from '../session/user-id.js'
-import type { CleanupOptions, PgStoreOptions, Session } from '../types/session-store.js'
-import { cronProblem, isTimeZone, type Times } from '../util/schedule.js'
+import type { CleanupOptions, PgStoreOptions } from '../types/options.js'
+import type { CacheSettings, CleanupSettings, Settings } from '../types/settings.js'
+import { cronProblem, isTimeZone } from '../util/schedule.js'
 import {
   boolean,
   count,
@@ -14,44 +14,6 @@ import {
   withDefaults,
   wrong,
 } from '../util/validate.js'
-
-/** The options as the store uses them. */
-export interface Settings {
-  readonly schema: string
-  readonly table: string
-  readonly create: boolean
-  readonly ttl: number
-  readonly maxLifetime: number | undefined
-  readonly idleTimeout: number | undefined
-  readonly touch: { readonly interval: number; readonly batchSize: number }
-  readonly concurrency: 'merge' | 'last-write' | 'reject'
-  readonly userId: (session: Session) => unknown
-  readonly maxSessionsPerUser: number | undefined
-  readonly maxBytes: number
-  readonly maxAttributeBytes: number | undefined
-  readonly hashIds: boolean
-  readonly cache: CacheSettings | false
-  readonly listen: string | ClientConfig | false | undefined
-  readonly prepare: boolean
-  readonly codec: Codec | undefined
-  readonly cleanup: CleanupSettings
-}
-
-interface CleanupSettings extends Times {
-  readonly batchSize: number
-  readonly grace: number
-  readonly onExpired: CleanupOptions['onExpired']
-}
-
-interface CacheSettings {
-  readonly max: number
-  readonly maxBytes: number
-  readonly ttl: number
-  readonly propagate: 'invalidate' | 'update'
-  readonly maxStaleness: number
-  /** The user set a `ttl`, and so a bound on staleness that holds without notifications. */
-  readonly withoutNotices: boolean
-}
 
 export const cacheDefaults: CacheSettings = {
   max: 10_000,

@@ -3,38 +3,42 @@ import { EventEmitter } from 'node:events'
 import { type Names, RecentNames } from '../cache/id-cache.js'
 import { Cache } from '../cache/local-cache.js'
 import { Bases } from '../cache/merge-bases.js'
-import { channelOf, handleOf } from '../notifications/payload.js'
+import { channelOf } from '../notifications/payload.js'
 import { Hearing } from '../notifications/trust-monitor.js'
-import { type Connection, connect, listenConfig, within } from '../postgres/connection.js'
+import { connect, listenConfig } from '../postgres/connect.js'
+import type { Connection } from '../postgres/connection.js'
 import { Touches } from '../repository/touch-buffer.js'
 import { hashIds } from '../schema/hash-ids.js'
-import { prepare, psql } from '../schema/migrate.js'
+import { prepare } from '../schema/migrate.js'
+import { psql } from '../schema/table.js'
 import { indexUsers } from '../schema/user-index.js'
-import { checkId, encode, lifetime, newId, rawId } from '../session/json.js'
+import { encode } from '../session/json.js'
+import { contextOf } from '../session/koa-session.js'
+import { checkId, handleOf, newId, rawId } from '../session/session-id.js'
 import { toKeep } from '../session/stored-session.js'
+import { lifetime } from '../session/ttl.js'
 import { userIdOf, userIdText } from '../session/user-id.js'
 import { Sweeper } from '../sweeper/sweeper.js'
-import { describe, messageOf, SetupError, withoutSecrets } from '../types/errors.js'
+import { SetupError } from '../types/errors.js'
+import type { ConnectionSource, PgStoreOptions } from '../types/options.js'
+import type { Conflict, ExpiredSession, SessionInfo, Stats, SweepResult } from '../types/results.js'
 import type {
-  Conflict,
-  ConnectionSource,
-  ExpiredSession,
   GetOptions,
-  PgStoreOptions,
   Session,
-  SessionInfo,
   SessionStore,
   SessionWithTtl,
-  Stats,
-  SweepResult,
   Ttl,
   Yieldable,
 } from '../types/session-store.js'
+import type { Settings } from '../types/settings.js'
+import { messageOf, withoutSecrets } from '../util/driver-errors.js'
 import { schedule } from '../util/schedule.js'
+import { within } from '../util/timeout.js'
+import { checkText } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import { assemble, type Ready } from './lifecycle.js'
 import { Calls } from './operations.js'
-import { cacheDefaults, readOptions, type Settings } from './options.js'
+import { cacheDefaults, readOptions } from './options.js'
 
 /** How long after a request has loaded a session it may put another in its place. */
 const replaceMs = 60_000
@@ -515,14 +519,4 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   #warn(error: Error): void {
     this.emit('warning', error instanceof SetupError ? error : withoutSecrets(error))
   }
-}
-
-function checkText(value: unknown, name: string): void {
-  if (typeof value !== 'string') throw new TypeError(`${name} must be a string; received ${describe(value)}`)
-}
-
-/** What koa-session says beside the id: its context, which is there from the first `get` of a request to its last `set`. */
-function contextOf(more: object | undefined): object | undefined {
-  const context: unknown = more && Reflect.get(more, 'ctx')
-  return typeof context === 'object' && context !== null ? context : undefined
 }

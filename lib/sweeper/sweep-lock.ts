@@ -2,8 +2,9 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
-import { openCursor, within } from '../postgres/connection.js'
-import type { Row } from '../types/session-store.js'
+import { openCursor } from '../postgres/pool-connection.js'
+import type { Row } from '../types/options.js'
+import { within } from '../util/timeout.js'
 
 /** How long one of its statements, none of which has much to do, may take. */
 const statementMs = 10_000

@@ -1,5 +1,5 @@
 // The statements of a sweep: what is over, how it is found, and the note of the last sweep.
-import type { Table } from '../schema/migrate.js'
+import { noteId, type Table } from '../schema/table.js'
 
 /** Which sessions are over, beside those whose expiry has passed; in ms. */
 export interface Ends {
@@ -8,12 +8,6 @@ export interface Ends {
   /** How long a session stays in the table after it has expired. */
   readonly grace: number
 }
-
-/**
- * The row that notes the last sweep. It has the form of a digest, so that no session id can be presented for it, and counts
- * as a session that has expired.
- */
-export const noteId = `sha256:${'koa-pg-store-sweep'.padEnd(43, '_')}`
 
 /** A commit needn't wait for the disk: what a crash brings back goes with the next sweep. Until the transaction's end. */
 const withoutWaiting = `(select set_config('synchronous_commit', 'off', true)) is not null`

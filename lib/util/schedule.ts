@@ -1,13 +1,7 @@
 // When the sweeper runs: by a cron expression or every so many ms; never twice at once, and never the reason to live.
-import cron from './cron.cjs'
 
-/** When to sweep. `cron` or `every`, or neither: not by itself. */
-export interface Times {
-  readonly cron: string | undefined
-  readonly timezone: string | undefined
-  /** Milliseconds. */
-  readonly every: number | undefined
-}
+import type { Times } from '../types/settings.js'
+import cron from './cron.cjs'
 
 /** Instances whose clocks agree must not all come at once: each waits for up to this share of the time between two sweeps. */
 const jitter = 1 / 10

@@ -1,5 +1,4 @@
 // The checks of options, of whatever has some: each throws a `TypeError` or `RangeError` that names the option.
-import { describe } from '../types/errors.js'
 
 /** The defaults, overridden by what was given; `undefined` is not given. */
 export function withDefaults<T extends object>(what: string, defaults: T, given: object): T {
@@ -47,4 +46,18 @@ export function wrong(name: string, right: string, value: unknown): never {
 
 export function outOfRange(name: string, right: string, value: unknown, why = ''): never {
   throw new RangeError(`option "${name}" must be ${right}; received ${describe(value)}${why}`)
+}
+
+/** A value as an error names it. */
+export function describe(value: unknown): string {
+  if (typeof value === 'string')
+    return `${JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value)} (a string)`
+  if (Array.isArray(value)) return 'an array'
+  if (typeof value === 'object' && value !== null) return 'an object'
+  if (typeof value === 'function') return 'a function'
+  return String(value)
+}
+
+export function checkText(value: unknown, name: string): void {
+  if (typeof value !== 'string') throw new TypeError(`${name} must be a string; received ${describe(value)}`)
 }

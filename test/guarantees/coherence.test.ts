@@ -2,7 +2,8 @@ import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { Listener } from '../../lib/notifications/listener.js'
-import { channelOf, nameOf, payloads, readPayload } from '../../lib/notifications/payload.js'
+import { channelOf, payloads, readPayload } from '../../lib/notifications/payload.js'
+import { nameOf } from '../../lib/session/session-id.js'
 import { startProxy } from '../helpers/proxy.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
@@ -338,7 +339,7 @@ describe('instances on one table', () => {
     })
 
   it('notify by a statement of its own in the transaction where Citus has spread the table', async () => {
-    const { connect } = await import('../../lib/postgres/connection.js')
+    const { connect } = await import('../../lib/postgres/connect.js')
     const { Queries } = await import('../../lib/repository/session-queries.js')
     const { Statements } = await import('../../lib/repository/session-statements.js')
     const a = await instance()

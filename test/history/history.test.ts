@@ -1,6 +1,6 @@
 import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { expect } from 'chai'
-import { nameOf } from '../../lib/notifications/payload.js'
+import { nameOf } from '../../lib/session/session-id.js'
 import { freshDatabase } from '../helpers/server.js'
 import { check } from './check.js'
 import type { Event } from './event.js'

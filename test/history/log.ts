@@ -1,6 +1,6 @@
 // What PostgreSQL itself says was written, and in which order: a log that a trigger keeps of every change of a session.
 import { PgStore } from '../../lib/index.js'
-import { nameOf } from '../../lib/notifications/payload.js'
+import { nameOf } from '../../lib/session/session-id.js'
 import { sql } from '../helpers/server.js'
 import { type Fault, group } from './check.js'
 import type { Event } from './event.js'

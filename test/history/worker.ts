@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Stats, PgStore as Store } from '../../lib/index.js'
-import { nameOf } from '../../lib/notifications/payload.js'
+import { nameOf } from '../../lib/session/session-id.js'
 import { type Event, now } from './event.js'
 
 export interface Work {

@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
-import { nameOf } from '../../lib/notifications/payload.js'
+import { nameOf } from '../../lib/session/session-id.js'
 import { Instance, trusted } from '../helpers/instance.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'

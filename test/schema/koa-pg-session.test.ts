@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
-import { nameOf } from '../../lib/notifications/payload.js'
+import { nameOf } from '../../lib/session/session-id.js'
 import { message, start } from '../helpers/processes.js'
 import { rejection } from '../helpers/rejection.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'

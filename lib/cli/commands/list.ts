@@ -1,12 +1,13 @@
 // koa-pg-store list: whose sessions are there, and the handles to end them by.
 
-import { handleOf } from '../../notifications/payload.js'
 import type { Connection } from '../../postgres/connection.js'
-import { prepare, type Table } from '../../schema/migrate.js'
+import { prepare } from '../../schema/migrate.js'
+import type { Table } from '../../schema/table.js'
+import { handleOf } from '../../session/session-id.js'
 import { userIdText } from '../../session/user-id.js'
 import { readOptions } from '../../stores/options.js'
-import { messageOf } from '../../types/errors.js'
-import type { Row } from '../../types/session-store.js'
+import type { Row } from '../../types/options.js'
+import { messageOf } from '../../util/driver-errors.js'
 import { type Command, type Context, UsageError, wholeNumber } from '../command.js'
 import { bytes, duration, number, type Terminal } from '../terminal.js'
 

@@ -1,12 +1,11 @@
 // Writes every session anew with the first key of a codec, while the application goes on.
-import { type Codec, fromColumn, toColumn } from '../../codec/codec.js'
-import { handleOf } from '../../notifications/payload.js'
+import { fromColumn, toColumn } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
-import type { Table } from '../../schema/migrate.js'
+import { noteId, type Table } from '../../schema/table.js'
 import { decode } from '../../session/json.js'
-import { noteId } from '../../sweeper/sweep-statements.js'
+import { handleOf } from '../../session/session-id.js'
 import { DecodeError, EncodeError } from '../../types/errors.js'
-import type { Row } from '../../types/session-store.js'
+import type { Codec, Row } from '../../types/options.js'
 
 /** How many sessions are read, and written, at a time: each may have a megabyte. */
 const atOnce = 100

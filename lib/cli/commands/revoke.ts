@@ -1,12 +1,13 @@
 // koa-pg-store revoke: ends sessions past the application, and every instance hears of it.
 
-import { channelOf, handleOf } from '../../notifications/payload.js'
+import { channelOf } from '../../notifications/payload.js'
 import { Queries } from '../../repository/session-queries.js'
 import { Users } from '../../repository/session-registry.js'
 import { Statements } from '../../repository/session-statements.js'
-import { prepare, type Table } from '../../schema/migrate.js'
+import { prepare } from '../../schema/migrate.js'
+import { noteId, type Table } from '../../schema/table.js'
+import { handleOf } from '../../session/session-id.js'
 import { readOptions } from '../../stores/options.js'
-import { noteId } from '../../sweeper/sweep-statements.js'
 import { type Command, type Context, isHandle, UsageError } from '../command.js'
 import { number } from '../terminal.js'
 import { mustKnowUsers, userOf } from './list.js'

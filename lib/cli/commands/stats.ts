@@ -1,9 +1,9 @@
 // koa-pg-store stats: what is in the table.
 
-import { prepare, qualified } from '../../schema/migrate.js'
+import { prepare } from '../../schema/migrate.js'
+import { noteId, qualified } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
-import { noteId } from '../../sweeper/sweep-statements.js'
-import type { Row } from '../../types/session-store.js'
+import type { Row } from '../../types/options.js'
 import type { Command } from '../command.js'
 import { bytes, duration, number } from '../terminal.js'
 

@@ -1,10 +1,11 @@
 // koa-pg-store sweep: once, or as a worker.
 
 import { prepare } from '../../schema/migrate.js'
-import { readOptions, type Settings } from '../../stores/options.js'
+import { readOptions } from '../../stores/options.js'
 import { Sweeper } from '../../sweeper/sweeper.js'
-import { messageOf } from '../../types/errors.js'
-import type { SweepResult } from '../../types/session-store.js'
+import type { SweepResult } from '../../types/results.js'
+import type { Settings } from '../../types/settings.js'
+import { messageOf } from '../../util/driver-errors.js'
 import { schedule } from '../../util/schedule.js'
 import { type Command, type Context, UsageError, wholeNumber } from '../command.js'
 import { duration, number, type Terminal } from '../terminal.js'

@@ -1,0 +1,37 @@
+// Runs statements by the application's own query function.
+import type { QueryFunction, Row } from '../types/options.js'
+import { within } from '../util/timeout.js'
+import { describe } from '../util/validate.js'
+import { type Connection, connectMs, type Query, type Statement, statementMs } from './connection.js'
+
+export class FunctionConnection implements Connection {
+  readonly canUndo = false
+  readonly connectMs = connectMs
+  readonly read = undefined
+  readonly clientConfig = undefined
+  readonly #run: QueryFunction
+
+  constructor(run: QueryFunction) {
+    this.#run = run
+  }
+
+  async query(
+    statement: string | Statement,
+    values: readonly unknown[] = [],
+    ms = statementMs,
+  ): Promise<Row[]> {
+    const text = typeof statement === 'string' ? statement : statement.text
+    const result = await within(this.#run(text, [...values]), ms, 'the query function did not answer')
+    const rows: unknown = Array.isArray(result) ? result : Reflect.get(Object(result), 'rows')
+    if (!Array.isArray(rows))
+      throw new TypeError(`the query function must answer rows or { rows }; it answered ${describe(result)}`)
+    return rows as Row[]
+  }
+
+  /** Each call may run on another connection: no transaction, but the statements in their order. */
+  transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
+    return work((statement, values) => this.query(statement, values))
+  }
+
+  async end(): Promise<void> {}
+}
