@@ -5,8 +5,8 @@ import { type EncryptedOptions, type EncryptionKey, encrypted } from './codec/en
 import {
   type SessionKey,
   type SessionKeyOptions,
+  type SessionKeyOptionsWithDefault,
   sessionKey,
-  type WithDefault,
 } from './session/session-key.js'
 import { CachedStore, type CachedStoreOptions } from './stores/cached-store.js'
 import { MemoryStore, type MemoryStoreOptions } from './stores/memory-store.js'
@@ -72,13 +72,13 @@ export type {
   SessionInfo,
   SessionKey,
   SessionKeyOptions,
+  SessionKeyOptionsWithDefault,
   SessionStore,
   SessionWithTtl,
   StandardSchemaV1,
   Stats,
   SweepResult,
   Ttl,
-  WithDefault,
   Yieldable,
 }
 export {
@@ -155,6 +155,7 @@ declare module './stores/pg-store.js' {
       type SessionInfo,
       type SessionKey,
       type SessionKeyOptions,
+      type SessionKeyOptionsWithDefault,
       type SessionStore,
       SessionTooLargeError,
       type SessionWithTtl,
@@ -164,7 +165,6 @@ declare module './stores/pg-store.js' {
       type SweepResult,
       sessionKey,
       type Ttl,
-      type WithDefault,
       type Yieldable,
     }
   }

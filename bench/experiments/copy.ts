@@ -1,7 +1,7 @@
 // How a cached session becomes an object of the caller's own: what each way costs. npm run bench:copy
 import v8 from 'node:v8'
-import { type Base, Bases } from '../../lib/cache/merge-bases.js'
-import { copy } from '../../lib/session/json.js'
+import { type MergeBase, MergeBases } from '../../lib/cache/merge-bases.js'
+import { clone } from '../../lib/session/json.js'
 import { session as other } from '../support/sessions.js'
 
 const session = {
@@ -36,8 +36,8 @@ function deep(value: unknown): unknown {
   return object
 }
 
-const known: Base[] = texts.map((text, n) => ({ name: `${n}`, text, version: n }))
-const weak = new Bases()
+const known: MergeBase[] = texts.map((text, n) => ({ digest: `${n}`, json: text, version: n }))
+const weak = new MergeBases()
 
 /** All of one shape: another than the others'. */
 const alike = texts.map(() => JSON.parse(JSON.stringify(other())) as object)
@@ -50,12 +50,12 @@ class Given {
 }
 
 class Stamped extends Given {
-  readonly #base: Base
-  constructor(session: object, base: Base) {
+  readonly #base: MergeBase
+  constructor(session: object, base: MergeBase) {
     super(session)
     this.#base = base
   }
-  static base(session: object): Base | undefined {
+  static base(session: object): MergeBase | undefined {
     return #base in session ? session.#base : undefined
   }
 }
@@ -65,7 +65,7 @@ const ways: [string, (n: number) => unknown][] = [
   ['v8.deserialize', (n) => v8.deserialize(buffers[n] as Buffer)],
   ['structuredClone', (n) => structuredClone(objects[n])],
   ['a copy key by key', (n) => deep(objects[n])],
-  ['a copy by spread (copy in lib/record.ts)', (n) => copy(objects[n] as object)],
+  ['a copy by spread (copy in lib/record.ts)', (n) => clone(objects[n] as object)],
   // That and what it came from, as every get does.
   ...(
     [
@@ -76,14 +76,14 @@ const ways: [string, (n: number) => unknown][] = [
     [
       `… and its base in a WeakMap (lib/loaded.ts)${which}`,
       (n) => {
-        const own = copy(objects[n] as object)
-        weak.remember(own, known[n] as Base)
+        const own = clone(objects[n] as object)
+        weak.remember(own, known[n] as MergeBase)
         return own
       },
     ],
     [
       `… and its base in a private field${which}`,
-      (n) => Stamped.base(new Stamped(copy(objects[n] as object), known[n] as Base)),
+      (n) => Stamped.base(new Stamped(clone(objects[n] as object), known[n] as MergeBase)),
     ],
   ]),
 ]

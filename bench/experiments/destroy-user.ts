@@ -161,7 +161,7 @@ async function main(): Promise<void> {
         ),
       )
       const start = now()
-      const count = await store.destroyUser('ann')
+      const count = await store.destroySessionsOf('ann')
       took.push(now() - start)
       if (count !== sessions) throw new Error(`${count} of ${sessions} sessions were destroyed`)
       for (const report of await watched) if (report) clean.push(report.clean - start)

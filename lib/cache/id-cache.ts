@@ -1,35 +1,35 @@
 // What sessions are called, by their ids lately used: hashing an id costs more than all else of a cached read.
-import { nameOf, rawId } from '../session/session-id.js'
-import { Recent } from './quick-lru.js'
+import { digestOf, rawId } from '../session/session-id.js'
+import { QuickLru } from './quick-lru.js'
 
-export interface Names {
+export interface SessionIds {
   /** In the cache and in notices. */
-  readonly name: string
+  readonly digest: string
   /** In the table; `undefined` if the table can't have it. */
-  readonly id: string | undefined
+  readonly storedId: string | undefined
   /** When it was last loaded here, by the monotonic clock. */
-  loaded: number | undefined
+  loadedAt: number | undefined
 }
 
 /** No session id of the middlewares is longer, and what a stranger sends must not fill the memory. */
-const longest = 128
+const maxCachedIdLength = 128
 
-export class RecentNames {
-  readonly #names: Recent<Names>
+export class IdCache {
+  readonly #ids: QuickLru<SessionIds>
   readonly #hashIds: boolean
 
   /** Remembers those of about `max` sessions. */
   constructor(max: number, hashIds: boolean) {
-    this.#names = new Recent(max)
+    this.#ids = new QuickLru(max)
     this.#hashIds = hashIds
   }
 
-  of(sid: string): Names {
-    const known = this.#names.get(sid)
+  resolve(sid: string): SessionIds {
+    const known = this.#ids.get(sid)
     if (known !== undefined) return known
-    const name = nameOf(sid)
-    const names = { name, id: this.#hashIds ? `sha256:${name}` : rawId(sid), loaded: undefined }
-    if (sid.length <= longest) this.#names.set(sid, names)
-    return names
+    const digest = digestOf(sid)
+    const ids = { digest, storedId: this.#hashIds ? `sha256:${digest}` : rawId(sid), loadedAt: undefined }
+    if (sid.length <= maxCachedIdLength) this.#ids.set(sid, ids)
+    return ids
   }
 }

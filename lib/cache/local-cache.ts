@@ -1,28 +1,28 @@
 // A bounded cache of sessions that refuses to learn what it has already heard to be old.
 import { LRUCache } from 'lru-cache'
-import { copy, decode } from '../session/json.js'
-import type { Stored } from '../session/stored-session.js'
+import { clone, parse } from '../session/json.js'
+import type { StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
-import { type Base, Bases } from './merge-bases.js'
+import { type MergeBase, MergeBases } from './merge-bases.js'
 
-interface Entry extends Base {
+interface Entry extends MergeBase {
   readonly id: string
   /** Once somebody wanted it: each caller gets a copy. */
   session: Session | undefined
   /** When it is over, and when it was last said to be used, by the monotonic clock. */
-  readonly until: number
+  readonly freshUntil: number
   /** When the session is over. */
-  readonly end: number
-  used: number
+  readonly expiresAt: number
+  lastUsedAt: number
 }
 
 /** A read or write under way, whose answer may come after the notice of something newer. */
 export interface Fill {
-  readonly name: string
-  readonly since: number
+  readonly digest: string
+  readonly startedAt: number
   readonly epoch: number
   /** What is older than this is known to be stale. */
-  floor: number
+  minVersion: number
 }
 
 export interface CacheLimits {
@@ -32,17 +32,17 @@ export interface CacheLimits {
 }
 
 /** How often, in ms, the use of a session is told. */
-const useEvery = 1_000
+const useIntervalMs = 1_000
 
 /** Sessions by name: the digest of their id. */
-export class Cache {
+export class LocalCache {
   readonly #entries: LRUCache<string, Entry>
   readonly #ttl: number
   readonly #now: () => number
   readonly #onUse: (name: string, id: string) => void
-  readonly #bases: Bases
+  readonly #bases: MergeBases
   readonly #fills = new Map<string, Set<Fill>>()
-  readonly #reads = new Map<string, Promise<Stored | undefined>>()
+  readonly #fetches = new Map<string, Promise<StoredSession | undefined>>()
   #epoch = 0
   hits = 0
   misses = 0
@@ -55,7 +55,7 @@ export class Cache {
     { max, maxBytes, ttl }: CacheLimits,
     now: () => number = () => performance.now(),
     onUse: (name: string, id: string) => void = () => undefined,
-    bases = new Bases(),
+    bases = new MergeBases(),
   ) {
     this.#entries = new LRUCache({ max, maxSize: maxBytes })
     this.#ttl = ttl
@@ -77,15 +77,15 @@ export class Cache {
   get(name: string): Session | undefined {
     const entry = this.#entries.peek(name)
     const now = this.#now()
-    const session = entry === undefined || entry.until <= now ? undefined : copyOf(entry)
+    const session = entry === undefined || entry.freshUntil <= now ? undefined : cloneOf(entry)
     if (entry === undefined || session === undefined) {
       this.misses++
       return undefined
     }
     this.hits++
     this.#bases.remember(session, entry)
-    if (now - entry.used >= useEvery) {
-      entry.used = now
+    if (now - entry.lastUsedAt >= useIntervalMs) {
+      entry.lastUsedAt = now
       // Which was used last is known to the second; to the call, it would cost more than the look-up.
       this.#entries.get(name)
       this.#onUse(name, entry.id)
@@ -94,19 +94,19 @@ export class Cache {
   }
 
   /** For how many ms a session that is here has to live, as far as the database has said. */
-  left(name: string): number {
-    return (this.#entries.peek(name)?.end ?? 0) - this.#now()
+  getRemainingTtl(name: string): number {
+    return (this.#entries.peek(name)?.expiresAt ?? 0) - this.#now()
   }
 
   /** Whether this version of a session, or a newer one, is here: a notice of it is an echo. */
-  knows(name: string, version: number): boolean {
+  hasVersion(name: string, version: number): boolean {
     return (this.#entries.peek(name)?.version ?? 0) >= version
   }
 
   /** A session that is here and alive, without using it. */
-  peek(name: string): Base | undefined {
+  peek(name: string): MergeBase | undefined {
     const entry = this.#entries.peek(name)
-    return entry === undefined || entry.until <= this.#now() ? undefined : entry
+    return entry === undefined || entry.freshUntil <= this.#now() ? undefined : entry
   }
 
   /**
@@ -114,34 +114,40 @@ export class Cache {
    * that began before it; and as nobody is told of a new session, that there was none is said only of the time since one
    * asked.
    */
-  async read(name: string, load: () => Promise<Stored | undefined>): Promise<Stored | undefined> {
-    const earlier = this.#reads.get(name)
+  async fetch(
+    name: string,
+    load: () => Promise<StoredSession | undefined>,
+  ): Promise<StoredSession | undefined> {
+    const earlier = this.#fetches.get(name)
     const stored = earlier && (await earlier)
     if (stored !== undefined) return stored
-    const running = this.#reads.get(name)
+    const running = this.#fetches.get(name)
     if (running !== undefined && running !== earlier) return running
     const read = this.fill(name, load).finally(() => {
-      if (this.#reads.get(name) === read) this.#reads.delete(name)
+      if (this.#fetches.get(name) === read) this.#fetches.delete(name)
     })
-    this.#reads.set(name, read)
+    this.#fetches.set(name, read)
     return read
   }
 
   /** Asks `load`, and keeps the answer if nothing newer was heard of meanwhile. */
-  async fill(name: string, load: () => Promise<Stored | undefined>): Promise<Stored | undefined> {
-    const fill = this.begin(name)
-    let stored: Stored | undefined
+  async fill(
+    name: string,
+    load: () => Promise<StoredSession | undefined>,
+  ): Promise<StoredSession | undefined> {
+    const fill = this.beginFill(name)
+    let stored: StoredSession | undefined
     try {
       stored = await load()
       return stored
     } finally {
-      this.end(fill, stored)
+      this.commitFill(fill, stored)
     }
   }
 
   /** To be called before the database is asked or told; `end` must follow. */
-  begin(name: string): Fill {
-    const fill: Fill = { name, since: this.#now(), epoch: this.#epoch, floor: 0 }
+  beginFill(name: string): Fill {
+    const fill: Fill = { digest: name, startedAt: this.#now(), epoch: this.#epoch, minVersion: 0 }
     const fills = this.#fills.get(name)
     if (fills === undefined) this.#fills.set(name, new Set([fill]))
     else fills.add(fill)
@@ -149,27 +155,27 @@ export class Cache {
   }
 
   /** What came of it; kept unless something newer was heard of, or everything was forgotten, since `begin`. */
-  end(fill: Fill, stored?: Stored): void {
-    const fills = this.#fills.get(fill.name)
+  commitFill(fill: Fill, stored?: StoredSession): void {
+    const fills = this.#fills.get(fill.digest)
     fills?.delete(fill)
-    if (fills?.size === 0) this.#fills.delete(fill.name)
-    if (stored === undefined || fill.epoch !== this.#epoch || stored.version < fill.floor) return
-    const there = this.#entries.peek(fill.name)
+    if (fills?.size === 0) this.#fills.delete(fill.digest)
+    if (stored === undefined || fill.epoch !== this.#epoch || stored.version < fill.minVersion) return
+    const there = this.#entries.peek(fill.digest)
     if (there !== undefined && there.version > stored.version) return
-    const until = fill.since + Math.min(stored.left, this.#ttl)
+    const until = fill.startedAt + Math.min(stored.ttlMs, this.#ttl)
     this.#entries.set(
-      fill.name,
+      fill.digest,
       {
-        name: fill.name,
+        digest: fill.digest,
         id: stored.id,
-        text: stored.text,
+        json: stored.json,
         session: undefined,
         version: stored.version,
-        until,
-        end: fill.since + stored.left,
-        used: fill.since,
+        freshUntil: until,
+        expiresAt: fill.startedAt + stored.ttlMs,
+        lastUsedAt: fill.startedAt,
       },
-      { size: stored.text.length },
+      { size: stored.json.length },
     )
   }
 
@@ -177,9 +183,9 @@ export class Cache {
    * Something changed to `version`: what is older goes, and doesn't come back. Answers the table's id of what went, if
    * anything did.
    */
-  changed(name: string, version: number): string | undefined {
-    this.#reads.delete(name)
-    for (const fill of this.#fills.get(name) ?? []) fill.floor = Math.max(fill.floor, version)
+  invalidate(name: string, version: number): string | undefined {
+    this.#fetches.delete(name)
+    for (const fill of this.#fills.get(name) ?? []) fill.minVersion = Math.max(fill.minVersion, version)
     const entry = this.#entries.peek(name)
     if (entry === undefined || entry.version >= version) return undefined
     this.#entries.delete(name)
@@ -187,17 +193,17 @@ export class Cache {
   }
 
   /** Forgets everything, also what is under way. */
-  flush(): void {
+  clear(): void {
     this.#epoch++
-    this.#reads.clear()
+    this.#fetches.clear()
     this.#entries.clear()
   }
 }
 
-function copyOf(entry: Entry): Session | undefined {
+function cloneOf(entry: Entry): Session | undefined {
   try {
-    entry.session ??= decode(entry.text)
-    return entry.session && copy(entry.session)
+    entry.session ??= parse(entry.json)
+    return entry.session && clone(entry.session)
   } catch (error) {
     // Nested too deeply for a copy, though not for JSON.parse.
     if (error instanceof RangeError) return undefined

@@ -1,7 +1,7 @@
 // A bounded map of what was lately used; generic. A third of the cost of an LRU, for what may be forgotten a little early.
 
 /** Keeps at least the `max` entries last used, and at most twice as many. */
-export class Recent<V> {
+export class QuickLru<V> {
   readonly #max: number
   #young = new Map<string, V>()
   #old = new Map<string, V>()

@@ -1,6 +1,6 @@
 // What stands between a session and its column: the codecs of an application, in order, and what came of them checked.
 
-import { decode } from '../session/json.js'
+import { parse } from '../session/json.js'
 import { DecodeError, EncodeError } from '../types/errors.js'
 import type { Codec, CodecContext } from '../types/options.js'
 import { describe } from '../util/validate.js'
@@ -44,7 +44,7 @@ export function readCodec(option: unknown): Codec {
 export async function toColumn(codec: Codec, text: string, context: CodecContext): Promise<string> {
   let value: unknown
   try {
-    value = await codec.encode(decode(text) as object, context)
+    value = await codec.encode(parse(text) as object, context)
   } catch (error) {
     throw new EncodeError(`the session can’t be encoded: codec.encode failed (${nameOfError(error)})`)
   }
@@ -64,7 +64,7 @@ export function fromColumn(codec: Codec, column: string, context: CodecContext):
     return JSON.stringify(value)
   }
   try {
-    const stored = decode(column)
+    const stored = parse(column)
     if (stored === undefined)
       throw new DecodeError('the session can’t be decoded: its column holds no JSON object')
     const decoded = codec.decode(stored, context)

@@ -2,7 +2,7 @@
 import { deflateSync, inflateSync } from 'node:zlib'
 import { DecodeError } from '../types/errors.js'
 import type { Codec } from '../types/options.js'
-import { count, withDefaults } from '../util/validate.js'
+import { assertInteger, withDefaults } from '../util/validate.js'
 
 /** Options of `compressed`. */
 export interface CompressedOptions {
@@ -27,8 +27,8 @@ const defaults = { over: 1024, max: 16 * 1024 * 1024 }
  */
 export function compressed(options: CompressedOptions = {}): Codec {
   const { over, max } = withDefaults('options', defaults, options)
-  count('over', over, 'bytes', 0)
-  count('max', max, 'bytes', 1)
+  assertInteger('over', over, 'bytes', 0)
+  assertInteger('max', max, 'bytes', 1)
 
   return {
     encode(value): object {

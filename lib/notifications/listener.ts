@@ -4,15 +4,15 @@ import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
 import { messageOf } from '../util/driver-errors.js'
-import { within } from '../util/timeout.js'
-import { beatPayload, type Notice, readPayload } from './payload.js'
+import { withTimeout } from '../util/timeout.js'
+import { heartbeatPayload, type Notification, readPayload } from './payload.js'
 
 /** How long to wait before connecting again: doubled from the first to the last, each time less a random part. */
-const firstPause = 100
-const lastPause = 5_000
+const minDelayMs = 100
+const maxDelayMs = 5_000
 
 /** The same, where the connection is fine but notifications don't come through: a transaction pooler, say. */
-const pauseWhenDeaf = 60_000
+const unreachableRetryMs = 60_000
 
 export interface ListenerOptions {
   readonly config: ClientConfig
@@ -21,7 +21,7 @@ export interface ListenerOptions {
   readonly maxStaleness: number
   /** Notifies on the channel over the connection that the store's changes go through. */
   readonly notify: (payload: string) => Promise<unknown>
-  readonly onNotice: (notice: Exclude<Notice, { beat: string }>) => void
+  readonly onNotification: (notice: Exclude<Notification, { beat: string }>) => void
   /** Listening again: what was known before is worth nothing, and is to be forgotten now. */
   readonly onTrust: () => void
   readonly onDistrust: () => void
@@ -29,27 +29,27 @@ export interface ListenerOptions {
 }
 
 /** A heartbeat on its way, by both clocks: the monotonic one stands still while the machine sleeps. */
-interface Beat {
+interface Heartbeat {
   readonly monotonic: number
   readonly wall: number
 }
 
 /** One connection, from its beginning. */
-interface Attempt {
+interface ListenerConnection {
   stream: Duplex | undefined
   client: pg.Client | undefined
 }
 
 export class Listener {
   readonly #options: ListenerOptions
-  #attempt: Attempt | undefined
+  #connection: ListenerConnection | undefined
   #timer: NodeJS.Timeout | undefined
-  #heard: ((token: string) => void) | undefined
+  #onHeartbeat: ((token: string) => void) | undefined
   /** The heartbeat that came back last: all that was committed before it was sent is known. */
-  #proof: Beat | undefined
+  #lastHeartbeat: Heartbeat | undefined
   #trusted = false
   #stopped = false
-  #pause = firstPause
+  #delayMs = minDelayMs
   /** Once for each time that trust is lost, or can't be had at first. */
   #warned = false
   reconnects = 0
@@ -65,14 +65,14 @@ export class Listener {
   }
 
   /** Whether everything that was committed more than `maxStaleness` ago has been heard. */
-  get trusted(): boolean {
-    return this.#trusted && this.proofAge < this.#options.maxStaleness
+  get isTrusted(): boolean {
+    return this.#trusted && this.lastHeartbeatAge < this.#options.maxStaleness
   }
 
   /** How long ago, in ms, the last heartbeat that came back was sent. */
-  get proofAge(): number {
-    if (this.#proof === undefined) return Number.POSITIVE_INFINITY
-    return Math.max(performance.now() - this.#proof.monotonic, Date.now() - this.#proof.wall)
+  get lastHeartbeatAge(): number {
+    if (this.#lastHeartbeat === undefined) return Number.POSITIVE_INFINITY
+    return Math.max(performance.now() - this.#lastHeartbeat.monotonic, Date.now() - this.#lastHeartbeat.wall)
   }
 
   /** For good, and at once. */
@@ -84,8 +84,8 @@ export class Listener {
   }
 
   async #connect(): Promise<void> {
-    const attempt: Attempt = { stream: undefined, client: undefined }
-    this.#attempt = attempt
+    const attempt: ListenerConnection = { stream: undefined, client: undefined }
+    this.#connection = attempt
     const lost = (reason?: unknown): void => this.#lost(attempt, reason)
     const { channel, maxStaleness, config } = this.#options
     try {
@@ -103,65 +103,70 @@ export class Listener {
       attempt.client = client
       client.on('error', lost)
       client.on('end', lost)
-      client.on('notification', ({ payload }) => this.#hear(payload ?? ''))
-      await within(client.connect(), Math.max(maxStaleness, lastPause), 'no connection to listen', false)
+      client.on('notification', ({ payload }) => this.#receive(payload ?? ''))
+      await withTimeout(
+        client.connect(),
+        Math.max(maxStaleness, maxDelayMs),
+        'no connection to listen',
+        false,
+      )
       // Neither waiting nor listening keeps the process alive.
       if (attempt.stream && 'unref' in attempt.stream) (attempt.stream as Socket).unref()
       const listening = client.query(`listen ${pg.escapeIdentifier(channel)}`)
-      await within(listening, maxStaleness, 'no answer to listen', false)
-      await this.#prove(attempt)
+      await withTimeout(listening, maxStaleness, 'no answer to listen', false)
+      await this.#sendHeartbeat(attempt)
     } catch (error) {
       lost(error)
     }
   }
 
   /** A notification there, by the way that changes take, and back by this one. */
-  async #prove(attempt: Attempt): Promise<void> {
-    if (attempt !== this.#attempt) return
+  async #sendHeartbeat(attempt: ListenerConnection): Promise<void> {
+    if (attempt !== this.#connection) return
     const { maxStaleness, notify } = this.#options
     const token = randomBytes(9).toString('base64url')
-    const beat: Beat = { monotonic: performance.now(), wall: Date.now() }
+    const beat: Heartbeat = { monotonic: performance.now(), wall: Date.now() }
     const back = new Promise<void>((resolve) => {
-      this.#heard = (heard) => {
+      this.#onHeartbeat = (heard) => {
         if (heard === token) resolve()
       }
     })
-    const sent = notify(beatPayload(token))
-    await within(sent, maxStaleness, 'no answer to a heartbeat', false)
-    await within(back, maxStaleness, deaf, false)
-    if (attempt !== this.#attempt) return
-    this.#proof = beat
+    const sent = notify(heartbeatPayload(token))
+    await withTimeout(sent, maxStaleness, 'no answer to a heartbeat', false)
+    await withTimeout(back, maxStaleness, heartbeatTimeout, false)
+    if (attempt !== this.#connection) return
+    this.#lastHeartbeat = beat
     if (!this.#trusted) {
       this.#options.onTrust()
       this.#trusted = true
-      this.#pause = firstPause
+      this.#delayMs = minDelayMs
       this.#warned = false
     }
     this.#timer = setTimeout(() => {
-      this.#prove(attempt).catch((error) => this.#lost(attempt, error))
+      this.#sendHeartbeat(attempt).catch((error) => this.#lost(attempt, error))
     }, maxStaleness / 4)
     this.#timer.unref()
   }
 
-  #hear(payload: string): void {
+  #receive(payload: string): void {
     const notice = readPayload(payload)
-    if (typeof notice === 'object' && 'beat' in notice) this.#heard?.(notice.beat)
+    if (typeof notice === 'object' && 'beat' in notice) this.#onHeartbeat?.(notice.beat)
     else {
       this.received++
-      this.#options.onNotice(notice)
+      this.#options.onNotification(notice)
     }
   }
 
-  #lost(attempt: Attempt, reason: unknown): void {
-    if (attempt !== this.#attempt || this.#stopped) return
+  #lost(attempt: ListenerConnection, reason: unknown): void {
+    if (attempt !== this.#connection || this.#stopped) return
     this.#drop()
-    const isDeaf = reason instanceof Error && reason.message.startsWith(deaf)
+    const isDeaf = reason instanceof Error && reason.message.startsWith(heartbeatTimeout)
     const wasTrusted = this.#trusted
     const isNews = !this.#warned
     this.#trusted = false
     this.#warned = true
-    const pause = isDeaf && !wasTrusted ? pauseWhenDeaf : this.#pause * (0.5 + Math.random() / 2)
-    this.#pause = Math.min(this.#pause * 2, lastPause)
+    const pause = isDeaf && !wasTrusted ? unreachableRetryMs : this.#delayMs * (0.5 + Math.random() / 2)
+    this.#delayMs = Math.min(this.#delayMs * 2, maxDelayMs)
     this.reconnects++
     this.#timer = setTimeout(() => void this.#connect(), pause)
     this.#timer.unref()
@@ -179,8 +184,8 @@ export class Listener {
   /** Lets go of the connection, at once and whatever state it is in. */
   #drop(): void {
     clearTimeout(this.#timer)
-    const attempt = this.#attempt
-    this.#attempt = undefined
+    const attempt = this.#connection
+    this.#connection = undefined
     // What it says from now on is of no interest, but must not end the process.
     attempt?.client?.on('error', () => undefined)
     attempt?.stream?.on('error', () => undefined)
@@ -189,4 +194,4 @@ export class Listener {
   }
 }
 
-const deaf = 'a heartbeat did not come back'
+const heartbeatTimeout = 'a heartbeat did not come back'

@@ -2,13 +2,13 @@
 import { hash } from 'node:crypto'
 
 /** A payload must stay below PostgreSQL's 8000 bytes. */
-const longest = 7_900
+const maxPayloadBytes = 7_900
 
 /** Base64url of a SHA-256. */
-const nameLength = 43
+const digestLength = 43
 
 /** What a payload says: forget everything, these changed, or it is a listener's own heartbeat. */
-export type Notice = 'flush' | { beat: string } | { name: string; version: number }[]
+export type Notification = 'flush' | { beat: string } | { name: string; version: number }[]
 
 /** The channel of a table. The trigger in sql/006-notify.sql derives the same. */
 export function channelOf({ schema, table }: { schema: string; table: string }): string {
@@ -21,7 +21,7 @@ export function payloads(changes: readonly { name: string; version: number }[]):
   let current = ''
   for (const { name, version } of changes) {
     const item = `${name}${version.toString(16)}`
-    if (current !== '' && current.length + 1 + item.length > longest) {
+    if (current !== '' && current.length + 1 + item.length > maxPayloadBytes) {
       list.push(current)
       current = ''
     }
@@ -32,16 +32,18 @@ export function payloads(changes: readonly { name: string; version: number }[]):
 }
 
 /** A listener's own heartbeat. */
-export function beatPayload(token: string): string {
+export function heartbeatPayload(token: string): string {
   return `beat ${token}`
 }
 
 /** Reads a payload; what isn't one of ours means that anything may have changed. */
-export function readPayload(payload: string): Notice {
+export function readPayload(payload: string): Notification {
   if (payload.startsWith('beat ')) return { beat: payload.slice('beat '.length) }
   const changes = payload.split(',').map((item) => ({
-    name: item.slice(0, nameLength),
-    version: Number.parseInt(item.slice(nameLength), 16),
+    name: item.slice(0, digestLength),
+    version: Number.parseInt(item.slice(digestLength), 16),
   }))
-  return changes.every(({ name, version }) => name.length === nameLength && version >= 0) ? changes : 'flush'
+  return changes.every(({ name, version }) => name.length === digestLength && version >= 0)
+    ? changes
+    : 'flush'
 }

@@ -5,29 +5,29 @@ import type { Settings } from '../types/settings.js'
 import { Listener, type ListenerOptions } from './listener.js'
 import { channelOf } from './payload.js'
 
-export interface HearingOptions extends Omit<ListenerOptions, 'config' | 'channel' | 'maxStaleness'> {
+export interface TrustMonitorOptions extends Omit<ListenerOptions, 'config' | 'channel' | 'maxStaleness'> {
   readonly settings: Settings
   /** How to connect; `undefined`: a query function, or not to listen. */
   readonly config: ClientConfig | undefined
 }
 
-export class Hearing {
-  readonly #options: HearingOptions
+export class TrustMonitor {
+  readonly #options: TrustMonitorOptions
   #listener: Listener | undefined
   /** The cache needs no listener: a `ttl` was given, and nothing can be heard. */
-  #withoutNotices = false
+  #worksWithoutListener = false
 
-  constructor(options: HearingOptions) {
+  constructor(options: TrustMonitorOptions) {
     this.#options = options
   }
 
   get isTrusted(): boolean {
-    return this.#withoutNotices || this.#listener?.trusted === true
+    return this.#worksWithoutListener || this.#listener?.isTrusted === true
   }
 
   /** How long ago, in ms, the listener last proved itself. */
-  get proofAge(): number | undefined {
-    const age = this.#listener?.proofAge
+  get lastHeartbeatAge(): number | undefined {
+    const age = this.#listener?.lastHeartbeatAge
     return age === Number.POSITIVE_INFINITY ? undefined : age
   }
 
@@ -40,18 +40,18 @@ export class Hearing {
   }
 
   /** Begins to listen, once, or finds out why that can't be. */
-  begin(table: Table): void {
+  start(table: Table): void {
     const { settings, config, ...options } = this.#options
     const { cache, listen } = settings
-    if (!cache || this.#listener !== undefined || this.#withoutNotices) return
+    if (!cache || this.#listener !== undefined || this.#worksWithoutListener) return
     const why = !table.columns.has('version')
       ? 'the table has no column "version" (see sql/003-columns.sql)'
       : listen === false
         ? 'the option "listen" is false'
         : config === undefined && 'a query function can’t listen: give the option "listen" a connection'
     if (why) {
-      this.#withoutNotices = cache.withoutNotices
-      if (!cache.withoutNotices)
+      this.#worksWithoutListener = cache.worksWithoutListener
+      if (!cache.worksWithoutListener)
         options.warn(
           new Error(`nothing is cached, as changes can’t be heard of: ${why}, or cache a "ttl" of its own`),
         )

@@ -3,7 +3,7 @@ import pg, { type ClientConfig, type Pool, type PoolConfig } from 'pg'
 import type { ConnectionSource } from '../types/options.js'
 import { codeOf } from '../util/driver-errors.js'
 import { describe } from '../util/validate.js'
-import { type Connection, connectMs } from './connection.js'
+import { type Connection, defaultConnectTimeoutMs } from './connection.js'
 import { FunctionConnection } from './function-connection.js'
 import { PoolConnection } from './pool-connection.js'
 
@@ -29,9 +29,9 @@ export function listenConfig(
     : poolConfig(listen, 'option "listen"', 'a connection string, a pg configuration or false')
 }
 
-const sources = 'a connection string, a pg configuration, a pg.Pool or a query function'
+const connectionForms = 'a connection string, a pg configuration, a pg.Pool or a query function'
 
-function poolConfig(source: string | PoolConfig, what = 'connection', forms = sources): PoolConfig {
+function poolConfig(source: string | PoolConfig, what = 'connection', forms = connectionForms): PoolConfig {
   const config = typeof source === 'string' ? { connectionString: connectionString(source, what) } : source
   if (typeof config !== 'object' || config === null || Array.isArray(config))
     throw new TypeError(`${what} must be ${forms}; received ${describe(config)}`)
@@ -42,7 +42,7 @@ function poolConfig(source: string | PoolConfig, what = 'connection', forms = so
   if ('connectionString' in config && config.connectionString !== undefined)
     connectionString(config.connectionString, what)
   return {
-    connectionTimeoutMillis: connectMs,
+    connectionTimeoutMillis: defaultConnectTimeoutMs,
     keepAlive: true,
     // No idle connection keeps the process alive (promise 14).
     allowExitOnIdle: true,

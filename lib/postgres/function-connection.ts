@@ -1,13 +1,19 @@
 // Runs statements by the application's own query function.
 import type { QueryFunction, Row } from '../types/options.js'
-import { within } from '../util/timeout.js'
+import { withTimeout } from '../util/timeout.js'
 import { describe } from '../util/validate.js'
-import { type Connection, connectMs, type Query, type Statement, statementMs } from './connection.js'
+import {
+  type Connection,
+  defaultConnectTimeoutMs,
+  defaultQueryTimeoutMs,
+  type Query,
+  type Statement,
+} from './connection.js'
 
 export class FunctionConnection implements Connection {
-  readonly canUndo = false
-  readonly connectMs = connectMs
-  readonly read = undefined
+  readonly isTransactional = false
+  readonly connectTimeoutMs = defaultConnectTimeoutMs
+  readonly stream = undefined
   readonly clientConfig = undefined
   readonly #run: QueryFunction
 
@@ -18,10 +24,10 @@ export class FunctionConnection implements Connection {
   async query(
     statement: string | Statement,
     values: readonly unknown[] = [],
-    ms = statementMs,
+    ms = defaultQueryTimeoutMs,
   ): Promise<Row[]> {
     const text = typeof statement === 'string' ? statement : statement.text
-    const result = await within(this.#run(text, [...values]), ms, 'the query function did not answer')
+    const result = await withTimeout(this.#run(text, [...values]), ms, 'the query function did not answer')
     const rows: unknown = Array.isArray(result) ? result : Reflect.get(Object(result), 'rows')
     if (!Array.isArray(rows))
       throw new TypeError(`the query function must answer rows or { rows }; it answered ${describe(result)}`)

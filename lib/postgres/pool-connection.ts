@@ -4,25 +4,31 @@ import type { ClientConfig, Pool, PoolClient, QueryConfig } from 'pg'
 import Cursor from 'pg-cursor'
 import type { Row } from '../types/options.js'
 import { codeOf } from '../util/driver-errors.js'
-import { within } from '../util/timeout.js'
-import { type Connection, connectMs, type Query, type Statement, statementMs } from './connection.js'
+import { withTimeout } from '../util/timeout.js'
+import {
+  type Connection,
+  defaultConnectTimeoutMs,
+  defaultQueryTimeoutMs,
+  type Query,
+  type Statement,
+} from './connection.js'
 
 /** What is said of a prepared statement by a pooler that hands each transaction another connection, and after an upgrade. */
-const unprepared = new Set(['26000', '42P05', '0A000'])
+const stalePlanCodes = new Set(['26000', '42P05', '0A000'])
 
 /** A client of the pool while it is used, and the errors that say that its connection is lost. */
 export interface Lease {
   readonly client: PoolClient
-  readonly losses: Error[]
+  readonly connectionErrors: Error[]
   readonly onError: (loss: Error) => void
 }
 
 export class PoolConnection implements Connection {
-  readonly canUndo = true
-  readonly connectMs: number
+  readonly isTransactional = true
+  readonly connectTimeoutMs: number
   readonly #pool: Pool
-  readonly #owned: boolean
-  readonly #statementMs: number
+  readonly #isOwned: boolean
+  readonly #queryTimeoutMs: number
   /** If it is asked to, and until a pooler shows that it can't. */
   #prepares: boolean
   readonly #warn: (error: Error) => void
@@ -34,11 +40,11 @@ export class PoolConnection implements Connection {
 
   constructor(pool: Pool, warn: (error: Error) => void, owned: boolean, prepare: boolean) {
     this.#pool = pool
-    this.#owned = owned
+    this.#isOwned = owned
     this.#prepares = prepare
     this.#warn = warn
-    this.connectMs = pool.options.connectionTimeoutMillis || connectMs
-    this.#statementMs = pool.options.query_timeout || statementMs
+    this.connectTimeoutMs = pool.options.connectionTimeoutMillis || defaultConnectTimeoutMs
+    this.#queryTimeoutMs = pool.options.query_timeout || defaultQueryTimeoutMs
     // Without a listener the loss of an idle connection would end the process.
     pool.on('error', warn)
   }
@@ -46,7 +52,7 @@ export class PoolConnection implements Connection {
   async query(
     statement: string | Statement,
     values: readonly unknown[] = [],
-    ms = this.#statementMs,
+    ms = this.#queryTimeoutMs,
   ): Promise<Row[]> {
     for (let attempt = 1; ; attempt++) {
       const lease = await this.#acquire()
@@ -66,7 +72,7 @@ export class PoolConnection implements Connection {
    */
   #canRepeat(statement: string | Statement, error: unknown): boolean {
     const code = codeOf(error)
-    if (typeof statement !== 'string' && this.#prepares && unprepared.has(code ?? '')) {
+    if (typeof statement !== 'string' && this.#prepares && stalePlanCodes.has(code ?? '')) {
       this.#prepares = false
       return true
     }
@@ -82,7 +88,7 @@ export class PoolConnection implements Connection {
       return await this.#transact(work, isToKeep)
     } catch (error) {
       // Undone, and made again without.
-      if (!this.#prepares || !unprepared.has(codeOf(error) ?? '')) throw error
+      if (!this.#prepares || !stalePlanCodes.has(codeOf(error) ?? '')) throw error
       this.#prepares = false
       return this.#transact(work, isToKeep)
     }
@@ -92,7 +98,7 @@ export class PoolConnection implements Connection {
     const lease = await this.#acquire()
     return this.#use(lease, async () => {
       const query: Query = (statement, values) =>
-        this.#send(lease.client, statement, values, this.#statementMs)
+        this.#send(lease.client, statement, values, this.#queryTimeoutMs)
       // Whatever the database's default is: who has waited for a lock has to see what was done meanwhile.
       await query('begin isolation level read committed', [])
       try {
@@ -108,19 +114,19 @@ export class PoolConnection implements Connection {
   }
 
   /** Who reads may ask other things meanwhile: with one connection alone, a cursor would keep it from them. */
-  get read(): Connection['read'] {
+  get stream(): Connection['stream'] {
     return this.#pool.options.max > 1 ? (...args) => this.#read(...args) : undefined
   }
 
   /** Through a cursor, on a connection that nobody else gets meanwhile. */
   async *#read(text: string, values: unknown[], atOnce: number): AsyncGenerator<Row[]> {
-    const { client, losses, onError } = await this.#acquire()
+    const { client, connectionErrors: losses, onError } = await this.#acquire()
     let isOpen = true
     try {
       const cursor = openCursor(client, text, values)
       try {
         for (;;) {
-          const rows = await within(cursor.read(atOnce), this.#statementMs, 'no answer of the cursor')
+          const rows = await withTimeout(cursor.read(atOnce), this.#queryTimeoutMs, 'no answer of the cursor')
           if (rows.length === 0) return
           yield rows
         }
@@ -131,7 +137,7 @@ export class PoolConnection implements Connection {
         throw error
       } finally {
         if (isOpen && losses.length === 0)
-          await within(cursor.close(), this.#statementMs, 'the cursor did not close').catch(
+          await withTimeout(cursor.close(), this.#queryTimeoutMs, 'the cursor did not close').catch(
             (error: Error) => void losses.push(error),
           )
       }
@@ -155,7 +161,7 @@ export class PoolConnection implements Connection {
   }
 
   /** Gives the client back in the end, or up if the connection was lost. */
-  async #use<T>({ client, losses, onError }: Lease, work: () => Promise<T>): Promise<T> {
+  async #use<T>({ client, connectionErrors: losses, onError }: Lease, work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (error) {
@@ -173,8 +179,8 @@ export class PoolConnection implements Connection {
       let late = false
       const timer = setTimeout(() => {
         late = true
-        reject(new Error(`no connection to PostgreSQL within ${this.connectMs} ms`))
-      }, this.connectMs)
+        reject(new Error(`no connection to PostgreSQL within ${this.connectTimeoutMs} ms`))
+      }, this.connectTimeoutMs)
       this.#pool.connect((error, client) => {
         clearTimeout(timer)
         if (late) client?.release()
@@ -185,15 +191,17 @@ export class PoolConnection implements Connection {
           // this function returns: the server's farewell can be in the same packet as its welcome.
           const onError = (loss: Error): void => void losses.push(loss)
           client.on('error', onError)
-          resolve({ client, losses, onError })
+          resolve({ client, connectionErrors: losses, onError })
         }
       })
     })
   }
 
   async end(): Promise<void> {
-    if (this.#owned) {
-      await within(this.#pool.end(), this.connectMs, 'the connections did not close').catch(this.#warn)
+    if (this.#isOwned) {
+      await withTimeout(this.#pool.end(), this.connectTimeoutMs, 'the connections did not close').catch(
+        this.#warn,
+      )
       // The pool doesn't wait until they have closed, and what they say until then would end the process.
       this.#pool.on('error', () => undefined)
     }

@@ -1,20 +1,20 @@
 // Between rows and results: the columns of what is written, and what a statement returns of each row.
 import { handleOf } from '../session/session-id.js'
-import type { Stored } from '../session/stored-session.js'
+import type { StoredSession } from '../session/stored-session.js'
 import type { Row } from '../types/options.js'
 
 /** What came of a change: the version that the row has now, how long it lives, whether others were told. */
-export interface Changed {
+export interface Change {
   readonly id: string
   readonly version: number
-  readonly left: number
+  readonly ttlMs: number
   readonly notify: boolean
 }
 
 /** A session to be written. */
 export interface Write {
   readonly id: string
-  readonly text: string
+  readonly json: string
   /** Milliseconds from now; `null`, of a session that is there: as it is. */
   readonly ttl: number | null
   readonly userId: string | undefined
@@ -29,7 +29,7 @@ export function column<T, K extends keyof T>(rows: readonly T[], ...names: K[]):
   return names.map((name) => rows.map((row) => row[name]))
 }
 
-export function named(rows: readonly Changed[]): { name: string; version: number }[] {
+export function announced(rows: readonly Change[]): { name: string; version: number }[] {
   return rows.filter(({ notify }) => notify).map(({ id, version }) => ({ name: handleOf(id), version }))
 }
 
@@ -52,10 +52,10 @@ export function inOrder<T extends { readonly id: string }>(
 }
 
 /** A driver answers a bigint as a string. */
-export function changed({ id, version, left, notify }: Row): Changed {
-  return { id: id as string, version: Number(version), left: left as number, notify: notify as boolean }
+export function toChange({ id, version, left, notify }: Row): Change {
+  return { id: id as string, version: Number(version), ttlMs: left as number, notify: notify as boolean }
 }
 
-export function stored({ id, session, version, left }: Row): Stored {
-  return { id: id as string, text: session as string, version: Number(version), left: left as number }
+export function toStoredSession({ id, session, version, left }: Row): StoredSession {
+  return { id: id as string, json: session as string, version: Number(version), ttlMs: left as number }
 }

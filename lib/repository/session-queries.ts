@@ -3,69 +3,69 @@ import { hash } from 'node:crypto'
 import { fromColumn, toColumn } from '../codec/codec.js'
 import { payloads } from '../notifications/payload.js'
 import type { Connection, Statement } from '../postgres/connection.js'
-import { joined } from '../postgres/sql-params.js'
+import { joinValues } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
 import { handleOf, separator } from '../session/session-id.js'
-import type { Stored } from '../session/stored-session.js'
+import type { StoredSession } from '../session/stored-session.js'
 import { EncodeError } from '../types/errors.js'
 import type { Codec, Row } from '../types/options.js'
-import { Batch } from '../util/batcher.js'
-import { codeOf, withoutSecrets } from '../util/driver-errors.js'
+import { Batcher } from '../util/batcher.js'
+import { codeOf, redact } from '../util/driver-errors.js'
 import {
+  announced,
   asError,
-  type Changed,
-  changed,
+  type Change,
   column,
   ids,
   inOrder,
-  named,
   type Replacement,
-  stored,
+  toChange,
+  toStoredSession,
   type Write,
 } from './row-mapper.js'
-import type { Statements } from './session-statements.js'
+import type { SessionStatements } from './session-statements.js'
 import type { Touch } from './touch-buffer.js'
 
 /**
  * How many sessions one statement reads or changes, and how many characters of JSON it carries. Names of 43 characters and
  * versions of 16 at most, so many of them fit into the 8000 bytes of a notice's payload.
  */
-export const most = 128
-const mostText = 4 * 1024 * 1024
+export const maxBatchSize = 128
+const maxBatchChars = 4 * 1024 * 1024
 
 /** More are worth nothing, but one that waits for a row's lock must not make everybody wait. */
-const atOnce = 4
+const maxConcurrentBatches = 4
 
 /** Errors of PostgreSQL that one row of many can be the cause of: bad data, constraints, deadlocks, limits. */
-const forOneRowsSake = /^(21|22|23|40|54)/
+const rowErrorCodes = /^(21|22|23|40|54)/
 
 /** How batches of these calls are made; see `Batch`. */
 export const batching = {
-  max: most,
-  maxWeight: mostText,
-  concurrency: atOnce,
-  isDivisible: (error: unknown): boolean =>
-    error instanceof EncodeError || forOneRowsSake.test(codeOf(error) ?? ''),
+  maxBatchSize,
+  maxSize: maxBatchChars,
+  maxConcurrentBatches,
+  canBisect: (error: unknown): boolean =>
+    error instanceof EncodeError || rowErrorCodes.test(codeOf(error) ?? ''),
 }
 
 type Ask = (statement: Statement, values: unknown[]) => Promise<Row[]>
 
-export class Queries {
+export class SessionQueries {
   readonly #connection: Connection
   readonly #table: Table
   readonly #channel: string
   readonly #idleTimeout: number
   readonly #codec: Codec | undefined
   readonly #statements: ReturnType<typeof prepareAll>
-  readonly #reads: Batch<undefined, Stored | undefined>
-  readonly #destroys: Batch<undefined, Changed | undefined>
-  readonly #touches: Batch<Touch, undefined>
+  readonly #reads: Batcher<undefined, StoredSession | undefined>
+  readonly #destroys: Batcher<undefined, Change | undefined>
+  readonly #touches: Batcher<Touch, undefined>
 
   constructor(
     connection: Connection,
     table: Table,
     channel: string,
-    statements: Statements,
+    statements: SessionStatements,
     {
       idleTimeout,
       codec,
@@ -78,27 +78,27 @@ export class Queries {
     this.#idleTimeout = idleTimeout ?? Number.POSITIVE_INFINITY
     this.#statements = prepareAll(statements)
     const { readOne, readMany } = this.#statements
-    this.#reads = new Batch({
+    this.#reads = new Batcher({
       ...batching,
-      isShared: true,
+      dedupe: true,
       // Alone, a session is asked for as every PostgreSQL plans best; many by their array, whose plan suits its length.
       run: async (calls) => {
         const rows = await (calls.length === 1
-          ? this.#ask(readOne, ids(calls))
-          : this.#ask(readMany, [joined(ids(calls))]))
-        const sessions = rows.map(stored)
+          ? this.#run(readOne, ids(calls))
+          : this.#run(readMany, [joinValues(ids(calls))]))
+        const sessions = rows.map(toStoredSession)
         if (this.#codec === undefined) return inOrder(calls, sessions)
         // What can't be decoded is the error of who asks for it alone.
-        const opened = await Promise.all(sessions.map((session) => this.#opened(session).catch(asError)))
+        const opened = await Promise.all(sessions.map((session) => this.#decodeRow(session).catch(asError)))
         const byId = new Map(sessions.map(({ id }, n) => [id, opened[n]]))
         return calls.map(({ key }) => byId.get(key))
       },
     })
-    this.#destroys = new Batch({
+    this.#destroys = new Batcher({
       ...batching,
       run: async (calls) => inOrder(calls, await this.destroyAll(ids(calls))),
     })
-    this.#touches = new Batch({
+    this.#touches = new Batcher({
       ...batching,
       run: async (calls) => {
         await this.#touchAll(calls.map(({ value }) => value))
@@ -113,78 +113,80 @@ export class Queries {
   }
 
   /** A session that is alive. */
-  read(id: string): Promise<Stored | undefined> {
+  read(id: string): Promise<StoredSession | undefined> {
     return this.#reads.add(id, undefined)
   }
 
   /** Writes sessions over whatever is there, but for those that were destroyed, and notifies of it. */
-  async write(writes: readonly Write[]): Promise<Changed[]> {
-    return this.#written(await this.#change(...this.#writing(await this.#sealed(writes))))
+  async write(writes: readonly Write[]): Promise<Change[]> {
+    return this.#capByIdleTimeout(await this.#change(...this.#writeStatement(await this.#encodeAll(writes))))
   }
 
   /** Writes sessions that are there, in the version given; the others are missing from the answer. */
-  async replace(replacements: readonly Replacement[]): Promise<Changed[]> {
-    return this.#written(await this.#change(...this.#replacing(await this.#sealed(replacements))))
+  async replace(replacements: readonly Replacement[]): Promise<Change[]> {
+    return this.#capByIdleTimeout(
+      await this.#change(...this.#replaceStatement(await this.#encodeAll(replacements))),
+    )
   }
 
   /**
    * Writes a session that comes to belong to its user, who may have `max`: the longest unused are destroyed. Whoever does the
    * same for this user waits meanwhile. A query function can't lock: there, more may be destroyed than had to be.
    */
-  async admit(
+  async writeWithLimit(
     write: Write | Replacement,
     max: number,
-  ): Promise<{ written: Changed | undefined; evicted: Changed[] }> {
+  ): Promise<{ written: Change | undefined; evicted: Change[] }> {
     const { evict, lockUser } = this.#statements
     const [statement, values] =
       'base' in write
-        ? this.#replacing(await this.#sealed([write]))
-        : this.#writing(await this.#sealed([write]))
+        ? this.#replaceStatement(await this.#encodeAll([write]))
+        : this.#writeStatement(await this.#encodeAll([write]))
     return this.#connection.transaction(
       async (query) => {
-        const change = async (statement: Statement, values: unknown[]): Promise<Changed[]> => {
-          const rows = await this.#guarded(values, () => query(statement, values))
-          if (this.#table.distributed) await this.#tell(query, rows)
-          return rows.map(changed)
+        const change = async (statement: Statement, values: unknown[]): Promise<Change[]> => {
+          const rows = await this.#redacting(values, () => query(statement, values))
+          if (this.#table.isDistributed) await this.#notify(query, rows)
+          return rows.map(toChange)
         }
         await query(lockUser, [this.#channel, write.userId])
         const evicted = await change(evict, [write.id, write.userId, max])
-        const [written] = this.#written(await change(statement, values))
+        const [written] = this.#capByIdleTimeout(await change(statement, values))
         // Nobody has to go for a session that is gone or has changed.
-        return { written, evicted: written === undefined && this.#connection.canUndo ? [] : evicted }
+        return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
       },
       ({ written }) => written !== undefined,
     )
   }
 
   /** A session as it was before the option `codec` made something else of it. */
-  async #opened(session: Stored): Promise<Stored> {
-    const { id, text } = session
+  async #decodeRow(session: StoredSession): Promise<StoredSession> {
+    const { id, json } = session
     return this.#codec
-      ? { ...session, text: await fromColumn(this.#codec, text, { id: handleOf(id) }) }
+      ? { ...session, json: await fromColumn(this.#codec, json, { id: handleOf(id) }) }
       : session
   }
 
-  async #sealed<T extends Write>(writes: readonly T[]): Promise<readonly T[]> {
+  async #encodeAll<T extends Write>(writes: readonly T[]): Promise<readonly T[]> {
     const codec = this.#codec
     if (codec === undefined) return writes
-    const seal = async (write: T): Promise<T> => ({
+    const encode = async (write: T): Promise<T> => ({
       ...write,
-      text: await toColumn(codec, write.text, { id: handleOf(write.id) }),
+      json: await toColumn(codec, write.json, { id: handleOf(write.id) }),
     })
-    return Promise.all(writes.map(seal))
+    return Promise.all(writes.map(encode))
   }
 
-  #writing(writes: readonly Write[]): [Statement, unknown[]] {
+  #writeStatement(writes: readonly Write[]): [Statement, unknown[]] {
     const { writeOne, writeMany } = this.#statements
-    const values = [...column(writes, 'id', 'text', 'ttl'), this.#users(writes)]
-    return writes.length === 1 ? [writeOne, values.flat()] : [writeMany, values.map(joined)]
+    const values = [...column(writes, 'id', 'json', 'ttl'), this.#users(writes)]
+    return writes.length === 1 ? [writeOne, values.flat()] : [writeMany, values.map(joinValues)]
   }
 
-  #replacing(writes: readonly Replacement[]): [Statement, unknown[]] {
+  #replaceStatement(writes: readonly Replacement[]): [Statement, unknown[]] {
     const { replaceOne, replaceMany } = this.#statements
-    const values = [...column(writes, 'id', 'text', 'ttl'), this.#users(writes), ...column(writes, 'base')]
-    return writes.length === 1 ? [replaceOne, values.flat()] : [replaceMany, values.map(joined)]
+    const values = [...column(writes, 'id', 'json', 'ttl'), this.#users(writes), ...column(writes, 'base')]
+    return writes.length === 1 ? [replaceOne, values.flat()] : [replaceMany, values.map(joinValues)]
   }
 
   #users(writes: readonly Write[]): unknown[] {
@@ -192,9 +194,9 @@ export class Queries {
   }
 
   /** A session that is written has just been used. */
-  #written(rows: Changed[]): Changed[] {
+  #capByIdleTimeout(rows: Change[]): Change[] {
     const idle = this.#idleTimeout
-    return rows.map((row) => (row.left > idle ? { ...row, left: idle } : row))
+    return rows.map((row) => (row.ttlMs > idle ? { ...row, ttlMs: idle } : row))
   }
 
   /** Moves the expiry of sessions that are alive, never back, and their last access; each once. */
@@ -205,26 +207,26 @@ export class Queries {
   }
 
   async #touchAll(touches: readonly Touch[]): Promise<void> {
-    await this.#ask(this.#statements.touch, column(touches, 'id', 'ttl', 'age').map(joined))
+    await this.#run(this.#statements.touch, column(touches, 'id', 'ttl', 'ageMs').map(joinValues))
   }
 
   /** Empties a session's row, leaves it as a mark that this id is over, and notifies of it. */
-  destroy(id: string): Promise<Changed | undefined> {
+  destroy(id: string): Promise<Change | undefined> {
     return this.#destroys.add(id, undefined)
   }
 
   /** The same for many, each once. */
-  destroyAll(ids: readonly string[]): Promise<Changed[]> {
-    return this.#change(this.#statements.destroy, [joined(ids)])
+  destroyAll(ids: readonly string[]): Promise<Change[]> {
+    return this.#change(this.#statements.destroy, [joinValues(ids)])
   }
 
   /** The same for those that belong to this user. */
-  destroyAllOf(userId: string, ids: readonly string[]): Promise<Changed[]> {
-    return this.#change(this.#statements.destroyOf, [joined(ids), userId])
+  destroyAllOf(userId: string, ids: readonly string[]): Promise<Change[]> {
+    return this.#change(this.#statements.destroyOf, [joinValues(ids), userId])
   }
 
   /** Gives a row that older software wrote under the raw id its digest; one that has both keeps the digest's. */
-  async turn(raw: string, id: string): Promise<void> {
+  async hashRawId(raw: string, id: string): Promise<void> {
     const { turn } = this.#statements
     try {
       await this.#connection.query(turn, [raw, id])
@@ -235,33 +237,33 @@ export class Queries {
     }
   }
 
-  async #change(statement: Statement, values: unknown[]): Promise<Changed[]> {
-    if (!this.#table.distributed) return (await this.#ask(statement, values)).map(changed)
+  async #change(statement: Statement, values: unknown[]): Promise<Change[]> {
+    if (!this.#table.isDistributed) return (await this.#run(statement, values)).map(toChange)
     // Citus may run a CTE on a worker, and what is notified there is lost: statements of their own, then.
-    return this.#guarded(values, () =>
+    return this.#redacting(values, () =>
       this.#connection.transaction(async (query) => {
         const rows = await query(statement, values)
-        await this.#tell(query, rows)
-        return rows.map(changed)
+        await this.#notify(query, rows)
+        return rows.map(toChange)
       }),
     )
   }
 
-  async #tell(query: Ask, rows: readonly Row[]): Promise<void> {
-    for (const payload of payloads(named(rows.map(changed))))
+  async #notify(query: Ask, rows: readonly Row[]): Promise<void> {
+    for (const payload of payloads(announced(rows.map(toChange))))
       await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
   }
 
-  #ask(statement: Statement, values: unknown[]): Promise<Row[]> {
-    return this.#guarded(values, () => this.#connection.query(statement, values))
+  #run(statement: Statement, values: unknown[]): Promise<Row[]> {
+    return this.#redacting(values, () => this.#connection.query(statement, values))
   }
 
   /** Each of those who share a statement gets its error: none may learn of the others' ids and sessions. */
-  async #guarded<T>(values: unknown[], work: () => Promise<T>): Promise<T> {
+  async #redacting<T>(values: unknown[], work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (error) {
-      throw withoutSecrets(
+      throw redact(
         error,
         values.flatMap((value) => String(value).split(separator)),
       )
@@ -270,7 +272,7 @@ export class Queries {
 }
 
 /** Each with the name under which a connection prepares it once: the same for the same text. */
-function prepareAll(statements: Statements) {
+function prepareAll(statements: SessionStatements) {
   const prepared = (text: string): Statement => ({
     text,
     name: `koa_pg_store_${hash('sha256', text).slice(0, 16)}`,
@@ -286,7 +288,7 @@ function prepareAll(statements: Statements) {
     destroyOf: prepared(statements.destroyOf),
     evict: prepared(statements.evict),
     touch: prepared(statements.touch),
-    turn: prepared(statements.turn),
+    turn: prepared(statements.hashRawId),
     lockUser: prepared(`select pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1 || ' ' || $2))`),
   }
 }

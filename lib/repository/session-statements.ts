@@ -1,17 +1,17 @@
 // The text of every statement that runs on a request's path, each for one session or for many. Pure.
 
-import { list, many, one } from '../postgres/sql-params.js'
+import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
 
 /** What the options say: the ends of a session's life, in ms, and what the table's ids are. */
-export interface Limits {
+export interface StatementOptions {
   readonly hashIds: boolean
   readonly maxLifetime: number | undefined
   readonly idleTimeout: number | undefined
 }
 
 /** How long a destroyed session's row stays, so that a save that was under way can't bring it back. */
-const destroyedFor = `interval '1 hour'`
+const tombstoneInterval = `interval '1 hour'`
 
 /** The version of a change made now. Grows even where a row went and came again; see DESIGN, 5. */
 const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
@@ -30,19 +30,19 @@ const touched = [
 ] as const
 const destroyed = [['id', 'text']] as const
 
-export class Statements {
+export class SessionStatements {
   readonly #table: Table
-  readonly #limits: Limits
+  readonly #limits: StatementOptions
   readonly #channel: string
 
-  constructor(table: Table, limits: Limits, channel: string) {
+  constructor(table: Table, limits: StatementOptions, channel: string) {
     this.#table = table
     this.#limits = limits
     this.#channel = channel
   }
 
   /** What is alive, of a table called by its name. */
-  get alive(): string {
+  get activeCondition(): string {
     const { maxLifetime, idleTimeout } = this.#limits
     const since = (column: string, ms: number | undefined): string =>
       ms === undefined ? '' : ` and ${column} > now() - ${ms} * interval '1 millisecond'`
@@ -54,24 +54,24 @@ export class Statements {
   }
 
   get readMany(): string {
-    return this.#read(`t.id = any(${list('$1')})`)
+    return this.#read(`t.id = any(${listParam('$1')})`)
   }
 
   #read(which: string): string {
     const version = this.#with('version', 't.version') || '0'
     return (
-      `select t.id, t.session::text as session, ${version} as version, ${this.#left}` +
-      ` from ${this.#table.name} as t where ${which} and ${this.alive}`
+      `select t.id, t.session::text as session, ${version} as version, ${this.#ttl}` +
+      ` from ${this.#table.name} as t where ${which} and ${this.activeCondition}`
     )
   }
 
   /** Writes sessions, new ones or over whatever is there but a destroyed one. */
   get writeOne(): string {
-    return this.#toldOfOne(this.#write(one(written)))
+    return this.#withNotifyOne(this.#write(rowParams(written)))
   }
 
   get writeMany(): string {
-    return this.#told(this.#write(many(written)))
+    return this.#withNotify(this.#write(columnParams(written)))
   }
 
   /** In the order of ids, as all statements that lock several rows: instances never wait for each other in a circle. */
@@ -82,8 +82,8 @@ export class Statements {
     // A row that was just made is in no cache yet. `last_access` is the statement's now().
     const outcome =
       version(
-        `t.version, ${this.#leftSince} as left, t.last_access is distinct from t.created_at as notify`,
-      ) || nothing
+        `t.version, ${this.#ttlWritten} as left, t.last_access is distinct from t.created_at as notify`,
+      ) || unversionedColumns
     return (
       `insert into ${this.#table.name} as t (id, session, expiry${user(', user_id')}${at(', last_access')}${version(', version')})` +
       ` select u.id, u.session::json, now() + u.ttl * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
@@ -98,19 +98,19 @@ export class Statements {
 
   /** Writes sessions that are there in a version, or in any where none is given. With no ttl they live on as they did. */
   get replaceOne(): string {
-    return this.#toldOfOne(this.#replace(one(replaced)))
+    return this.#withNotifyOne(this.#replace(rowParams(replaced)))
   }
 
   get replaceMany(): string {
-    return this.#told(this.#replace(this.#inOrder(many(replaced), 'session is not null')))
+    return this.#withNotify(this.#replace(this.#inOrder(columnParams(replaced), 'session is not null')))
   }
 
   #replace(source: string): string {
     const version = (part: string): string => this.#with('version', part)
     const expiry = this.#capped(`coalesce(now() + u.ttl * interval '1 millisecond', t.expiry)`)
     // Of one that wasn't used nobody knows: `now()` can't be answered here on Citus.
-    const left = `case when u.ttl is null then 0 else ${this.#leftSince} end as left`
-    const outcome = version(`t.version, ${left}, true as notify`) || nothing
+    const left = `case when u.ttl is null then 0 else ${this.#ttlWritten} end as left`
+    const outcome = version(`t.version, ${left}, true as notify`) || unversionedColumns
     return (
       `update ${this.#table.name} as t set session = u.session::json, expiry = ${expiry}` +
       this.#with('user_id', ', user_id = u.user_id') +
@@ -124,22 +124,25 @@ export class Statements {
 
   /** Empties rows, and leaves them as marks that these ids are over. */
   get destroy(): string {
-    return this.#told(this.#destroy(this.#inOrder(many(destroyed), 'session is not null')), anyName)
+    return this.#withNotify(
+      this.#destroy(this.#inOrder(columnParams(destroyed), 'session is not null')),
+      digestSql,
+    )
   }
 
   /** The same of those that belong to user `$2`. */
   get destroyOf(): string {
-    return this.#told(
-      this.#destroy(this.#inOrder(many(destroyed), 'session is not null and user_id = $2::text')),
-      anyName,
+    return this.#withNotify(
+      this.#destroy(this.#inOrder(columnParams(destroyed), 'session is not null and user_id = $2::text')),
+      digestSql,
     )
   }
 
   #destroy(source: string): string {
     const version = (part: string): string => this.#with('version', part)
-    const outcome = version('t.version, 0::float8 as left, true as notify') || nothing
+    const outcome = version('t.version, 0::float8 as left, true as notify') || unversionedColumns
     return (
-      `update ${this.#table.name} as t set session = null, expiry = now() + ${destroyedFor}` +
+      `update ${this.#table.name} as t set session = null, expiry = now() + ${tombstoneInterval}` +
       `${this.#with('user_id', ', user_id = null')}${version(`, version = greatest(${versionNow}, t.version + 1)`)}` +
       ` from ${source} where t.id = u.id returning t.id, ${outcome}`
     )
@@ -150,13 +153,13 @@ export class Statements {
    * destroyed there is nothing to come.
    */
   get evict(): string {
-    const lock = this.#table.distributed ? '' : ' order by id for update'
-    return this.#told(
+    const lock = this.#table.isDistributed ? '' : ' order by id for update'
+    return this.#withNotify(
       `with mine as materialized (select id, last_access, session is null as is_over from ${this.#table.name}` +
-        ` where id = $1 or (user_id = $2 and ${this.alive})${lock}),` +
+        ` where id = $1 or (user_id = $2 and ${this.activeCondition})${lock}),` +
         ` surplus as (select id from mine where id <> $1 and not exists (select from mine where id = $1 and is_over)` +
         ` order by last_access desc, id offset $3::int - 1) ${this.#destroy('surplus as u')}`,
-      anyName,
+      digestSql,
     )
   }
 
@@ -166,12 +169,12 @@ export class Statements {
     const used = `, last_access = greatest(t.last_access, now() - u.age * interval '1 millisecond')`
     return (
       `update ${this.#table.name} as t set expiry = ${later}${this.#with('last_access', used)}` +
-      ` from ${this.#inOrder(many(touched), this.alive)} where t.id = u.id`
+      ` from ${this.#inOrder(columnParams(touched), this.activeCondition)} where t.id = u.id`
     )
   }
 
   /** Gives the row under the raw id `$1` its digest `$2`; of one that has both the digest's stays. */
-  get turn(): string {
+  get hashRawId(): string {
     const { name } = this.#table
     return (
       `with gone as (delete from ${name} where id = $1 and exists (select from ${name} where id = $2))` +
@@ -192,7 +195,7 @@ export class Statements {
    * How many ms a session has to live, unless it is used. In numbers: `date_part` costs PostgreSQL a tenth of `extract` and
    * of intervals. A koa-pg-session table may have its expiry without a time zone.
    */
-  get #left(): string {
+  get #ttl(): string {
     const { maxLifetime, idleTimeout } = this.#limits
     const end = (column: string, ms: number | undefined): string =>
       ms === undefined ? '' : `, date_part('epoch', t.${column}) + ${ms / 1000}`
@@ -201,7 +204,7 @@ export class Statements {
   }
 
   /** The same of a session that has just been written; without `now()`, which Citus allows no upsert to return. */
-  get #leftSince(): string {
+  get #ttlWritten(): string {
     return `date_part('epoch', t.expiry - t.last_access) * 1000`
   }
 
@@ -215,13 +218,13 @@ export class Statements {
    * is joined: without statistics PostgreSQL could choose to compare each of thousands with each.
    */
   #inOrder(source: string, condition: string): string {
-    const lock = this.#table.distributed ? '' : ' order by s.id for update of s'
+    const lock = this.#table.isDistributed ? '' : ' order by s.id for update of s'
     return `(select u.* from ${source} join ${this.#table.name} as s on s.id = u.id where ${alias(condition)}${lock}) as u`
   }
 
   /** A statement that changes rows, with the notice of it where that can be in the same. */
-  #told(change: string, name = this.#name): string {
-    if (!this.#tells) return change
+  #withNotify(change: string, name = this.#digest): string {
+    if (!this.#notifiesInline) return change
     const news = `string_agg(${name} || to_hex(version), ',')`
     return (
       `with changed as (${change}), told as (select pg_notify('${this.#channel}', ${news})` +
@@ -231,29 +234,29 @@ export class Statements {
   }
 
   /** The same for a statement that changes one row. */
-  #toldOfOne(change: string): string {
-    if (!this.#tells) return change
+  #withNotifyOne(change: string): string {
+    if (!this.#notifiesInline) return change
     return (
       `with changed as (${change}) select id, version, "left", notify,` +
-      ` case when notify then pg_notify('${this.#channel}', ${this.#name} || to_hex(version))::text end as payload from changed`
+      ` case when notify then pg_notify('${this.#channel}', ${this.#digest} || to_hex(version))::text end as payload from changed`
     )
   }
 
-  get #tells(): boolean {
-    return this.#table.columns.has('version') && !this.#table.distributed
+  get #notifiesInline(): boolean {
+    return this.#table.columns.has('version') && !this.#table.isDistributed
   }
 
   /** What notices call a session that is changed under the id that this store has for it. */
-  get #name(): string {
-    return this.#limits.hashIds && !this.#table.hasRawIds ? 'substr(id, 8)' : anyName
+  get #digest(): string {
+    return this.#limits.hashIds && !this.#table.hasRawIds ? 'substr(id, 8)' : digestSql
   }
 }
 
 /** What a change of a table without versions answers. */
-const nothing = '0 as version, 0::float8 as left, false as notify'
+const unversionedColumns = '0 as version, 0::float8 as left, false as notify'
 
 /** A session's name as `nameOf`, and the trigger in sql/006-notify.sql, make it of an id, and as a digest has it. */
-export const anyName =
+export const digestSql =
   `case when id like 'sha256:%' and length(id) = 50 then substr(id, 8)` +
   ` else rtrim(translate(encode(sha256(pg_catalog.convert_to(id, 'UTF8'::name)), 'base64'), '+/', '-_'), '=') end`
 

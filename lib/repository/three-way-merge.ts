@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Session } from '../types/session-store.js'
 
-export interface Merged {
+export interface MergeResult {
   readonly session: Session
   /** The attributes that both sides changed, each to something else: mine won. */
   readonly overwritten: string[]
@@ -12,7 +12,7 @@ export interface Merged {
  * What I changed since `base`, on top of theirs; what I left alone is as they have it. An attribute that one side removed
  * and the other left alone is removed. As Spring Session saves attribute by attribute.
  */
-export function merge(base: Session, mine: Session, theirs: Session): Merged {
+export function threeWayMerge(base: Session, mine: Session, theirs: Session): MergeResult {
   const merged = new Map(Object.entries(theirs))
   const overwritten: string[] = []
   for (const name of new Set([...Object.keys(base), ...Object.keys(mine)])) {

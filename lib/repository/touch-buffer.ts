@@ -1,6 +1,6 @@
 // The deferred writes: later expiries and last accesses, many in one statement and each session's seldom.
 
-import { Recent } from '../cache/quick-lru.js'
+import { QuickLru } from '../cache/quick-lru.js'
 import { messageOf } from '../util/driver-errors.js'
 
 /** What is to be written of a session: how much longer it is to live, if that changes, and how long ago it was used. */
@@ -9,12 +9,12 @@ export interface Touch {
   /** Milliseconds from now; `null`: as it is. */
   readonly ttl: number | null
   /** Milliseconds ago. */
-  readonly age: number
+  readonly ageMs: number
 }
 
-export interface TouchesOptions {
+export interface TouchBufferOptions {
   /** How often, in ms, a session is written at most; 0: every time. */
-  readonly interval: number
+  readonly intervalMs: number
   /** How many sessions one statement writes. */
   readonly batchSize: number
   /** Whether sessions end by not being used. */
@@ -22,68 +22,70 @@ export interface TouchesOptions {
   readonly write: (touches: Touch[]) => Promise<void>
   readonly warn: (error: Error) => void
   /** How many sessions' ends are remembered. */
-  readonly max: number
+  readonly maxExpiries: number
 }
 
-interface Waiting {
+interface PendingTouch {
   readonly id: string
   /** When the session is to end, by the monotonic clock. */
-  end: number | undefined
-  used: number
-  readonly due: number
+  expiresAt: number | undefined
+  lastAccessedAt: number
+  readonly dueAt: number
 }
 
 /** After this share of a session's life its touch is written, whatever the interval: one failure may not lose it. */
-const share = 1 / 4
+const maxTtlShare = 1 / 4
 
 /** What is due soon goes along. */
-const soon = 1 / 10
+const earlyShare = 1 / 10
 
 /** More than these are written early, for the memory's sake. */
-const mostWaiting = 100_000
+const maxPending = 100_000
 
-export class Touches {
-  readonly #options: TouchesOptions
-  readonly #waiting = new Map<string, Waiting>()
+export class TouchBuffer {
+  readonly #options: TouchBufferOptions
+  readonly #pending = new Map<string, PendingTouch>()
   /** When sessions end, by name, as far as the database has said. */
-  readonly #ends: Recent<{ at: number }>
+  readonly #expiries: QuickLru<{ at: number }>
   #timer: NodeJS.Timeout | undefined
   #timerDue = Number.POSITIVE_INFINITY
   #stopped = false
   #flushing: Promise<void> = Promise.resolve()
 
-  constructor(options: TouchesOptions) {
+  constructor(options: TouchBufferOptions) {
     this.#options = options
-    this.#ends = new Recent(options.max)
+    this.#expiries = new QuickLru(options.maxExpiries)
   }
 
   /** The database said that a session has `left` ms to live. */
-  seen(name: string, left: number): void {
-    this.#end(name, performance.now() + left)
+  recordExpiry(name: string, getRemainingTtl: number): void {
+    this.#setExpiry(name, performance.now() + getRemainingTtl)
   }
 
   /** Changes what is there: a new number for each read is work for the garbage collector. */
-  #end(name: string, at: number): void {
-    const end = this.#ends.get(name)
-    if (end === undefined) this.#ends.set(name, { at })
+  #setExpiry(name: string, at: number): void {
+    const end = this.#expiries.get(name)
+    if (end === undefined) this.#expiries.set(name, { at })
     else end.at = at
   }
 
   /** Somebody changed a session, or all of them may have been changed: when they end isn't known any more. */
-  doubt(name?: string): void {
-    if (name === undefined) this.#ends.clear()
-    else this.#ends.delete(name)
+  forgetExpiry(name?: string): void {
+    if (name === undefined) this.#expiries.clear()
+    else this.#expiries.delete(name)
   }
 
   /** For how many ms a session lives as far as is known here, with what is still to be written; below 0: not known. */
   left(name: string): number {
-    return Math.max(this.#ends.get(name)?.at ?? 0, this.#waiting.get(name)?.end ?? 0) - performance.now()
+    return (
+      Math.max(this.#expiries.get(name)?.at ?? 0, this.#pending.get(name)?.expiresAt ?? 0) - performance.now()
+    )
   }
 
   /** A session is over: nothing of it is written any more. */
-  forget(name: string): void {
-    this.#waiting.delete(name)
-    this.#ends.delete(name)
+  cancel(name: string): void {
+    this.#pending.delete(name)
+    this.#expiries.delete(name)
   }
 
   /**
@@ -92,25 +94,25 @@ export class Touches {
    */
   async touch(name: string, id: string, ttl?: number): Promise<void> {
     const now = performance.now()
-    const left = (this.#ends.get(name)?.at ?? 0) - now
-    if (this.#options.interval === 0 || left <= 0 || this.#stopped) {
-      await this.#options.write([{ id, ttl: ttl ?? null, age: 0 }])
-      if (ttl !== undefined && left < ttl) this.seen(name, ttl)
+    const left = (this.#expiries.get(name)?.at ?? 0) - now
+    if (this.#options.intervalMs === 0 || left <= 0 || this.#stopped) {
+      await this.#options.write([{ id, ttl: ttl ?? null, ageMs: 0 }])
+      if (ttl !== undefined && left < ttl) this.recordExpiry(name, ttl)
       return
     }
-    const there = this.#waiting.get(name)
-    const due = there?.due ?? now + Math.min(this.#options.interval, left * share)
-    const end = ttl === undefined ? there?.end : Math.max(now + ttl, there?.end ?? 0)
-    this.#waiting.set(name, { id, end, used: now, due })
-    if (this.#waiting.size >= mostWaiting) void this.flush()
+    const there = this.#pending.get(name)
+    const due = there?.dueAt ?? now + Math.min(this.#options.intervalMs, left * maxTtlShare)
+    const end = ttl === undefined ? there?.expiresAt : Math.max(now + ttl, there?.expiresAt ?? 0)
+    this.#pending.set(name, { id, expiresAt: end, lastAccessedAt: now, dueAt: due })
+    if (this.#pending.size >= maxPending) void this.flush()
     else this.#wake(due)
   }
 
   /** A session was used; its last access is written in time. With an interval of 0, and no limit on idleness, it isn't. */
-  use(name: string, id: string): void {
-    if (this.#options.interval === 0 && !this.#options.countsIdleness) return
-    const waiting = this.#waiting.get(name)
-    if (waiting !== undefined) waiting.used = performance.now()
+  recordAccess(name: string, id: string): void {
+    if (this.#options.intervalMs === 0 && !this.#options.countsIdleness) return
+    const waiting = this.#pending.get(name)
+    if (waiting !== undefined) waiting.lastAccessedAt = performance.now()
     else
       this.touch(name, id).catch((error) =>
         this.#options.warn(new Error(`a last access could not be written: ${messageOf(error)}`)),
@@ -129,13 +131,13 @@ export class Touches {
 
   async #flush(all: boolean): Promise<void> {
     const now = performance.now()
-    const until = all ? Number.POSITIVE_INFINITY : now + this.#options.interval * soon
-    const due = [...this.#waiting].filter(([, waiting]) => waiting.due <= until)
-    for (const [name] of due) this.#waiting.delete(name)
+    const until = all ? Number.POSITIVE_INFINITY : now + this.#options.intervalMs * earlyShare
+    const due = [...this.#pending].filter(([, waiting]) => waiting.dueAt <= until)
+    for (const [name] of due) this.#pending.delete(name)
     for (let i = 0; i < due.length; i += this.#options.batchSize)
       await this.#write(due.slice(i, i + this.#options.batchSize))
     this.#timerDue = Number.POSITIVE_INFINITY
-    for (const { due } of this.#waiting.values()) this.#wake(due)
+    for (const { dueAt: due } of this.#pending.values()) this.#wake(due)
   }
 
   /** Writes what is waiting, and from now on defers nothing. */
@@ -145,25 +147,29 @@ export class Touches {
     clearTimeout(this.#timer)
   }
 
-  async #write(batch: [string, Waiting][]): Promise<void> {
+  async #write(batch: [string, PendingTouch][]): Promise<void> {
     const now = performance.now()
-    const touches = batch.map(([, { id, end, used }]) => ({
+    const touches = batch.map(([, { id, expiresAt, lastAccessedAt }]) => ({
       id,
-      ttl: end === undefined ? null : end - now,
-      age: now - used,
+      ttl: expiresAt === undefined ? null : expiresAt - now,
+      ageMs: now - lastAccessedAt,
     }))
     try {
       await this.#options.write(touches)
-      for (const [name, { end }] of batch)
-        if (end !== undefined) this.#end(name, Math.max(end, this.#ends.get(name)?.at ?? 0))
+      for (const [digest, { expiresAt }] of batch)
+        if (expiresAt !== undefined)
+          this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.at ?? 0))
     } catch (error) {
       this.#options.warn(new Error(`later expiries could not be written and wait: ${messageOf(error)}`))
       if (this.#stopped) return
-      for (const [name, { id, end, used }] of batch) {
-        const newer = this.#waiting.get(name)
-        const later = Math.max(end ?? 0, newer?.end ?? 0) || undefined
-        const due = newer?.due ?? now + Math.min(this.#options.interval, 5_000)
-        this.#waiting.set(name, { id, end: later, used: Math.max(used, newer?.used ?? 0), due })
+      for (const [digest, { id, expiresAt, lastAccessedAt }] of batch) {
+        const newer = this.#pending.get(digest)
+        this.#pending.set(digest, {
+          id,
+          expiresAt: Math.max(expiresAt ?? 0, newer?.expiresAt ?? 0) || undefined,
+          lastAccessedAt: Math.max(lastAccessedAt, newer?.lastAccessedAt ?? 0),
+          dueAt: newer?.dueAt ?? now + Math.min(this.#options.intervalMs, 5_000),
+        })
       }
     }
   }

@@ -3,9 +3,9 @@ import type { Connection } from '../postgres/connection.js'
 import { SetupError } from '../types/errors.js'
 import type { Settings } from '../types/settings.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
-import { hashedMark, psql, qualified, quote } from './table.js'
+import { hashedMark, psqlCommand, qualifiedName, quote } from './table.js'
 
-export interface Found {
+export interface TableState {
   server: number
   role: string
   exists: boolean
@@ -24,13 +24,13 @@ export interface Found {
 }
 
 /** How long after the last raw row was turned another process may still write one: a rolling deployment. */
-const hashedLately = `interval '1 day'`
+const rawIdGracePeriod = `interval '1 day'`
 
 /** A bigger table isn't rewritten, or indexed, while requests wait. */
-const rewritable = 256 * 1024 * 1024
+const maxRewriteBytes = 256 * 1024 * 1024
 
 /** Those that go together are used together: a table that somebody has made may lack one. */
-export function usableColumns(found: Found): Set<string> {
+export function usableColumns(found: TableState): Set<string> {
   const columns = new Set(found.columns.map((column) => column.name))
   const together = ['created_at', 'last_access', 'version']
   if (!together.every((name) => columns.has(name))) for (const name of together.slice(1)) columns.delete(name)
@@ -44,7 +44,7 @@ export function commentOnId(relation: string): string {
 }
 
 export function isSmall(relation: string): string {
-  return `pg_table_size(${relation}) < ${rewritable}`
+  return `pg_table_size(${relation}) < ${maxRewriteBytes}`
 }
 
 export function userIndex(relation: string): string {
@@ -53,7 +53,7 @@ export function userIndex(relation: string): string {
 }
 
 /** By `pg_class`, as `to_regclass` alone knows of a table whose columns this statement can't see yet. */
-export async function inspect(connection: Connection, settings: Settings): Promise<Found> {
+export async function inspect(connection: Connection, settings: Settings): Promise<TableState> {
   const { schema } = settings
   const [row] = await connection.query(
     `select pg_catalog.json_build_object(
@@ -73,7 +73,7 @@ export async function inspect(connection: Connection, settings: Settings): Promi
         where i.indrelid = t.oid and i.indisunique and i.indisvalid and i.indpred is null
           and i.indnkeyatts = 1 and i.indkey[0] = a.attnum),
       'idsHashed', coalesce(c.comment like '${hashedMark}%', false),
-      'hashedLongAgo', coalesce(substring(c.comment from 'since (\\S+)$')::timestamptz < now() - ${hashedLately}, true),
+      'hashedLongAgo', coalesce(substring(c.comment from 'since (\\S+)$')::timestamptz < now() - ${rawIdGracePeriod}, true),
       'triggers', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'),
       'triggersEnabled', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'
         and tgenabled in ('O', 'A')),
@@ -85,13 +85,13 @@ export async function inspect(connection: Connection, settings: Settings): Promi
     )::text as found
     from (select (select oid from pg_class where oid = to_regclass($1::text)) as oid) t
     cross join lateral (select ${commentOnId('t.oid')} as comment) c`,
-    [qualified(settings), schema],
+    [qualifiedName(settings), schema],
   )
-  return JSON.parse(row?.found as string) as Found
+  return JSON.parse(row?.found as string) as TableState
 }
 
 /** What an upgrade would add. */
-export function missing(found: Found, settings: Settings): string[] {
+export function missing(found: TableState, settings: Settings): string[] {
   if (!found.exists) return ['the table']
   const names = found.columns.map((column) => column.name)
   const lacking = upgradedColumns.filter((name) => !names.includes(name))
@@ -100,12 +100,12 @@ export function missing(found: Found, settings: Settings): string[] {
   return lacking
 }
 
-function expiryType(found: Found): string | undefined {
+function expiryType(found: TableState): string | undefined {
   return found.columns.find((column) => column.name === 'expiry')?.type
 }
 
 /** Keeps hands off the table of another program: connect-pg-simple's has the same name. */
-export function checkOurs({ columns }: Found, name: string): void {
+export function assertCompatible({ columns }: TableState, name: string): void {
   const there = columns.map((column) => column.name)
   const absent = ['id', 'expiry', 'session'].filter((column) => !there.includes(column))
   if (absent.length > 0)
@@ -116,10 +116,11 @@ export function checkOurs({ columns }: Found, name: string): void {
 }
 
 /** What keeps the table from being used, each with what to do. */
-export function problems(found: Found, settings: Settings): string[] {
+export function problems(found: TableState, settings: Settings): string[] {
   if (!found.schemaExists)
-    return [`schema ${quote(settings.schema)} is missing: run ${psql('001-schema', settings)}`]
-  if (!found.exists) return [`it doesn't exist: run ${psql('002-table', settings)}, or use create: true`]
+    return [`schema ${quote(settings.schema)} is missing: run ${psqlCommand('001-schema', settings)}`]
+  if (!found.exists)
+    return [`it doesn't exist: run ${psqlCommand('002-table', settings)}, or use create: true`]
   const types = new Map(found.columns.map((column) => [column.name, column.type]))
   const list: string[] = []
   const type = (name: string, right: string[]): void => {
@@ -133,24 +134,27 @@ export function problems(found: Found, settings: Settings): string[] {
   if (types.has('user_id')) type('user_id', ['text', 'character varying'])
   for (const name of ['created_at', 'last_access'])
     if (types.has(name)) type(name, ['timestamp with time zone'])
-  if (!found.unique) list.push(`id isn't unique: run alter table ${qualified(settings)} add primary key (id)`)
+  if (!found.unique)
+    list.push(`id isn't unique: run alter table ${qualifiedName(settings)} add primary key (id)`)
   const known = ['id', 'expiry', 'session', ...upgradedColumns]
   for (const { name, needed } of found.columns)
     if (needed && !known.includes(name)) list.push(`column ${name} must have a default or allow null`)
   if (settings.maxLifetime !== undefined && !types.has('created_at'))
     list.push(
-      `maxLifetime needs the column created_at: run ${psql('003-columns', settings)}, or use create: true`,
+      `maxLifetime needs the column created_at: run ${psqlCommand('003-columns', settings)}, or use create: true`,
     )
   if (settings.idleTimeout !== undefined && !types.has('last_access'))
     list.push(
-      `idleTimeout needs the column last_access: run ${psql('003-columns', settings)}, or use create: true`,
+      `idleTimeout needs the column last_access: run ${psqlCommand('003-columns', settings)}, or use create: true`,
     )
   if (settings.maxSessionsPerUser !== undefined && !(types.has('user_id') && types.has('last_access')))
     list.push(
-      `maxSessionsPerUser needs the columns user_id and last_access: run ${psql('003-columns', settings)}, or use create: true`,
+      `maxSessionsPerUser needs the columns user_id and last_access: run ${psqlCommand('003-columns', settings)}, or use create: true`,
     )
   if (found.missingRights.length > 0)
-    list.push(`run grant ${found.missingRights.join(', ')} on ${qualified(settings)} to ${quote(found.role)}`)
+    list.push(
+      `run grant ${found.missingRights.join(', ')} on ${qualifiedName(settings)} to ${quote(found.role)}`,
+    )
   return list
 }
 
@@ -160,7 +164,7 @@ export function hint(error: unknown, settings: Settings): string {
     '28P01': 'check user and password of the connection',
     '28000': 'check user and password of the connection, and pg_hba.conf',
     '3D000': 'create the database, or name another in the connection',
-    '42501': `run as the owner: ${psql('001-schema', settings)} (if the schema is missing), ${psql('002-table', settings)}, or for a table of koa-pg-session ${psql('003-columns', settings)}, and grant select, insert, update, delete on it`,
+    '42501': `run as the owner: ${psqlCommand('001-schema', settings)} (if the schema is missing), ${psqlCommand('002-table', settings)}, or for a table of koa-pg-session ${psqlCommand('003-columns', settings)}, and grant select, insert, update, delete on it`,
     '55P03': 'another session holds a lock on the table; it will be tried again',
     ECONNREFUSED: 'is PostgreSQL running, and are host and port right?',
     ENOTFOUND: 'check the host of the connection',

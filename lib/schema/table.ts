@@ -13,7 +13,7 @@ export interface Table {
   /** Changes made past the store are notified. */
   readonly hasTriggers: boolean
   /** Citus has spread the rows over other servers. */
-  readonly distributed: boolean
+  readonly isDistributed: boolean
   /** A user's sessions could be found faster, and the index for that can't be made at once: the table is big. */
   readonly lacksUserIndex: boolean
   /** Its rows can be found by the page that they are on: an ordinary table, on PostgreSQL 14 or newer. */
@@ -27,7 +27,7 @@ export const hashedMark = 'SHA-256 of the session id'
 
 export const rawMark = 'session id'
 
-export function psql(file: keyof typeof sql, settings: Settings): string {
+export function psqlCommand(file: keyof typeof sql, settings: Settings): string {
   const used = Object.entries(variables(settings)).filter(([name]) =>
     new RegExp(`:['"]${name}['"]`).test(sql[file]),
   )
@@ -51,7 +51,7 @@ export function variables(settings: Settings): Record<string, string> {
 
 /** The name of the table's index of users, with its schema, quoted. */
 export function userIndexName(settings: Settings): string {
-  return qualified({ schema: settings.schema, table: userIndexOf(settings) })
+  return qualifiedName({ schema: settings.schema, table: userIndexOf(settings) })
 }
 
 function userIndexOf({ table }: Settings): string {
@@ -68,7 +68,7 @@ export function functionOf({ table }: Settings): string {
 }
 
 /** Fills in a file's variables as psql does: :"name" an identifier, :'name' a string. */
-export function fill(text: string, values: Record<string, string>): string {
+export function substituteVariables(text: string, values: Record<string, string>): string {
   return text.replace(/:(["'])(\w+)\1/g, (all, mark: string, name: string) => {
     const value = values[name]
     if (value === undefined) return all
@@ -77,7 +77,7 @@ export function fill(text: string, values: Record<string, string>): string {
 }
 
 /** Schema and table, quoted. */
-export function qualified({ schema, table }: { schema: string; table: string }): string {
+export function qualifiedName({ schema, table }: { schema: string; table: string }): string {
   return `${quote(schema)}.${quote(table)}`
 }
 
@@ -96,4 +96,4 @@ export function literal(text: string): string {
  * The row that notes the last sweep. It has the form of a digest, so that no session id can be presented for it, and counts
  * as a session that has expired.
  */
-export const noteId = `sha256:${'koa-pg-store-sweep'.padEnd(43, '_')}`
+export const sweepRecordId = `sha256:${'koa-pg-store-sweep'.padEnd(43, '_')}`

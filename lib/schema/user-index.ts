@@ -5,12 +5,12 @@ import pg, { type ClientConfig } from 'pg'
 import type { Connection } from '../postgres/connection.js'
 import type { Row } from '../types/options.js'
 import type { Settings } from '../types/settings.js'
-import { within } from '../util/timeout.js'
+import { withTimeout } from '../util/timeout.js'
 import { sql } from './sql.js'
-import { fill, qualified, userIndexName, variables } from './table.js'
+import { qualifiedName, substituteVariables, userIndexName, variables } from './table.js'
 
 /** How long it may take. */
-const longest = 3_600_000
+const timeoutMs = 3_600_000
 
 type Query = (text: string, values: unknown[]) => Promise<Row[]>
 
@@ -18,17 +18,18 @@ type Query = (text: string, values: unknown[]) => Promise<Row[]>
  * Makes the index unless another instance is at it. `signal` lets go of it: the server finishes it by itself. One that an
  * attempt has left unfinished is made anew.
  */
-export async function indexUsers(
+export async function createUserIndex(
   connection: Connection,
   settings: Settings,
   signal: AbortSignal,
 ): Promise<void> {
   const config = connection.clientConfig
-  if (config === undefined) await make((text, values) => connection.query(text, values, longest), settings)
-  else await alone(config, signal, (query) => make(query, settings))
+  if (config === undefined)
+    await createIndex((text, values) => connection.query(text, values, timeoutMs), settings)
+  else await alone(config, signal, (query) => createIndex(query, settings))
 }
 
-async function make(query: Query, settings: Settings): Promise<void> {
+async function createIndex(query: Query, settings: Settings): Promise<void> {
   const index = userIndexName(settings)
   const lock = `(hashtext('koa-pg-store'), hashtext('index ' || $1::text))`
   // Two that are made at once would wait for each other, until PostgreSQL ends one of them half made.
@@ -38,12 +39,12 @@ async function make(query: Query, settings: Settings): Promise<void> {
     const [state] = await query(
       `select exists (select from pg_index where indexrelid = to_regclass($1) and not indisvalid) as unfinished,
         exists (select from pg_locks where relation = to_regclass($2) and mode = 'ShareUpdateExclusiveLock' and granted) as busy`,
-      [index, qualified(settings)],
+      [index, qualifiedName(settings)],
     )
     // A person is making it by hand, perhaps. If not, the next start of an instance will.
     if (state?.unfinished && state.busy) return
     if (state?.unfinished) await query(`drop index concurrently if exists ${index}`, [])
-    const statement = fill(sql['007-users'], variables(settings))
+    const statement = substituteVariables(sql['007-users'], variables(settings))
     await query(statement.replace('create index', 'create index concurrently'), [])
   } finally {
     await query(`select pg_advisory_unlock${lock}`, [index]).catch(() => undefined)
@@ -64,7 +65,7 @@ async function alone(
       return stream
     },
     query_timeout: 0,
-    ...(config.statement_timeout && { statement_timeout: longest }),
+    ...(config.statement_timeout && { statement_timeout: timeoutMs }),
     fallback_application_name: 'koa-pg-store index',
   })
   const letGo = (): void => void stream?.destroy()
@@ -74,9 +75,9 @@ async function alone(
   try {
     await client.connect()
     if (stream instanceof Socket) stream.unref()
-    await within(
+    await withTimeout(
       work(async (text, values) => (await client.query<Row>(text, values)).rows),
-      longest,
+      timeoutMs,
       'not finished',
       false,
     )

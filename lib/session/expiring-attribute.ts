@@ -5,18 +5,18 @@ import type { Session } from '../types/session-store.js'
  * A value with its end. Whoever reads the attribute without its key finds this and can't take it for the value; the
  * names are nobody else's.
  */
-export interface Expiring {
+export interface ExpiringAttribute {
   readonly '~value': unknown
   /** Milliseconds since 1970. */
   readonly '~expires': number
 }
 
-export function isExpiring(value: unknown): value is Expiring {
+export function isExpiring(value: unknown): value is ExpiringAttribute {
   return typeof value === 'object' && value !== null && typeof Reflect.get(value, '~expires') === 'number'
 }
 
 /** A session without what has expired: the same object if nothing has. The one given stays as it is. */
-export function withoutExpired(session: Session, now: number): Session {
+export function withoutExpiredAttributes(session: Session, now: number): Session {
   let kept: Session | undefined
   for (const name in session) {
     const value = session[name]

@@ -2,7 +2,7 @@
 import type { Session } from '../types/session-store.js'
 
 /** How much longer than `maxAge` koa-session lets the store keep a session. */
-const grace = 10_000
+const graceMs = 10_000
 
 /**
  * A session as it is to be stored: without koa-session's `_expire`. That is the application's clock, it is another one at
@@ -10,7 +10,7 @@ const grace = 10_000
  * was only touched. The object given stays as it is; another middleware's session is answered itself.
  */
 export function withoutExpire(session: Session): Session {
-  if (!isOfKoaSession(session) || !('_expire' in session)) return session
+  if (!isKoaSession(session) || !('_expire' in session)) return session
   const { _expire: _, ...stored } = session
   return stored
 }
@@ -21,12 +21,12 @@ export function withoutExpire(session: Session): Session {
  * koa-session's.
  */
 export function withExpire(session: Session, left: number, now: number): Session {
-  if (isOfKoaSession(session)) session._expire = now + left - grace
+  if (isKoaSession(session)) session._expire = now + left - graceMs
   return session
 }
 
 /** With `maxAge: 'session'` it keeps no `_maxAge`, and looks at no expiry. */
-export function isOfKoaSession(session: Session): boolean {
+export function isKoaSession(session: Session): boolean {
   return typeof session._maxAge === 'number'
 }
 

@@ -2,7 +2,7 @@
 import { hash, randomBytes } from 'node:crypto'
 
 // A b-tree entry has at most 2704 bytes.
-const longestRawId = 1024
+const maxRawIdLength = 1024
 
 /** What PostgreSQL's text can't hold: NUL, and halves of characters. */
 const unstorable = /[\0\ud800-\udfff]/u
@@ -16,7 +16,7 @@ function isDigest(id: string): boolean {
 }
 
 /** A new session id: 192 random bits in 32 characters. */
-export function newId(): string {
+export function createId(): string {
   return randomBytes(24).toString('base64url')
 }
 
@@ -25,7 +25,7 @@ export function newId(): string {
  * a digest is refused too: otherwise what is read in the table could be presented as a cookie.
  */
 export function rawId(sid: string): string | undefined {
-  return sid.length <= longestRawId && isStorable(sid) && !isDigest(sid) ? sid : undefined
+  return sid.length <= maxRawIdLength && isStorable(sid) && !isDigest(sid) ? sid : undefined
 }
 
 /** Whether a statement can take it for an id. */
@@ -34,18 +34,18 @@ export function isStorable(id: string): boolean {
 }
 
 /** Throws a `TypeError` if `sid` can't be a session id. Never quotes it: ids are secrets. */
-export function checkId(sid: unknown): asserts sid is string {
+export function assertSessionId(sid: unknown): asserts sid is string {
   if (typeof sid !== 'string')
     throw new TypeError(`session id must be a string; received ${sid === null ? 'null' : typeof sid}`)
   if (sid === '') throw new TypeError('session id must not be empty')
 }
 
 /** What payloads call a session: its digest, whatever the table calls it. It opens nothing. */
-export function nameOf(sid: string): string {
+export function digestOf(sid: string): string {
   return hash('sha256', sid, 'base64url')
 }
 
 /** The same of the id that the table has. It is also what users and operators are told of a session. */
 export function handleOf(id: string): string {
-  return isDigest(id) ? id.slice('sha256:'.length) : nameOf(id)
+  return isDigest(id) ? id.slice('sha256:'.length) : digestOf(id)
 }

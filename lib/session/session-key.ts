@@ -2,7 +2,7 @@
 
 import { AttributeError } from '../types/errors.js'
 import type { InputOf, OutputOf, StandardSchemaResult, StandardSchemaV1 } from '../types/standard-schema.js'
-import { describe, milliseconds, withDefaults } from '../util/validate.js'
+import { assertDuration, describe, withDefaults } from '../util/validate.js'
 import { isExpiring } from './expiring-attribute.js'
 
 /** A session as the middlewares have it; `null` once it was signed out. */
@@ -39,7 +39,7 @@ export interface SessionKeyOptions {
   now?: (() => number) | undefined
 }
 
-export interface WithDefault<Input> extends SessionKeyOptions {
+export interface SessionKeyOptionsWithDefault<Input> extends SessionKeyOptions {
   /** What `get` answers where there is no value. Checked by the schema as a value would be. */
   default: Input
 }
@@ -60,7 +60,7 @@ export interface WithDefault<Input> extends SessionKeyOptions {
 export function sessionKey<Schema extends StandardSchemaV1>(
   name: string,
   schema: Schema,
-  options: WithDefault<InputOf<Schema>>,
+  options: SessionKeyOptionsWithDefault<InputOf<Schema>>,
 ): SessionKey<InputOf<Schema>, OutputOf<Schema>, never>
 export function sessionKey<Schema extends StandardSchemaV1>(
   name: string,
@@ -71,7 +71,7 @@ export function sessionKey<Schema extends StandardSchemaV1>(
 export function sessionKey<Value>(
   name: string,
   schema: undefined,
-  options: WithDefault<Value>,
+  options: SessionKeyOptionsWithDefault<Value>,
 ): SessionKey<Value, Value, never>
 export function sessionKey<Value = unknown>(
   name: string,
@@ -104,7 +104,7 @@ class Key implements SessionKey<unknown, unknown> {
     if (schema !== undefined && typeof Object(schema)['~standard']?.validate !== 'function')
       throw new TypeError(`schema must be a Standard Schema, such as zod's; received ${describe(schema)}`)
     const { default: initial, ttl, now } = withDefaults('options', defaults, options)
-    if (ttl !== undefined) milliseconds('ttl', ttl)
+    if (ttl !== undefined) assertDuration('ttl', ttl)
     if (typeof now !== 'function')
       throw new TypeError(`option "now" must be a function; received ${describe(now)}`)
     this.name = name

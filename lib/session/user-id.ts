@@ -5,10 +5,10 @@ import { describe } from '../util/validate.js'
 import { isStorable } from './session-id.js'
 
 /** What a b-tree entry holds, with room to spare. */
-const longest = 512
+const maxUserIdLength = 512
 
 /** Where applications keep it: `userId`, `user.id` (most), `passport.user` (koa-passport). A guess: what can't be one isn't. */
-export function commonUserId(session: Session): unknown {
+export function defaultUserId(session: Session): unknown {
   return (
     usable(session.userId) ??
     usable(attribute(session.user, 'id')) ??
@@ -29,25 +29,25 @@ function usable(id: unknown): unknown {
 }
 
 function isUsable(text: string): boolean {
-  return text !== '' && text.length <= longest && isStorable(text)
+  return text !== '' && text.length <= maxUserIdLength && isStorable(text)
 }
 
 /** A user's id as the table has it. Throws a `TypeError` or `RangeError`, naming `what`, for what can't be one. */
-export function userIdText(id: unknown, what: string): string {
+export function toUserId(id: unknown, what: string): string {
   if (typeof id !== 'string' && !Number.isFinite(id))
     throw new TypeError(`${what} must be a string or a finite number; received ${describe(id)}`)
   const text = `${id}`
   if (!isUsable(text))
     throw new RangeError(
-      `${what} must have 1 to ${longest} characters that PostgreSQL can hold; received ${describe(id)}`,
+      `${what} must have 1 to ${maxUserIdLength} characters that PostgreSQL can hold; received ${describe(id)}`,
     )
   return text
 }
 
 /** Applies the option `userId` to a session. */
-export function userIdOf(option: (session: Session) => unknown, session: Session): string | undefined {
+export function findUserId(option: (session: Session) => unknown, session: Session): string | undefined {
   const id = option(session)
   return id === undefined || id === null || id === ''
     ? undefined
-    : userIdText(id, 'what the option "userId" answers')
+    : toUserId(id, 'what the option "userId" answers')
 }

@@ -1,8 +1,8 @@
 // CachedStore: any store behind any cache.
 import { EventEmitter } from 'node:events'
-import { decode, encode } from '../session/json.js'
-import { checkId, newId } from '../session/session-id.js'
-import { fromKept, toKeep } from '../session/stored-session.js'
+import { parse, serialize } from '../session/json.js'
+import { assertSessionId, createId } from '../session/session-id.js'
+import { fromStored, toStored } from '../session/stored-session.js'
 import type {
   Session,
   SessionCache,
@@ -11,7 +11,7 @@ import type {
   Ttl,
   Yieldable,
 } from '../types/session-store.js'
-import { describe, milliseconds, withDefaults } from '../util/validate.js'
+import { assertDuration, describe, withDefaults } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import { GuardedCache } from './guarded-cache.js'
 
@@ -23,7 +23,7 @@ export interface CachedStoreOptions {
   timeout?: number | undefined
 }
 
-interface Found {
+interface LoadedSession {
   readonly session: Session
   /** Milliseconds that it has to live at least; `undefined`: the store can't say. */
   readonly ttl: number | undefined
@@ -65,8 +65,8 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
             `${name} must have the methods get, set and destroy; received ${describe(value)}`,
           )
     const { ttl, timeout } = withDefaults('options', defaults, options)
-    milliseconds('ttl', ttl)
-    milliseconds('timeout', timeout)
+    assertDuration('ttl', ttl)
+    assertDuration('timeout', timeout)
     this.#store = store
     this.#ttl = ttl
     const warn = (error: Error): void => void this.emit('warning', error)
@@ -87,24 +87,24 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
     return found && { session: found.session, ttl: found.ttl ?? 0 }
   }
 
-  async #find(sid: string, context: unknown[]): Promise<Found | undefined> {
-    checkId(sid)
+  async #find(sid: string, context: unknown[]): Promise<LoadedSession | undefined> {
+    assertSessionId(sid)
     const reading = this.#cache.read(sid)
     try {
       const kept = await reading.find()
-      const session = kept && decode(kept.json)
+      const session = kept && parse(kept.json)
       if (kept !== undefined && session !== undefined) {
-        const left = kept.left ?? undefined
+        const left = kept.ttlMs ?? undefined
         // Since then up to `life` ms have gone by. For koa-session that is no matter: it must not think a session over
         // that is alive.
-        return { session: fromKept(session, left), ttl: left === undefined ? left : left - kept.life }
+        return { session: fromStored(session, left), ttl: left === undefined ? left : left - kept.cacheTtlMs }
       }
       const found = await this.#ask(sid, context)
       if (found !== undefined) {
         // A cache may count in whole seconds, and must not know a session for longer than it lives.
         const life = Math.min(this.#ttl, Math.floor((found.ttl ?? this.#ttl) / 1000) * 1000)
-        const json = toKeep(encode(found.session))
-        if (life > 0) reading.fill({ json, left: found.ttl ?? null, life })
+        const json = toStored(serialize(found.session))
+        if (life > 0) reading.fill({ json, ttlMs: found.ttl ?? null, cacheTtlMs: life })
       }
       return found
     } finally {
@@ -112,7 +112,7 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
     }
   }
 
-  async #ask(sid: string, context: unknown[]): Promise<Found | undefined> {
+  async #ask(sid: string, context: unknown[]): Promise<LoadedSession | undefined> {
     if (this.#store.getWithTtl !== undefined) return this.#store.getWithTtl(sid, ...context)
     const session = await this.#store.get(sid, ...context)
     // Other people's stores answer null.
@@ -125,7 +125,7 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
   }
 
   async #set(sid: string, session: object, ttl: Ttl, context: unknown[]): Promise<void> {
-    checkId(sid)
+    assertSessionId(sid)
     // What came of it only the store knows: it may have been merged with another, or refused as destroyed.
     await this.#cache.change(sid, 'forget', () => this.#store.set(sid, session, ttl, ...context))
   }
@@ -136,20 +136,20 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
   }
 
   async #destroy(sid: string, context: unknown[]): Promise<void> {
-    checkId(sid)
+    assertSessionId(sid)
     await this.#cache.change(sid, 'destroy', () => this.#store.destroy(sid, ...context))
   }
 
   /** Moves the expiry in the store, which rejects if it can't. */
   async touch(sid: string, ttl?: Ttl): Promise<void> {
-    checkId(sid)
+    assertSessionId(sid)
     if (this.#store.touch === undefined) throw new TypeError('the store behind the cache has no method touch')
     await this.#store.touch(sid, ttl)
   }
 
   /** Saves a new session in the store under an id of 192 random bits and answers the id. */
   async create(session: object, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
-    const sid = newId()
+    const sid = createId()
     await this.#set(sid, session, ttl, [])
     return sid
   }

@@ -1,7 +1,7 @@
 // A cache that may fail, made safe to ask: what it might know wrongly isn't asked, and nobody waits for it long.
 
 import type { SessionCache } from '../types/session-store.js'
-import { messageOf, withoutSecrets } from '../util/driver-errors.js'
+import { messageOf, redact } from '../util/driver-errors.js'
 
 export interface GuardedCacheOptions {
   readonly cache: SessionCache
@@ -15,12 +15,12 @@ export interface GuardedCacheOptions {
 }
 
 /** What the cache is told to know of a session. */
-interface Kept {
+interface CachedSession {
   readonly json: string
   /** Milliseconds that the session had to live when the store answered it; `null`: the store didn't say. */
-  readonly left: number | null
+  readonly ttlMs: number | null
   /** For how many ms the cache was to keep it. */
-  readonly life: number
+  readonly cacheTtlMs: number
 }
 
 interface State {
@@ -29,18 +29,18 @@ interface State {
   /** Changes of the session that are under way. */
   changing: number
   /** Grows when a change begins and when it ends: what was read before isn't kept after. */
-  turn: number
+  generation: number
   /** What the cache must still do before it may be asked: it may know what the store doesn't any more. */
-  owed: 'forget' | 'destroy' | undefined
+  pendingInvalidation: 'forget' | 'destroy' | undefined
   /** What it was told last; the next waits for it, however long that takes. */
-  told: Promise<unknown> | undefined
+  lastWrite: Promise<unknown> | undefined
 }
 
 /** A cache that failed is left alone for so long. */
-const pauseMs = 1_000
+const resetTimeoutMs = 1_000
 
 /** How many sessions at most the cache may owe something. */
-const mostOwed = 10_000
+const maxPending = 10_000
 
 /**
  * Knows of each session that is in use whether the cache may be asked about it. Not while a change is under way; and not
@@ -51,9 +51,9 @@ export class GuardedCache {
   readonly #options: GuardedCacheOptions
   readonly #states = new Map<string, State>()
   /** The ids of those for whom the cache failed to do what it owes. */
-  readonly #debtors = new Set<string>()
-  #silentUntil = 0
-  #isSettling = false
+  readonly #pendingIds = new Set<string>()
+  #openUntil = 0
+  #isRetrying = false
 
   constructor(options: GuardedCacheOptions) {
     this.#options = options
@@ -61,21 +61,23 @@ export class GuardedCache {
 
   /** To be called before the cache and the store are asked; `end` must follow. */
   read(sid: string): Reading {
-    const state = this.#hold(sid)
-    const { turn } = state
+    const state = this.#acquire(sid)
+    const { generation: turn } = state
     return {
       find: async () => {
-        if (state.owed !== undefined) this.#settle()
-        if (state.owed !== undefined || this.#isSilent()) return undefined
-        const found = await this.#within(this.#ask(() => this.#options.cache.get(sid), [sid]))
+        if (state.pendingInvalidation !== undefined) this.#retryPending()
+        if (state.pendingInvalidation !== undefined || this.#isOpen()) return undefined
+        const found = await this.#withTimeout(this.#ask(() => this.#options.cache.get(sid), [sid]))
         // What changed meanwhile may have come too late for the cache's answer.
-        return turn === state.turn && isKept(found) ? found : undefined
+        return turn === state.generation && isKept(found) ? found : undefined
       },
       fill: (kept) => {
-        if (turn !== state.turn || state.owed !== undefined || this.#isSilent()) return
+        if (turn !== state.generation || state.pendingInvalidation !== undefined || this.#isOpen()) return
         // Nobody waits for it.
-        void this.#within(
-          this.#tell(sid, state, () => this.#options.cache.set(sid, kept, kept.life), [kept.json]),
+        void this.#withTimeout(
+          this.#enqueueWrite(sid, state, () => this.#options.cache.set(sid, kept, kept.cacheTtlMs), [
+            kept.json,
+          ]),
         )
       },
       end: () => this.#release(sid, state),
@@ -84,88 +86,88 @@ export class GuardedCache {
 
   /** Runs a change of the store, after which the cache doesn't know the session, or isn't asked about it. */
   async change<T>(sid: string, kind: 'forget' | 'destroy', work: () => PromiseLike<T>): Promise<T> {
-    const state = this.#hold(sid)
+    const state = this.#acquire(sid)
     state.changing++
-    state.turn++
-    if (state.owed !== 'destroy') state.owed = kind
+    state.generation++
+    if (state.pendingInvalidation !== 'destroy') state.pendingInvalidation = kind
     try {
       return await work()
     } finally {
       // Also if it failed: it may have been made.
       state.changing--
-      state.turn++
-      const paid = this.#pay(sid, state)
-      if (!this.#isSilent()) await this.#within(paid)
+      state.generation++
+      const paid = this.#invalidate(sid, state)
+      if (!this.#isOpen()) await this.#withTimeout(paid)
       this.#release(sid, state)
     }
   }
 
-  async #pay(sid: string, state: State): Promise<boolean> {
-    const { turn, owed } = state
+  async #invalidate(sid: string, state: State): Promise<boolean> {
+    const { generation: turn, pendingInvalidation: owed } = state
     const { cache } = this.#options
     // A cache that keeps the contract of stores would keep a destroyed session's id: forget isn't destroy.
     const work = (): PromiseLike<unknown> => (owed === 'destroy' ? cache.destroy(sid) : cache.set(sid, {}, 1))
-    if ((await this.#tell(sid, state, work)) === failed) {
-      this.#debtors.add(sid)
-      this.#forgive()
+    if ((await this.#enqueueWrite(sid, state, work)) === failed) {
+      this.#pendingIds.add(sid)
+      this.#dropPending()
       return false
     }
     // Another change pays by itself when it ends.
-    if (state.turn === turn && state.changing === 0) {
-      state.owed = undefined
-      this.#debtors.delete(sid)
-      this.#drop(sid, state)
+    if (state.generation === turn && state.changing === 0) {
+      state.pendingInvalidation = undefined
+      this.#pendingIds.delete(sid)
+      this.#cleanUp(sid, state)
     }
     return true
   }
 
   /** Lets the cache pay what it owes, one session after another, until it fails again. */
-  #settle(): void {
-    if (this.#isSettling || this.#debtors.size === 0 || this.#isSilent()) return
-    this.#isSettling = true
+  #retryPending(): void {
+    if (this.#isRetrying || this.#pendingIds.size === 0 || this.#isOpen()) return
+    this.#isRetrying = true
     const settle = async (): Promise<void> => {
-      for (const sid of [...this.#debtors]) {
+      for (const sid of [...this.#pendingIds]) {
         const state = this.#states.get(sid)
         // A change under way pays by itself, and what was told and isn't done would only be told again.
-        if (state === undefined || state.changing > 0 || state.told !== undefined) continue
-        if (!(await this.#pay(sid, state))) break
+        if (state === undefined || state.changing > 0 || state.lastWrite !== undefined) continue
+        if (!(await this.#invalidate(sid, state))) break
       }
     }
     void settle().finally(() => {
-      this.#isSettling = false
+      this.#isRetrying = false
     })
   }
 
-  #forgive(): void {
-    if (this.#debtors.size <= mostOwed) return
-    for (const sid of this.#debtors) {
+  #dropPending(): void {
+    if (this.#pendingIds.size <= maxPending) return
+    for (const sid of this.#pendingIds) {
       const state = this.#states.get(sid)
       // What isn't done yet may still be done, whenever: its state stays.
-      if (state === undefined || state.changing > 0 || state.told !== undefined) continue
-      state.owed = undefined
-      this.#debtors.delete(sid)
-      this.#drop(sid, state)
+      if (state === undefined || state.changing > 0 || state.lastWrite !== undefined) continue
+      state.pendingInvalidation = undefined
+      this.#pendingIds.delete(sid)
+      this.#cleanUp(sid, state)
     }
-    this.#silence(this.#options.ttl + pauseMs)
+    this.#open(this.#options.ttl + resetTimeoutMs)
   }
 
   /** Tells the cache something about a session, after what it was told before; answers `failed` if it didn't do it. */
-  #tell(
+  #enqueueWrite(
     sid: string,
     state: State,
     work: () => PromiseLike<unknown>,
     secrets: string[] = [],
   ): Promise<unknown> {
-    const earlier = state.told
+    const earlier = state.lastWrite
     const told = (async () => {
       await earlier
       return this.#ask(work, [sid, ...secrets])
     })()
-    state.told = told
+    state.lastWrite = told
     void told.then(() => {
-      if (state.told !== told) return
-      state.told = undefined
-      this.#drop(sid, state)
+      if (state.lastWrite !== told) return
+      state.lastWrite = undefined
+      this.#cleanUp(sid, state)
     })
     return told
   }
@@ -174,15 +176,15 @@ export class GuardedCache {
   async #ask(work: () => PromiseLike<unknown>, secrets: string[]): Promise<unknown> {
     try {
       const answer = await work()
-      if (!this.#isSilent()) this.#settle()
+      if (!this.#isOpen()) this.#retryPending()
       return answer
     } catch (error) {
-      this.#fail(withoutSecrets(error, secrets))
+      this.#fail(redact(error, secrets))
       return failed
     }
   }
 
-  async #within(asked: Promise<unknown>): Promise<unknown> {
+  async #withTimeout(asked: Promise<unknown>): Promise<unknown> {
     const { timeout } = this.#options
     let timer: NodeJS.Timeout | undefined
     const late = new Promise<typeof failed>((resolve) => {
@@ -200,27 +202,27 @@ export class GuardedCache {
   }
 
   #fail(error: Error): void {
-    const isNews = !this.#isSilent()
-    this.#silence(pauseMs)
+    const isNews = !this.#isOpen()
+    this.#open(resetTimeoutMs)
     if (isNews)
       this.#options.warn(new Error(`the cache is passed over: ${messageOf(error)}`, { cause: error }))
   }
 
-  #silence(ms: number): void {
-    this.#silentUntil = Math.max(this.#silentUntil, this.#options.now() + ms)
+  #open(ms: number): void {
+    this.#openUntil = Math.max(this.#openUntil, this.#options.now() + ms)
   }
 
-  #isSilent(): boolean {
-    return this.#options.now() < this.#silentUntil
+  #isOpen(): boolean {
+    return this.#options.now() < this.#openUntil
   }
 
-  #hold(sid: string): State {
+  #acquire(sid: string): State {
     const state = this.#states.get(sid) ?? {
       holders: 0,
       changing: 0,
-      turn: 0,
-      owed: undefined,
-      told: undefined,
+      generation: 0,
+      pendingInvalidation: undefined,
+      lastWrite: undefined,
     }
     this.#states.set(sid, state)
     state.holders++
@@ -229,26 +231,27 @@ export class GuardedCache {
 
   #release(sid: string, state: State): void {
     state.holders--
-    this.#drop(sid, state)
+    this.#cleanUp(sid, state)
   }
 
   /** Forgets what nobody needs: the cache may be asked about every session that has no state. */
-  #drop(sid: string, state: State): void {
-    if (state.holders === 0 && state.owed === undefined && state.told === undefined) this.#states.delete(sid)
+  #cleanUp(sid: string, state: State): void {
+    if (state.holders === 0 && state.pendingInvalidation === undefined && state.lastWrite === undefined)
+      this.#states.delete(sid)
   }
 }
 
 /** A `get` under way. */
 export interface Reading {
   /** What the cache knows, if it may be asked and answers. */
-  find(): Promise<Kept | undefined>
+  find(): Promise<CachedSession | undefined>
   /** Has the cache keep what the store answered, unless a change overtook it. */
-  fill(kept: Kept): void
+  fill(kept: CachedSession): void
   end(): void
 }
 
 const failed = Symbol('failed')
 
-function isKept(value: unknown): value is Kept {
+function isKept(value: unknown): value is CachedSession {
   return typeof value === 'object' && value !== null && typeof Reflect.get(value, 'json') === 'string'
 }

@@ -1,11 +1,11 @@
 // MemoryStore: sessions in the memory of one process, for development and tests.
 import { LRUCache } from 'lru-cache'
-import { decode, encode } from '../session/json.js'
-import { checkId, newId } from '../session/session-id.js'
-import { fromKept, toKeep } from '../session/stored-session.js'
-import { lifetime } from '../session/ttl.js'
+import { parse, serialize } from '../session/json.js'
+import { assertSessionId, createId } from '../session/session-id.js'
+import { fromStored, toStored } from '../session/stored-session.js'
+import { resolveTtl } from '../session/ttl.js'
 import type { Session, SessionStore, SessionWithTtl, Ttl, Yieldable } from '../types/session-store.js'
-import { count, milliseconds, withDefaults } from '../util/validate.js'
+import { assertDuration, assertInteger, withDefaults } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 
 /** Options of `MemoryStore`; each is checked when the store is made. */
@@ -17,15 +17,15 @@ export interface MemoryStoreOptions {
 }
 
 interface Entry {
-  readonly text: string
+  readonly json: string
   /** When it is over, by the monotonic clock. */
-  until: number
+  expiresAt: number
 }
 
 const defaults = { ttl: 24 * 60 * 60 * 1000, max: 10_000 }
 
 /** How long a destroyed session's id is remembered. */
-const destroyedFor = 60 * 60 * 1000
+const tombstoneMs = 60 * 60 * 1000
 
 /**
  * Keeps sessions in the memory of this process: for development, for tests, and as the cache of a `CachedStore`. They are
@@ -45,8 +45,8 @@ export class MemoryStore implements SessionStore {
    */
   constructor(options: MemoryStoreOptions = {}, now: () => number = () => performance.now()) {
     const { ttl, max } = withDefaults('options', defaults, options)
-    milliseconds('ttl', ttl)
-    count('max', max, 'sessions', 1)
+    assertDuration('ttl', ttl)
+    assertInteger('max', max, 'sessions', 1)
     this.#ttl = ttl
     this.#now = now
     this.#sessions = new LRUCache({ max })
@@ -64,12 +64,12 @@ export class MemoryStore implements SessionStore {
 
   /** The session, with the ms that it has to live. */
   async getWithTtl(sid: string, ..._: unknown[]): Promise<SessionWithTtl | undefined> {
-    checkId(sid)
-    const entry = this.#alive(sid)
-    const session = entry && decode(entry.text)
+    assertSessionId(sid)
+    const entry = this.#active(sid)
+    const session = entry && parse(entry.json)
     if (entry === undefined || session === undefined) return undefined
-    const ttl = entry.until - this.#now()
-    return { session: fromKept(session, ttl), ttl }
+    const ttl = entry.expiresAt - this.#now()
+    return { session: fromStored(session, ttl), ttl }
   }
 
   /** Saves a session for `ttl` ms from now, unless it was destroyed within the last hour. Rejects as `PgStore` does. */
@@ -78,19 +78,19 @@ export class MemoryStore implements SessionStore {
   }
 
   async #set(sid: string, session: object, ttl: Ttl): Promise<void> {
-    checkId(sid)
-    const text = toKeep(encode(session))
-    const ms = lifetime(ttl, this.#ttl)
+    assertSessionId(sid)
+    const text = toStored(serialize(session))
+    const ms = resolveTtl(ttl, this.#ttl)
     if ((this.#destroyed.get(sid) ?? 0) > this.#now()) return
-    this.#sessions.set(sid, { text, until: this.#now() + ms })
+    this.#sessions.set(sid, { json: text, expiresAt: this.#now() + ms })
   }
 
   /** Moves a session's expiry to `ttl` ms from now, never back. What isn't there stays so. */
   async touch(sid: string, ttl?: Ttl): Promise<void> {
-    checkId(sid)
-    const ms = lifetime(ttl, this.#ttl)
-    const entry = this.#alive(sid)
-    if (entry !== undefined) entry.until = Math.max(entry.until, this.#now() + ms)
+    assertSessionId(sid)
+    const ms = resolveTtl(ttl, this.#ttl)
+    const entry = this.#active(sid)
+    if (entry !== undefined) entry.expiresAt = Math.max(entry.expiresAt, this.#now() + ms)
   }
 
   /** Ends a session; for an hour nothing brings it back. What isn't there stays so. */
@@ -99,13 +99,13 @@ export class MemoryStore implements SessionStore {
   }
 
   async #destroy(sid: string): Promise<void> {
-    checkId(sid)
-    if (this.#sessions.delete(sid)) this.#destroyed.set(sid, this.#now() + destroyedFor)
+    assertSessionId(sid)
+    if (this.#sessions.delete(sid)) this.#destroyed.set(sid, this.#now() + tombstoneMs)
   }
 
   /** Saves a new session under an id of 192 random bits and answers the id. */
   async create(session: object, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
-    const sid = newId()
+    const sid = createId()
     await this.#set(sid, session, ttl)
     return sid
   }
@@ -114,12 +114,12 @@ export class MemoryStore implements SessionStore {
   async count(): Promise<number> {
     const now = this.#now()
     let alive = 0
-    for (const { until } of this.#sessions.values()) if (until > now) alive++
+    for (const { expiresAt: until } of this.#sessions.values()) if (until > now) alive++
     return alive
   }
 
-  #alive(sid: string): Entry | undefined {
+  #active(sid: string): Entry | undefined {
     const entry = this.#sessions.get(sid)
-    return entry === undefined || entry.until <= this.#now() ? undefined : entry
+    return entry === undefined || entry.expiresAt <= this.#now() ? undefined : entry
   }
 }

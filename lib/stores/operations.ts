@@ -7,15 +7,15 @@ import {
   SessionTooLargeError,
   SetupError,
 } from '../types/errors.js'
-import { codeOf, withoutSecrets } from '../util/driver-errors.js'
+import { codeOf, redact } from '../util/driver-errors.js'
 
 /** Errors that say themselves what is wrong. */
-const ours = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
+const ownErrors = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
 
 /** The table or one of its columns went away, or its type changed: what setup found out isn't true any more. */
-const tableChanged = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
+const tableChangedCodes = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
 
-export class Calls {
+export class OperationTracker {
   readonly #onTableChanged: () => void
   #count = 0
   #isClosed = false
@@ -36,7 +36,7 @@ export class Calls {
     try {
       return await work()
     } catch (error) {
-      throw this.failed(error, what, secrets)
+      throw this.toError(error, what, secrets)
     } finally {
       this.#count--
       if (this.#count === 0) this.#idle?.()
@@ -44,11 +44,11 @@ export class Calls {
   }
 
   /** What a call that is called `what` rejects with. */
-  failed(error: unknown, what: string, secrets: string[] = []): Error {
-    if (ours.some((type) => error instanceof type)) return error as Error
+  toError(error: unknown, what: string, secrets: string[] = []): Error {
+    if (ownErrors.some((type) => error instanceof type)) return error as Error
     // Set up again at the next use: somebody may just have mended or moved the table.
-    if (tableChanged.has(codeOf(error) ?? '')) this.#onTableChanged()
-    const cause = withoutSecrets(error, secrets)
+    if (tableChangedCodes.has(codeOf(error) ?? '')) this.#onTableChanged()
+    const cause = redact(error, secrets)
     return new DatabaseError(`can't ${what}: ${cause.message}`, { cause })
   }
 
@@ -58,7 +58,7 @@ export class Calls {
   }
 
   /** Resolves when no call is under way. */
-  async done(): Promise<void> {
+  async drained(): Promise<void> {
     if (this.#count === 0) return
     await new Promise<void>((resolve) => {
       this.#idle = resolve

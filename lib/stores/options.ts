@@ -1,18 +1,18 @@
 // The options: their defaults, their checks, and a frozen copy that the rest of the store reads.
 import { readCodec } from '../codec/codec.js'
-import { century } from '../session/ttl.js'
-import { commonUserId } from '../session/user-id.js'
+import { maxTtl } from '../session/ttl.js'
+import { defaultUserId } from '../session/user-id.js'
 import type { CleanupOptions, PgStoreOptions } from '../types/options.js'
 import type { CacheSettings, CleanupSettings, Settings } from '../types/settings.js'
 import { cronProblem, isTimeZone } from '../util/schedule.js'
 import {
-  boolean,
-  count,
-  identifier,
-  milliseconds,
+  assertBoolean,
+  assertDuration,
+  assertIdentifier,
+  assertInteger,
+  invalidType,
   outOfRange,
   withDefaults,
-  wrong,
 } from '../util/validate.js'
 
 export const cacheDefaults: CacheSettings = {
@@ -21,7 +21,7 @@ export const cacheDefaults: CacheSettings = {
   ttl: 60_000,
   propagate: 'invalidate',
   maxStaleness: 5_000,
-  withoutNotices: false,
+  worksWithoutListener: false,
 }
 
 const touchDefaults = { interval: 60_000, batchSize: 5_000 }
@@ -43,7 +43,7 @@ const defaults = {
   idleTimeout: undefined,
   touch: touchDefaults,
   concurrency: 'merge',
-  userId: commonUserId,
+  userId: defaultUserId,
   maxSessionsPerUser: undefined,
   maxBytes: 1024 * 1024,
   maxAttributeBytes: undefined,
@@ -68,81 +68,81 @@ export function readOptions(options: PgStoreOptions = {}): Settings {
     codec: options.codec === undefined ? undefined : readCodec(options.codec),
     touch: readTouch(options),
   }
-  identifier('schema', settings.schema)
-  identifier('table', settings.table)
-  boolean('create', settings.create)
-  boolean('hashIds', settings.hashIds)
-  boolean('prepare', settings.prepare)
-  milliseconds('ttl', settings.ttl)
+  assertIdentifier('schema', settings.schema)
+  assertIdentifier('table', settings.table)
+  assertBoolean('create', settings.create)
+  assertBoolean('hashIds', settings.hashIds)
+  assertBoolean('prepare', settings.prepare)
+  assertDuration('ttl', settings.ttl)
   for (const name of ['maxLifetime', 'idleTimeout'] as const) {
     const limit = settings[name]
     if (limit === undefined) continue
-    milliseconds(name, limit)
-    if (limit > century) outOfRange(name, 'at most 100 years', limit)
+    assertDuration(name, limit)
+    if (limit > maxTtl) outOfRange(name, 'at most 100 years', limit)
   }
-  count('maxBytes', settings.maxBytes, 'bytes', 2)
+  assertInteger('maxBytes', settings.maxBytes, 'bytes', 2)
   if (settings.maxAttributeBytes !== undefined)
-    count('maxAttributeBytes', settings.maxAttributeBytes, 'bytes', 1)
+    assertInteger('maxAttributeBytes', settings.maxAttributeBytes, 'bytes', 1)
   if (settings.maxSessionsPerUser !== undefined)
-    count('maxSessionsPerUser', settings.maxSessionsPerUser, 'sessions', 1)
+    assertInteger('maxSessionsPerUser', settings.maxSessionsPerUser, 'sessions', 1)
   if (!['merge', 'last-write', 'reject'].includes(settings.concurrency))
-    wrong('concurrency', "'merge', 'last-write' or 'reject'", settings.concurrency)
-  if (typeof settings.userId !== 'function') wrong('userId', 'a function', settings.userId)
+    invalidType('concurrency', "'merge', 'last-write' or 'reject'", settings.concurrency)
+  if (typeof settings.userId !== 'function') invalidType('userId', 'a function', settings.userId)
   return Object.freeze(settings)
 }
 
 function readTouch({ touch = {} }: PgStoreOptions): Settings['touch'] {
   const settings = withDefaults('touch', touchDefaults, touch)
-  if (settings.interval !== 0) milliseconds('touch.interval', settings.interval)
+  if (settings.interval !== 0) assertDuration('touch.interval', settings.interval)
   if (settings.interval > 86_400_000) outOfRange('touch.interval', 'at most a day', settings.interval)
-  count('touch.batchSize', settings.batchSize, 'sessions', 1)
+  assertInteger('touch.batchSize', settings.batchSize, 'sessions', 1)
   return Object.freeze(settings)
 }
 
 function readCleanup({ cleanup = {}, cleanupTime }: PgStoreOptions): CleanupSettings {
   if (typeof cleanup !== 'string' && cleanup !== false && (typeof cleanup !== 'object' || cleanup === null))
-    wrong('cleanup', cronForm, cleanup)
+    invalidType('cleanup', cronForm, cleanup)
   const isBare = typeof cleanup !== 'object'
   const { cron, ...settings } = withDefaults('cleanup', cleanupDefaults, isBare ? { cron: cleanup } : cleanup)
   const name = isBare ? 'cleanup' : 'cleanup.cron'
-  if (typeof cron !== 'string' && cron !== false) wrong(name, cronForm, cron)
+  if (typeof cron !== 'string' && cron !== false) invalidType(name, cronForm, cron)
   const problem = cron === false ? undefined : cronProblem(cron)
   if (problem !== undefined)
     outOfRange(name, "a cron expression such as '*/15 * * * *'", cron, ` (${problem})`)
   if (settings.timezone !== undefined) {
-    if (typeof settings.timezone !== 'string') wrong('cleanup.timezone', 'a string', settings.timezone)
+    if (typeof settings.timezone !== 'string') invalidType('cleanup.timezone', 'a string', settings.timezone)
     if (!isTimeZone(settings.timezone))
       outOfRange('cleanup.timezone', "a time zone such as 'Europe/Berlin'", settings.timezone)
   }
-  count('cleanup.batchSize', settings.batchSize, 'sessions', 1)
-  if (settings.grace !== 0) milliseconds('cleanup.grace', settings.grace)
-  if (settings.grace > century) outOfRange('cleanup.grace', 'at most 100 years', settings.grace)
+  assertInteger('cleanup.batchSize', settings.batchSize, 'sessions', 1)
+  if (settings.grace !== 0) assertDuration('cleanup.grace', settings.grace)
+  if (settings.grace > maxTtl) outOfRange('cleanup.grace', 'at most 100 years', settings.grace)
   if (settings.onExpired !== undefined && typeof settings.onExpired !== 'function')
-    wrong('cleanup.onExpired', 'a function', settings.onExpired)
+    invalidType('cleanup.onExpired', 'a function', settings.onExpired)
   if (cleanupTime === undefined)
-    return Object.freeze({ ...settings, cron: cron || undefined, every: undefined })
-  milliseconds('cleanupTime', cleanupTime)
+    return Object.freeze({ ...settings, cron: cron || undefined, intervalMs: undefined })
+  assertDuration('cleanupTime', cleanupTime)
   // Node's timers end there.
   if (cleanupTime >= 2 ** 31) outOfRange('cleanupTime', 'less than 2,147,483,648 ms (24 days)', cleanupTime)
   if (isBare || cleanup.cron !== undefined)
     throw new TypeError('options "cleanup" and "cleanupTime" both say when to sweep: give one of them')
-  return Object.freeze({ ...settings, cron: undefined, every: cleanupTime })
+  return Object.freeze({ ...settings, cron: undefined, intervalMs: cleanupTime })
 }
 
 const cronForm = "a cron expression such as '*/15 * * * *', false or an object"
 
 function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
   if (cache === false) return false
-  const { withoutNotices: _, ...known } = cacheDefaults
-  const settings = { ...withDefaults('cache', known, cache), withoutNotices: cache?.ttl !== undefined }
-  count('cache.max', settings.max, 'sessions', 1)
-  count('cache.maxBytes', settings.maxBytes, 'bytes', 1)
-  if (settings.ttl !== 0) milliseconds('cache.ttl', settings.ttl)
-  milliseconds('cache.maxStaleness', settings.maxStaleness)
+  const { worksWithoutListener: _, ...known } = cacheDefaults
+  const settings = { ...withDefaults('cache', known, cache), worksWithoutListener: cache?.ttl !== undefined }
+  assertInteger('cache.max', settings.max, 'sessions', 1)
+  assertInteger('cache.maxBytes', settings.maxBytes, 'bytes', 1)
+  if (settings.ttl !== 0) assertDuration('cache.ttl', settings.ttl)
+  assertDuration('cache.maxStaleness', settings.maxStaleness)
   // A notification has to be there and back meanwhile; and Node's timers end at 2^31.
   if (settings.maxStaleness < 100 || settings.maxStaleness > 3_600_000)
     outOfRange('cache.maxStaleness', 'between 100 ms and an hour (3,600,000)', settings.maxStaleness)
   if (settings.propagate !== 'invalidate' && settings.propagate !== 'update')
-    wrong('cache.propagate', "'invalidate' or 'update'", settings.propagate)
+    invalidType('cache.propagate', "'invalidate' or 'update'", settings.propagate)
   return settings.ttl === 0 ? false : Object.freeze(settings)
 }

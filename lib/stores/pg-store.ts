@@ -1,23 +1,23 @@
 // PgStore: the only room that knows the others.
 import { EventEmitter } from 'node:events'
-import { type Names, RecentNames } from '../cache/id-cache.js'
-import { Cache } from '../cache/local-cache.js'
-import { Bases } from '../cache/merge-bases.js'
+import { IdCache, type SessionIds } from '../cache/id-cache.js'
+import { LocalCache } from '../cache/local-cache.js'
+import { MergeBases } from '../cache/merge-bases.js'
 import { channelOf } from '../notifications/payload.js'
-import { Hearing } from '../notifications/trust-monitor.js'
+import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
-import { Touches } from '../repository/touch-buffer.js'
-import { hashIds } from '../schema/hash-ids.js'
-import { prepare } from '../schema/migrate.js'
-import { psql } from '../schema/table.js'
-import { indexUsers } from '../schema/user-index.js'
-import { encode } from '../session/json.js'
+import { TouchBuffer } from '../repository/touch-buffer.js'
+import { hashStoredIds } from '../schema/hash-ids.js'
+import { ensureTable } from '../schema/migrate.js'
+import { psqlCommand } from '../schema/table.js'
+import { createUserIndex } from '../schema/user-index.js'
+import { serialize } from '../session/json.js'
 import { contextOf } from '../session/koa-session.js'
-import { checkId, handleOf, newId, rawId } from '../session/session-id.js'
-import { toKeep } from '../session/stored-session.js'
-import { lifetime } from '../session/ttl.js'
-import { userIdOf, userIdText } from '../session/user-id.js'
+import { assertSessionId, createId, handleOf, rawId } from '../session/session-id.js'
+import { toStored } from '../session/stored-session.js'
+import { resolveTtl } from '../session/ttl.js'
+import { findUserId, toUserId } from '../session/user-id.js'
 import { Sweeper } from '../sweeper/sweeper.js'
 import { SetupError } from '../types/errors.js'
 import type { ConnectionSource, PgStoreOptions } from '../types/options.js'
@@ -31,13 +31,13 @@ import type {
   Yieldable,
 } from '../types/session-store.js'
 import type { Settings } from '../types/settings.js'
-import { messageOf, withoutSecrets } from '../util/driver-errors.js'
+import { messageOf, redact } from '../util/driver-errors.js'
 import { schedule } from '../util/schedule.js'
-import { within } from '../util/timeout.js'
-import { checkText } from '../util/validate.js'
+import { withTimeout } from '../util/timeout.js'
+import { assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
-import { assemble, type Ready } from './lifecycle.js'
-import { Calls } from './operations.js'
+import { type Components, createComponents } from './lifecycle.js'
+import { OperationTracker } from './operations.js'
 import { cacheDefaults, readOptions } from './options.js'
 
 /** How long after a request has loaded a session it may put another in its place. */
@@ -77,19 +77,19 @@ interface Events {
 export class PgStore extends EventEmitter<Events> implements SessionStore {
   readonly #settings: Settings
   readonly #connection: Connection
-  readonly #hearing: Hearing
-  readonly #cache: Cache | undefined
-  readonly #touches: Touches
-  readonly #names: RecentNames
-  readonly #bases = new Bases()
+  readonly #hearing: TrustMonitor
+  readonly #cache: LocalCache | undefined
+  readonly #touches: TouchBuffer
+  readonly #names: IdCache
+  readonly #bases = new MergeBases()
   readonly #stop = new AbortController()
-  readonly #calls = new Calls(() => {
+  readonly #calls = new OperationTracker(() => {
     this.#ready = undefined
   })
   readonly #sweeper: Sweeper
   #isScheduled = false
-  #ready: Ready | undefined
-  #setup: Promise<Ready> | undefined
+  #ready: Components | undefined
+  #setup: Promise<Components> | undefined
   #hashing: Promise<void> | undefined
   #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
@@ -102,39 +102,40 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     super()
     this.#settings = readOptions(options)
     this.#connection = connect(connection, (error) => this.#warn(error), this.#settings.prepare)
-    this.#hearing = new Hearing({
+    this.#hearing = new TrustMonitor({
       settings: this.#settings,
       config: listenConfig(this.#settings.listen, this.#connection),
       notify: (payload) => this.#notify(payload),
-      onNotice: (notice) => this.#ready?.sessions.hear(notice),
+      onNotification: (notice) => this.#ready?.repository.applyNotification(notice),
       onTrust: () => {
-        this.#cache?.flush()
-        this.#touches.doubt()
+        this.#cache?.clear()
+        this.#touches.forgetExpiry()
         queueMicrotask(() => this.emit('trust'))
       },
       onDistrust: () => this.emit('distrust'),
       warn: (error) => this.#warn(error),
     })
     const { cache, touch, idleTimeout, hashIds, cleanup } = this.#settings
-    this.#names = new RecentNames(cache ? cache.max : cacheDefaults.max, hashIds)
-    this.#touches = new Touches({
-      ...touch,
-      max: cache ? cache.max : touch.batchSize,
+    this.#names = new IdCache(cache ? cache.max : cacheDefaults.max, hashIds)
+    this.#touches = new TouchBuffer({
+      intervalMs: touch.interval,
+      batchSize: touch.batchSize,
+      maxExpiries: cache ? cache.max : touch.batchSize,
       countsIdleness: idleTimeout !== undefined,
       write: async (touches) => (await this.#whenReady()).queries.touch(touches),
       warn: (error) => this.#warn(error),
     })
     this.#sweeper = new Sweeper({
       connection: this.#connection,
-      ends: { ...this.#settings, grace: cleanup.grace },
+      limits: { ...this.#settings, grace: cleanup.grace },
       codec: this.#settings.codec,
       batchSize: cleanup.batchSize,
       onExpired: () => this.#onExpired(),
       onSwept: (result) => void this.emit('sweep', result),
       warn: (error) => this.#warn(error),
     })
-    const used = (name: string, id: string): void => this.#touches.use(name, id)
-    if (cache) this.#cache = new Cache(cache, undefined, used, this.#bases)
+    const used = (name: string, id: string): void => this.#touches.recordAccess(name, id)
+    if (cache) this.#cache = new LocalCache(cache, undefined, used, this.#bases)
   }
 
   /**
@@ -162,19 +163,21 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   /** The session, with the ms that it has to live unless somebody changes it. */
   async getWithTtl(sid: string, _?: unknown, more?: object): Promise<SessionWithTtl | undefined> {
     const session = await this.#get(sid, false, contextOf(more))
-    return session && { session, ttl: this.#ready?.sessions.left(this.#names.of(sid).name) ?? 0 }
+    return session && { session, ttl: this.#ready?.repository.left(this.#names.resolve(sid).digest) ?? 0 }
   }
 
   async #get(sid: string, fresh: boolean, context?: object): Promise<Session | undefined> {
-    checkId(sid)
-    const names = this.#names.of(sid)
-    const { name } = names
-    const known = fresh || this.#calls.isClosed ? undefined : this.#ready?.sessions.known(name, context)
+    assertSessionId(sid)
+    const names = this.#names.resolve(sid)
+    const { digest: name } = names
+    const known = fresh || this.#calls.isClosed ? undefined : this.#ready?.repository.getCached(name, context)
     const session =
       known ??
-      (await this.#use(sid, names, 'read', ({ sessions }, id) => sessions.read(name, id, fresh, context)))
+      (await this.#use(sid, names, 'read', ({ repository: sessions }, id) =>
+        sessions.read(name, id, fresh, context),
+      ))
     // That it is gone doesn't end this: a request that had it may still be under way.
-    if (session !== undefined) names.loaded = performance.now()
+    if (session !== undefined) names.loadedAt = performance.now()
     return session
   }
 
@@ -193,28 +196,28 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   }
 
   async #set(sid: string, session: object, ttl: Ttl, context?: object): Promise<void> {
-    checkId(sid)
+    assertSessionId(sid)
     const { hashIds, maxLifetime, userId } = this.#settings
     if (!hashIds && rawId(sid) === undefined)
       throw new RangeError(
         'session id has more than 1024 characters, a NUL, a record separator or half a character, or the form of a stored digest',
       )
-    const text = toKeep(encode(session, this.#settings))
-    const ms = lifetime(ttl, this.#settings.ttl, maxLifetime)
-    const names = this.#names.of(sid)
+    const json = toStored(serialize(session, this.#settings))
+    const ms = resolveTtl(ttl, this.#settings.ttl, maxLifetime)
+    const names = this.#names.resolve(sid)
     const base = this.#replaced(names)
-    const save = { text, ttl: ms, userId: userIdOf(userId, session as Session), base }
+    const save = { json, ttl: ms, userId: findUserId(userId, session as Session), base }
     await this.#use(
       sid,
       names,
       'write',
-      ({ sessions }, id) => sessions.save(names.name, { id, ...save }, session, context),
-      text,
+      ({ repository: sessions }, id) => sessions.save(names.digest, { id, ...save }, session, context),
+      json,
     )
   }
 
   /** An object that takes the place of a session which was loaded: if that is gone by now, somebody ended it. */
-  #replaced({ loaded }: Names): 'replaced' | undefined {
+  #replaced({ loadedAt: loaded }: SessionIds): 'replaced' | undefined {
     return loaded !== undefined && performance.now() - loaded < replaceMs ? 'replaced' : undefined
   }
 
@@ -223,10 +226,10 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
    * `touch` says, if the store knows that the session lives on until then; otherwise when it resolves.
    */
   async touch(sid: string, ttl?: Ttl): Promise<void> {
-    const ms = lifetime(ttl, this.#settings.ttl, this.#settings.maxLifetime)
-    checkId(sid)
-    const names = this.#names.of(sid)
-    await this.#use(sid, names, 'touch', (_, id) => this.#touches.touch(names.name, id, ms))
+    const ms = resolveTtl(ttl, this.#settings.ttl, this.#settings.maxLifetime)
+    assertSessionId(sid)
+    const names = this.#names.resolve(sid)
+    await this.#use(sid, names, 'touch', (_, id) => this.#touches.touch(names.digest, id, ms))
   }
 
   /** Ends a session; nothing brings it back. What isn't there stays so. */
@@ -235,28 +238,30 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   }
 
   async #destroy(sid: string): Promise<void> {
-    checkId(sid)
-    const names = this.#names.of(sid)
-    await this.#use(sid, names, 'destroy', ({ sessions }, id) => sessions.destroy(names.name, id))
+    assertSessionId(sid)
+    const names = this.#names.resolve(sid)
+    await this.#use(sid, names, 'destroy', ({ repository: sessions }, id) =>
+      sessions.destroy(names.digest, id),
+    )
   }
 
   /** Saves a new session under an id of 192 random bits and answers the id. */
   async create(session: object, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
-    const sid = newId()
+    const sid = createId()
     await this.#set(sid, session, ttl)
     return sid
   }
 
   /** How many sessions are alive. */
   count(): Promise<number> {
-    return this.#calls.run('count the sessions', async () => (await this.#whenReady()).users.count())
+    return this.#calls.run('count the sessions', async () => (await this.#whenReady()).registry.count())
   }
 
   /** A user's sessions that are alive, the last used first. Needs the column `user_id`. */
   async sessionsOf(userId: string | number): Promise<SessionInfo[]> {
-    const id = userIdText(userId, 'userId')
+    const id = toUserId(userId, 'userId')
     return this.#calls.run('list the sessions of a user', async () => {
-      const { users } = await this.#whenReady()
+      const { registry: users } = await this.#whenReady()
       await this.#touches.flush()
       return users.sessionsOf(id)
     })
@@ -267,26 +272,30 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
    * middleware's prefix (koa-generic-session: `'koa:sess:' + ctx.sessionId`). Answers how many were alive. A session that
    * comes to belong to the user meanwhile stays.
    */
-  async destroyUser(
+  async destroySessionsOf(
     userId: string | number,
     { except }: { except?: string | undefined } = {},
   ): Promise<number> {
-    const id = userIdText(userId, 'userId')
-    if (except !== undefined) checkText(except, 'except')
+    const id = toUserId(userId, 'userId')
+    if (except !== undefined) assertString(except, 'except')
     return this.#calls.run('destroy the sessions of a user', async () =>
-      (await this.#whenReady()).users.destroyUser(id, except),
+      (await this.#whenReady()).registry.destroySessionsOf(id, except),
     )
   }
 
   /** Signs everybody out: destroys every session that is there now. Answers how many were alive. */
   destroyAll(): Promise<number> {
-    return this.#calls.run('destroy all sessions', async () => (await this.#whenReady()).users.destroyAll())
+    return this.#calls.run('destroy all sessions', async () =>
+      (await this.#whenReady()).registry.destroyAll(),
+    )
   }
 
   /** Destroys the session with this handle, as `sessionsOf` and `entries` tell it. Answers whether there was one. */
   async revoke(handle: string): Promise<boolean> {
-    checkText(handle, 'handle')
-    return this.#calls.run('revoke the session', async () => (await this.#whenReady()).users.revoke(handle))
+    assertString(handle, 'handle')
+    return this.#calls.run('revoke the session', async () =>
+      (await this.#whenReady()).registry.revoke(handle),
+    )
   }
 
   /**
@@ -295,25 +304,25 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
    * `'last-write'` or it changes the attribute itself. What else is saved at the same time survives.
    */
   async deleteAttribute(userId: string | number, name: string): Promise<number> {
-    const id = userIdText(userId, 'userId')
-    checkText(name, 'name')
+    const id = toUserId(userId, 'userId')
+    assertString(name, 'name')
     return this.#calls.run('delete the attribute', async () => {
-      const { users, sessions } = await this.#whenReady()
+      const { registry: users, repository: sessions } = await this.#whenReady()
       return users.deleteAttribute(id, name, (save, session) => {
-        const owner = userIdOf(this.#settings.userId, session)
+        const owner = findUserId(this.#settings.userId, session)
         return sessions.write(handleOf(save.id), { ...save, userId: owner }, [])
       })
     })
   }
 
   /** Every session that is alive, one after the other, in no order; of any number of them few are in memory at a time. */
-  async *entries(): AsyncGenerator<SessionInfo, void, undefined> {
+  async *sessions(): AsyncGenerator<SessionInfo, void, undefined> {
     const what = 'list the sessions'
-    const { users } = await this.#calls.run(what, () => this.#whenReady())
+    const { registry: users } = await this.#calls.run(what, () => this.#whenReady())
     try {
-      yield* users.entries()
+      yield* users.sessions()
     } catch (error) {
-      throw this.#calls.failed(error, what)
+      throw this.#calls.toError(error, what)
     }
   }
 
@@ -365,7 +374,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     return this.#calls.run('clear the caches', async () => {
       await this.#whenReady()
       await this.#notify('flush')
-      this.#cache?.flush()
+      this.#cache?.clear()
     })
   }
 
@@ -382,10 +391,10 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
         size: this.#cache.size,
         bytes: this.#cache.bytes,
         trusted: hearing.isTrusted,
-        proofAge: hearing.proofAge,
+        lastHeartbeatAge: hearing.lastHeartbeatAge,
       },
       notifications: {
-        sent: this.#ready?.sessions.notified ?? 0,
+        sent: this.#ready?.repository.notificationsSent ?? 0,
         received: hearing.received,
         queueUsage: await this.#queueUsage().catch(() => undefined),
       },
@@ -419,7 +428,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     this.#calls.close()
     this.#stop.abort()
     await this.#sweeper.stop()
-    await this.#calls.done()
+    await this.#calls.drained()
     await this.#touches.stop()
     await Promise.allSettled([this.#setup, this.#hashing])
     this.#hearing.stop()
@@ -429,9 +438,9 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   /** Runs what concerns one session: with the table ready, under the id that the table has for it. */
   async #use<T>(
     sid: string,
-    { id }: Names,
+    { storedId: id }: SessionIds,
     what: string,
-    work: (ready: Ready, id: string) => Promise<T>,
+    work: (ready: Components, id: string) => Promise<T>,
     text = '',
   ): Promise<T | undefined> {
     // Nothing is stored under such an id, and nothing has to be asked.
@@ -440,7 +449,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
       const ready = this.#ready ?? (await this.#whenReady())
       if (ready.table.hasRawIds && id !== sid) {
         const raw = rawId(sid)
-        if (raw !== undefined) await ready.queries.turn(raw, id)
+        if (raw !== undefined) await ready.queries.hashRawId(raw, id)
       }
       return work(ready, id)
     }
@@ -448,24 +457,25 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   }
 
   /** What setup finds out; waits for it no longer than a connection may take. */
-  async #whenReady(): Promise<Ready> {
+  async #whenReady(): Promise<Components> {
     return (
-      this.#ready ?? within(this.#prepare(), this.#connection.connectMs, 'the session table is not ready')
+      this.#ready ??
+      withTimeout(this.#prepare(), this.#connection.connectTimeoutMs, 'the session table is not ready')
     )
   }
 
   /** One attempt at a time, whoever asks; a failed one is forgotten. */
-  #prepare(): Promise<Ready> {
+  #prepare(): Promise<Components> {
     this.#setup ??= this.#attempt().finally(() => {
       this.#setup = undefined
     })
     return this.#setup
   }
 
-  async #attempt(): Promise<Ready> {
+  async #attempt(): Promise<Components> {
     const warn = (error: Error): void => this.#warn(error)
-    const table = await prepare(this.#connection, this.#settings, warn)
-    const ready = assemble(table, {
+    const table = await ensureTable(this.#connection, this.#settings, warn)
+    const ready = createComponents(table, {
       connection: this.#connection,
       settings: this.#settings,
       cache: this.#cache,
@@ -477,14 +487,14 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
         this.emit('conflict', conflict)
       },
     })
-    ready.sessions.notified = this.#ready?.sessions.notified ?? 0
-    this.#cache?.flush()
+    ready.repository.notificationsSent = this.#ready?.repository.notificationsSent ?? 0
+    this.#cache?.clear()
     this.#ready = ready
     if (table.isLocked) this.#setUpLater()
     if (table.hasRawIds && this.#settings.create)
-      this.#hashing ??= hashIds(this.#connection, this.#settings, this.#stop.signal, warn)
+      this.#hashing ??= hashStoredIds(this.#connection, this.#settings, this.#stop.signal, warn)
     if (table.lacksUserIndex) this.#indexUsers()
-    this.#hearing.begin(table)
+    this.#hearing.start(table)
     this.#scheduleOnce()
     this.emit('connect')
     return ready
@@ -506,9 +516,9 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
 
   /** Without it a user's sessions are found, but slowly. */
   #indexUsers(): void {
-    this.#indexing ??= indexUsers(this.#connection, this.#settings, this.#stop.signal)
+    this.#indexing ??= createUserIndex(this.#connection, this.#settings, this.#stop.signal)
       .catch((error) => {
-        const advice = psql('007-users', this.#settings)
+        const advice = psqlCommand('007-users', this.#settings)
         this.#warn(new Error(`the index of users could not be made: ${messageOf(error)}; run ${advice}`))
       })
       .finally(() => {
@@ -517,6 +527,6 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   }
 
   #warn(error: Error): void {
-    this.emit('warning', error instanceof SetupError ? error : withoutSecrets(error))
+    this.emit('warning', error instanceof SetupError ? error : redact(error))
   }
 }

@@ -4,13 +4,13 @@ import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
 import { openCursor } from '../postgres/pool-connection.js'
 import type { Row } from '../types/options.js'
-import { within } from '../util/timeout.js'
+import { withTimeout } from '../util/timeout.js'
 
 /** How long one of its statements, none of which has much to do, may take. */
-const statementMs = 10_000
+const queryTimeoutMs = 10_000
 
 /** How often the holder makes sure that it still is one. */
-const checkMs = 1_000
+const checkIntervalMs = 1_000
 
 /**
  * A transaction on a connection of its own, idle but for the reading of sessions. So the lock ends with its holder,
@@ -46,7 +46,7 @@ export class SweepLock {
   static async take(config: ClientConfig, name: string, connectMs: number): Promise<SweepLock | undefined> {
     const lock = new SweepLock(config)
     try {
-      await within(lock.#client.connect(), connectMs, 'no connection to sweep with')
+      await withTimeout(lock.#client.connect(), connectMs, 'no connection to sweep with')
       // An instance that is cut off, or a machine that is gone, must not keep it. No time limit that is meant for
       // transactions which hold something ends it either.
       await lock.#query(
@@ -67,7 +67,7 @@ export class SweepLock {
   /** Rejects if the lock is lost, as far as anybody can know. */
   async check(): Promise<void> {
     // Nothing gets past a cursor, and the next of its rows say as much.
-    const isDue = !this.#isReading && performance.now() - this.#checked > checkMs
+    const isDue = !this.#isReading && performance.now() - this.#checked > checkIntervalMs
     if (this.#loss === undefined && isDue) {
       await this.#query('select')
       this.#checked = performance.now()
@@ -79,23 +79,24 @@ export class SweepLock {
   async *read(text: string, values: unknown[], most: number): AsyncGenerator<Row[]> {
     this.#isReading = true
     const cursor = openCursor(this.#client, text, values)
-    const next = (): Promise<Row[]> => within(cursor.read(most), statementMs, 'no answer of the cursor')
+    const next = (): Promise<Row[]> =>
+      withTimeout(cursor.read(most), queryTimeoutMs, 'no answer of the cursor')
     try {
       for (let rows = await next(); rows.length > 0; rows = await next()) yield rows
     } finally {
       this.#isReading = false
       if (this.#loss === undefined)
-        await within(cursor.close(), statementMs, 'the cursor did not close').catch(() => undefined)
+        await withTimeout(cursor.close(), queryTimeoutMs, 'the cursor did not close').catch(() => undefined)
     }
   }
 
   async release(): Promise<void> {
-    await within(this.#client.end(), 1_000, 'the connection did not end').catch(() => undefined)
+    await withTimeout(this.#client.end(), 1_000, 'the connection did not end').catch(() => undefined)
     this.#stream?.destroy()
   }
 
   async #query(text: string, values: unknown[] = []): Promise<Row[]> {
-    const query = this.#client.query<Row>({ text, values, ...{ query_timeout: statementMs } })
-    return (await within(query, statementMs, 'no answer to the sweeper')).rows
+    const query = this.#client.query<Row>({ text, values, ...{ query_timeout: queryTimeoutMs } })
+    return (await withTimeout(query, queryTimeoutMs, 'no answer to the sweeper')).rows
   }
 }

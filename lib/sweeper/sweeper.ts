@@ -3,48 +3,48 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fromColumn } from '../codec/codec.js'
 import type { Connection } from '../postgres/connection.js'
 import type { Table } from '../schema/table.js'
-import { decode } from '../session/json.js'
+import { parse } from '../session/json.js'
 import { handleOf } from '../session/session-id.js'
 import { DecodeError } from '../types/errors.js'
 import type { Codec, Row } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
-import { codeOf, messageOf, withoutSecrets } from '../util/driver-errors.js'
+import { codeOf, messageOf, redact } from '../util/driver-errors.js'
 import { SweepLock } from './sweep-lock.js'
-import { type Ends, ExpiredStatements } from './sweep-statements.js'
+import { type ExpiryLimits, SweepStatements } from './sweep-statements.js'
 
 /** How long a batch is to take: a longer one is followed by a smaller one. */
-const batchMs = 20
+const targetBatchMs = 20
 
 /** The same for one whose sessions are shown to somebody first. */
-const tellMs = 1_000
+const targetHookBatchMs = 1_000
 
 /**
  * How long to do nothing after a batch, for each ms that it took: with the server to itself, and when others were at work
  * lately. Then a sweep takes a third of the time of one connection, and a big one writes no more at once than disks bear.
  */
-const restAlone = 1 / 4
-const restAmongOthers = 2
-const latelyMs = 1_000
+const idlePauseFactor = 1 / 4
+const busyPauseFactor = 2
+const contentionWindowMs = 1_000
 
 /** How many pages the first batch has, and any batch at most. */
 const firstPages = 32
-const mostPages = 4_096
+const maxPages = 4_096
 
 /** How many sessions are read at a time: each may have a megabyte. */
-const readAtOnce = 50
+const readBatchSize = 50
 
 /** How long an `onExpired` that is under way is waited for when the sweep is to stop: it may be waiting for that itself. */
-const stopMs = 10_000
+const hookShutdownTimeoutMs = 10_000
 
 /** How many reasons why sessions can't be decoded are told. */
-const mostCauses = 3
+const maxReportedCauses = 3
 
 /** PostgreSQL's code for: no lock in time. */
-const lockedByOthers = '55P03'
+const lockTimeoutCode = '55P03'
 
 export interface SweeperOptions {
   readonly connection: Connection
-  readonly ends: Ends
+  readonly limits: ExpiryLimits
   /** What made a column of a session; for `onExpired` alone. */
   readonly codec?: Codec | undefined
   /** How many sessions a batch deletes, about. */
@@ -59,12 +59,12 @@ export interface SweeperOptions {
 
 /** One sweep, as it goes. */
 interface Sweep {
-  readonly statements: ExpiredStatements
+  readonly statements: SweepStatements
   readonly lock: SweepLock | undefined
   readonly onExpired: ((session: ExpiredSession) => unknown) | undefined
-  readonly began: number
+  readonly startedAt: number
   /** When others were last seen at work. */
-  othersAt: number
+  lastContentionAt: number
   deleted: number
   batches: number
   /** Sessions that can't be decoded, and what was said of them. */
@@ -99,8 +99,8 @@ export class Sweeper {
   }
 
   async #run(table: Table, unlessWithin: number): Promise<SweepResult | undefined> {
-    const { connection, ends } = this.#options
-    const statements = new ExpiredStatements(table, ends)
+    const { connection, limits: ends } = this.#options
+    const statements = new SweepStatements(table, ends)
     const lock = await this.#lock(table)
     if (lock === 'taken') return undefined
     try {
@@ -109,19 +109,19 @@ export class Sweeper {
       if (ago !== undefined && ago >= 0 && ago < unlessWithin) return undefined
       const onExpired = this.#options.onExpired()
       const sweep: Sweep = {
-        ...{ statements, lock, onExpired, began: performance.now() },
-        ...{ deleted: 0, batches: 0, othersAt: Number.NEGATIVE_INFINITY },
+        ...{ statements, lock, onExpired, startedAt: performance.now() },
+        ...{ deleted: 0, batches: 0, lastContentionAt: Number.NEGATIVE_INFINITY },
         ...{ undecoded: 0, causes: new Set<string>() },
       }
       try {
         if (table.hasPages) await this.#pageByPage(sweep, table)
-        else if (onExpired) await this.#tell(sweep, [])
+        else if (onExpired) await this.#deleteAfterHook(sweep, [])
         else await this.#byIds(sweep)
       } finally {
         this.#warnOfUndecoded(sweep)
       }
       const result = resultOf(sweep)
-      if (!this.#stop.signal.aborted) await connection.query(statements.note, [JSON.stringify(result)])
+      if (!this.#stop.signal.aborted) await connection.query(statements.recordSweep, [JSON.stringify(result)])
       this.#options.onSwept?.(result)
       return result
     } finally {
@@ -131,7 +131,7 @@ export class Sweeper {
 
   /** A query function can hold none, but sees that another does. */
   async #lock({ name }: Table): Promise<SweepLock | 'taken' | undefined> {
-    const { clientConfig, connectMs, query } = this.#options.connection
+    const { clientConfig, connectTimeoutMs: connectMs, query } = this.#options.connection
     if (clientConfig) return (await SweepLock.take(clientConfig, name, connectMs)) ?? 'taken'
     const text = `select pg_try_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1)) as held`
     const [row] = await query.call(this.#options.connection, text, [`sweep ${name}`])
@@ -154,15 +154,15 @@ export class Sweeper {
       const before = sweep.deleted
       let took = 0
       if (sweep.onExpired) {
-        await this.#tell(sweep, range, end / pages)
-        took = ((performance.now() - start) * batchMs) / tellMs
+        await this.#deleteAfterHook(sweep, range, end / pages)
+        took = ((performance.now() - start) * targetBatchMs) / targetHookBatchMs
       } else {
         const deleted = await this.#deleteRange(sweep, range)
         took = performance.now() - start
-        await this.#after(sweep, deleted, took, end / pages)
+        await this.#finishBatch(sweep, deleted, took, end / pages)
       }
-      const factor = Math.min(batchMs / took, batchSize / (sweep.deleted - before), 2)
-      count = Math.max(1, Math.min(mostPages, Math.floor((end - page) * factor)))
+      const factor = Math.min(targetBatchMs / took, batchSize / (sweep.deleted - before), 2)
+      count = Math.max(1, Math.min(maxPages, Math.floor((end - page) * factor)))
       page = end
     }
   }
@@ -172,14 +172,14 @@ export class Sweeper {
     const { statements } = sweep
     const deleted = async (text: string): Promise<number> => {
       const [row] = await connection.query(text, range)
-      if (row?.others === true) sweep.othersAt = performance.now()
+      if (row?.others === true) sweep.lastContentionAt = performance.now()
       return row?.deleted as number
     }
     try {
       return await deleted(statements.deleteRange)
     } catch (error) {
-      if (codeOf(error) !== lockedByOthers) throw error
-      return deleted(statements.deleteFreeOfRange)
+      if (codeOf(error) !== lockTimeoutCode) throw error
+      return deleted(statements.deleteUnlockedInRange)
     }
   }
 
@@ -193,19 +193,19 @@ export class Sweeper {
       const ids = (await connection.query(find, [batchSize])).map(({ id }) => id)
       found = ids.length
       deleted = found === 0 ? 0 : (await connection.query(deleteFound, [ids])).length
-      await this.#after(sweep, deleted, performance.now() - start, 0)
+      await this.#finishBatch(sweep, deleted, performance.now() - start, 0)
     }
   }
 
   /** Shows each session before it goes; deletes those that were seen, many at a time. */
-  async #tell(sweep: Sweep, range: string[], done = 0): Promise<void> {
+  async #deleteAfterHook(sweep: Sweep, range: string[], done = 0): Promise<void> {
     const { batchSize } = this.#options
     let seen: Row[] = []
     let took = 0
     let start = performance.now()
     for await (const rows of this.#read(sweep, range)) {
       took += performance.now() - start
-      for (const row of await this.#seen(sweep, rows)) seen.push(row)
+      for (const row of await this.#runHook(sweep, rows)) seen.push(row)
       if (this.#stop.signal.aborted) break
       start = performance.now()
       if (seen.length < batchSize) continue
@@ -224,34 +224,34 @@ export class Sweeper {
       const values = ['at', 'id', 'version'].map((name) => seen.map((row) => row[name]))
       deleted = (await this.#options.connection.query(sweep.statements.deleteRead, values)).length
     }
-    await this.#after(sweep, deleted, took + performance.now() - start, done)
+    await this.#finishBatch(sweep, deleted, took + performance.now() - start, done)
   }
 
   async *#read({ statements, lock }: Sweep, range: string[]): AsyncGenerator<Row[]> {
-    if (lock) return yield* lock.read(statements.read, range, readAtOnce)
+    if (lock) return yield* lock.read(statements.read, range, readBatchSize)
     const { connection } = this.#options
     for (let rows: Row[] = [{ id: '' }]; rows.length > 0; ) {
       const after = rows.at(-1)?.id
-      rows = await connection.query(statements.readSome, [...range, after, readAtOnce])
+      rows = await connection.query(statements.readSome, [...range, after, readBatchSize])
       if (rows.length > 0) yield rows
     }
   }
 
   /** Those that nobody objects to. */
-  async #seen(sweep: Sweep, rows: Row[]): Promise<Row[]> {
+  async #runHook(sweep: Sweep, rows: Row[]): Promise<Row[]> {
     const { onExpired } = sweep
     const seen: Row[] = []
     const errors: unknown[] = []
     for (const row of rows) {
       if (this.#stop.signal.aborted) break
       try {
-        const session = row.session === null ? undefined : decode(await this.#text(row))
-        if (session && onExpired) await this.#patiently(onExpired(expired(row, session)))
+        const session = row.session === null ? undefined : parse(await this.#text(row))
+        if (session && onExpired) await this.#withShutdownTimeout(onExpired(expired(row, session)))
         seen.push({ at: row.at, id: row.id, version: row.version })
       } catch (error) {
         // Its key may come back: a session that nobody could be shown isn't deleted.
         if (error instanceof DecodeError) undecoded(sweep, error)
-        else errors.push(withoutSecrets(error, [row.id as string]))
+        else errors.push(redact(error, [row.id as string]))
       }
     }
     if (errors.length > 0)
@@ -278,13 +278,16 @@ export class Sweeper {
     )
   }
 
-  async #patiently(work: unknown): Promise<void> {
+  async #withShutdownTimeout(work: unknown): Promise<void> {
     const { signal } = this.#stop
     let timer: NodeJS.Timeout | undefined
     let onAbort = (): void => undefined
     const late = new Promise<never>((_, reject) => {
       onAbort = () => {
-        timer = setTimeout(() => reject(new Error('it did not answer while the store was closed')), stopMs)
+        timer = setTimeout(
+          () => reject(new Error('it did not answer while the store was closed')),
+          hookShutdownTimeoutMs,
+        )
       }
     })
     signal.addEventListener('abort', onAbort, { once: true })
@@ -297,13 +300,14 @@ export class Sweeper {
   }
 
   /** Counts a batch, and leaves the server to others for a while. */
-  async #after(sweep: Sweep, deleted: number, took: number, done: number): Promise<void> {
+  async #finishBatch(sweep: Sweep, deleted: number, took: number, done: number): Promise<void> {
     sweep.batches++
     sweep.deleted += deleted
     this.#options.onProgress?.(done, resultOf(sweep))
     // An aborted pause is the end, not an error.
     const { signal } = this.#stop
-    const rest = performance.now() - sweep.othersAt < latelyMs ? restAmongOthers : restAlone
+    const rest =
+      performance.now() - sweep.lastContentionAt < contentionWindowMs ? busyPauseFactor : idlePauseFactor
     await sleep(took * rest, undefined, { signal, ref: false }).catch(() => undefined)
     await sweep.lock?.check()
   }
@@ -312,10 +316,10 @@ export class Sweeper {
 /** There may be a million of them, but few reasons. */
 function undecoded(sweep: Sweep, { message }: DecodeError): void {
   sweep.undecoded++
-  if (sweep.causes.size < mostCauses) sweep.causes.add(message)
+  if (sweep.causes.size < maxReportedCauses) sweep.causes.add(message)
 }
 
-function resultOf({ deleted, batches, began }: Sweep): SweepResult {
+function resultOf({ deleted, batches, startedAt: began }: Sweep): SweepResult {
   return { deleted, batches, ms: Math.round(performance.now() - began) }
 }
 
@@ -325,7 +329,7 @@ function expired(row: Row, session: ExpiredSession['session']): ExpiredSession {
     session,
     userId: (row.user_id as string | null) ?? undefined,
     createdAt: date(row.created_at),
-    lastAccess: date(row.last_access),
-    expiry: new Date(row.expiry as number),
+    lastAccessedAt: date(row.last_access),
+    expiresAt: new Date(row.expiry as number),
   }
 }

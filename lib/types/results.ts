@@ -7,8 +7,8 @@ export interface ExpiredSession {
   readonly userId: string | undefined
   readonly createdAt: Date | undefined
   /** Written now and then; see the option `touch`. */
-  readonly lastAccess: Date | undefined
-  readonly expiry: Date
+  readonly lastAccessedAt: Date | undefined
+  readonly expiresAt: Date
 }
 
 /** What a sweep did. */
@@ -34,9 +34,9 @@ export interface SessionInfo {
   readonly session: Session
   readonly createdAt: Date | undefined
   /** Written now and then; see the option `touch`. */
-  readonly lastAccess: Date | undefined
+  readonly lastAccessedAt: Date | undefined
   /** `idleTimeout` may end it earlier. */
-  readonly expiry: Date
+  readonly expiresAt: Date
 }
 
 /** What the store did and knows; numbers count from the store's beginning. */
@@ -73,5 +73,5 @@ export interface CacheStats {
   /** Whether it is answered from now. */
   readonly trusted: boolean
   /** How long ago, in ms, the listener last proved itself; `undefined` if it has not, or there is none. */
-  readonly proofAge: number | undefined
+  readonly lastHeartbeatAge: number | undefined
 }

@@ -25,7 +25,7 @@ export interface Settings {
   readonly cleanup: CleanupSettings
 }
 
-export interface CleanupSettings extends Times {
+export interface CleanupSettings extends Schedule {
   readonly batchSize: number
   readonly grace: number
   readonly onExpired: CleanupOptions['onExpired']
@@ -38,13 +38,13 @@ export interface CacheSettings {
   readonly propagate: 'invalidate' | 'update'
   readonly maxStaleness: number
   /** The user set a `ttl`, and so a bound on staleness that holds without notifications. */
-  readonly withoutNotices: boolean
+  readonly worksWithoutListener: boolean
 }
 
 /** When to sweep. `cron` or `every`, or neither: not by itself. */
-export interface Times {
+export interface Schedule {
   readonly cron: string | undefined
   readonly timezone: string | undefined
   /** Milliseconds. */
-  readonly every: number | undefined
+  readonly intervalMs: number | undefined
 }

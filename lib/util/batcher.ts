@@ -1,19 +1,19 @@
 // Joins calls that are made at the same time into few; generic, and free of SQL.
 
-export interface BatchOptions<V, R> {
+export interface BatcherOptions<V, R> {
   /** Does all at once, sorted by key, each key once; answers in the same order. An `Error` is that call's alone. */
   readonly run: (calls: readonly BatchCall<V>[]) => Promise<readonly (R | Error)[]>
   /** How many calls at most are joined. */
-  readonly max: number
+  readonly maxBatchSize: number
   /** What a call weighs, and how much a batch of more than one may. Default: nothing. */
-  readonly weigh?: (value: V) => number
-  readonly maxWeight?: number
+  readonly sizeOf?: (value: V) => number
+  readonly maxSize?: number
   /** How many batches at most are under way. */
-  readonly concurrency: number
+  readonly maxConcurrentBatches: number
   /** Calls for one key that wait are one call with one answer, and needn't wait for each other: reads. */
-  readonly isShared?: boolean
+  readonly dedupe?: boolean
   /** Whether a batch that failed may have failed for one call's sake, and is to be taken apart, again and again. Default: never. */
-  readonly isDivisible?: (error: unknown) => boolean
+  readonly canBisect?: (error: unknown) => boolean
 }
 
 export interface BatchCall<V> {
@@ -22,7 +22,7 @@ export interface BatchCall<V> {
 }
 
 interface Call<V, R> extends BatchCall<V> {
-  answer: Promise<R> | undefined
+  promise: Promise<R> | undefined
   resolve: (result: R) => void
   reject: (error: unknown) => void
 }
@@ -32,79 +32,83 @@ interface Call<V, R> extends BatchCall<V> {
  * batches as may be are under way leave together when one is back. Calls for one key are made one after another, in their
  * order.
  */
-export class Batch<V, R> {
-  readonly #options: BatchOptions<V, R>
+export class Batcher<V, R> {
+  readonly #options: BatcherOptions<V, R>
   #waiting: Call<V, R>[] = []
   /** Those that wait where they are shared, by key and in their order. */
-  #shared: Map<string, Call<V, R>> | undefined
-  readonly #keysUnderWay = new Set<string>()
-  #underWay = 0
+  #byKey: Map<string, Call<V, R>> | undefined
+  readonly #inFlightKeys = new Set<string>()
+  #inFlight = 0
   #isScheduled = false
 
-  constructor(options: BatchOptions<V, R>) {
+  constructor(options: BatcherOptions<V, R>) {
     this.#options = options
-    if (options.isShared) this.#shared = new Map()
+    if (options.dedupe) this.#byKey = new Map()
   }
 
   add(key: string, value: V): Promise<R> {
-    const same = this.#shared?.get(key)
-    if (same !== undefined) return same.answer as Promise<R>
-    const call: Call<V, R> = { key, value, answer: undefined, resolve: unsettled, reject: unsettled }
-    call.answer = new Promise<R>((resolve, reject) => {
+    const same = this.#byKey?.get(key)
+    if (same !== undefined) return same.promise as Promise<R>
+    const call: Call<V, R> = { key, value, promise: undefined, resolve: unsettled, reject: unsettled }
+    call.promise = new Promise<R>((resolve, reject) => {
       call.resolve = resolve
       call.reject = reject
     })
-    if (this.#shared === undefined) this.#waiting.push(call)
-    else this.#shared.set(key, call)
+    if (this.#byKey === undefined) this.#waiting.push(call)
+    else this.#byKey.set(key, call)
     this.#schedule()
-    return call.answer
+    return call.promise
   }
 
   /** After everything that is about to happen in this turn, and before any I/O: nothing is later for it. */
   #schedule(): void {
-    if (this.#isScheduled || this.#underWay >= this.#options.concurrency) return
+    if (this.#isScheduled || this.#inFlight >= this.#options.maxConcurrentBatches) return
     this.#isScheduled = true
     process.nextTick(() => {
       this.#isScheduled = false
-      this.#leave()
+      this.#dispatchReady()
     })
   }
 
-  #leave(): void {
-    while (this.#underWay < this.#options.concurrency) {
-      const calls = this.#take()
+  #dispatchReady(): void {
+    while (this.#inFlight < this.#options.maxConcurrentBatches) {
+      const calls = this.#nextBatch()
       if (calls.length === 0) return
-      void this.#send(calls)
+      void this.#dispatch(calls)
     }
   }
 
   /** The next calls, each key once. */
-  #take(): Call<V, R>[] {
-    const taken = this.#shared === undefined ? this.#takeInOrder() : this.#takeShared(this.#shared)
+  #nextBatch(): Call<V, R>[] {
+    const taken = this.#byKey === undefined ? this.#nextOrdered() : this.#nextDeduped(this.#byKey)
     return taken.length > 1 ? taken.sort(byKey) : taken
   }
 
-  #takeShared(waiting: Map<string, Call<V, R>>): Call<V, R>[] {
+  #nextDeduped(waiting: Map<string, Call<V, R>>): Call<V, R>[] {
     const taken: Call<V, R>[] = []
     for (const call of waiting.values()) {
-      if (taken.length === this.#options.max) break
+      if (taken.length === this.#options.maxBatchSize) break
       taken.push(call)
     }
     // A new one, as what the tables of an old one hold the garbage collector takes for used.
-    if (taken.length === waiting.size) this.#shared = new Map()
+    if (taken.length === waiting.size) this.#byKey = new Map()
     else for (const { key } of taken) waiting.delete(key)
     return taken
   }
 
   /** At most one call for a key, none for a key under way; the others keep their places. */
-  #takeInOrder(): Call<V, R>[] {
+  #nextOrdered(): Call<V, R>[] {
     const taken: Call<V, R>[] = []
     const left: Call<V, R>[] = []
     const keys = new Set<string>()
-    const { max, weigh = () => 0, maxWeight = Number.POSITIVE_INFINITY } = this.#options
+    const {
+      maxBatchSize: max,
+      sizeOf: weigh = () => 0,
+      maxSize: maxWeight = Number.POSITIVE_INFINITY,
+    } = this.#options
     let weight = 0
     for (const call of this.#waiting) {
-      const isFree = !keys.has(call.key) && !this.#keysUnderWay.has(call.key)
+      const isFree = !keys.has(call.key) && !this.#inFlightKeys.has(call.key)
       // Seen, taken or not: a later call for the key must not overtake.
       keys.add(call.key)
       const own = weigh(call.value)
@@ -114,21 +118,21 @@ export class Batch<V, R> {
       } else left.push(call)
     }
     this.#waiting = left
-    for (const { key } of taken) this.#keysUnderWay.add(key)
+    for (const { key } of taken) this.#inFlightKeys.add(key)
     return taken
   }
 
-  async #send(calls: Call<V, R>[]): Promise<void> {
-    this.#underWay++
+  async #dispatch(calls: Call<V, R>[]): Promise<void> {
+    this.#inFlight++
     await this.#run(calls)
-    if (this.#shared === undefined) for (const { key } of calls) this.#keysUnderWay.delete(key)
-    this.#underWay--
-    if ((this.#shared?.size ?? this.#waiting.length) > 0) this.#schedule()
+    if (this.#byKey === undefined) for (const { key } of calls) this.#inFlightKeys.delete(key)
+    this.#inFlight--
+    if ((this.#byKey?.size ?? this.#waiting.length) > 0) this.#schedule()
   }
 
   async #run(calls: Call<V, R>[]): Promise<void> {
-    const { run, isDivisible } = this.#options
-    const results = await inHalves(calls, run, isDivisible)
+    const { run, canBisect: isDivisible } = this.#options
+    const results = await bisect(calls, run, isDivisible)
     for (const [n, call] of calls.entries()) {
       const result = results[n]
       if (result instanceof Error) call.reject(result)
@@ -138,7 +142,7 @@ export class Batch<V, R> {
 }
 
 /** Runs all at once. What fails is halved, and again, until the calls that fail are alone, each with its error. */
-export async function inHalves<C, R>(
+export async function bisect<C, R>(
   calls: readonly C[],
   run: (calls: readonly C[]) => Promise<readonly (R | Error)[]>,
   isDivisible: (error: unknown) => boolean = () => false,
@@ -148,8 +152,8 @@ export async function inHalves<C, R>(
   } catch (error) {
     if (calls.length > 1 && isDivisible(error)) {
       const half = calls.length >> 1
-      const first = await inHalves(calls.slice(0, half), run, isDivisible)
-      return [...first, ...(await inHalves(calls.slice(half), run, isDivisible))]
+      const first = await bisect(calls.slice(0, half), run, isDivisible)
+      return [...first, ...(await bisect(calls.slice(half), run, isDivisible))]
     }
     const failure = error instanceof Error ? error : new Error(String(error))
     return calls.map(() => failure)

@@ -1,17 +1,17 @@
 // Messages and codes of driver errors, and copies of them without ids and sessions.
-const kept = ['code', 'severity', 'hint', 'schema', 'table', 'column', 'constraint', 'routine'] as const
+const keptFields = ['code', 'severity', 'hint', 'schema', 'table', 'column', 'constraint', 'routine'] as const
 
 /** What is shorter may stand in any message, and protects nobody. */
-const shortestSecret = 8
+const minSecretLength = 8
 
 /**
  * A copy of a driver's error without what may hold ids or sessions: PostgreSQL's `detail` and `where` quote values, and
  * other drivers hang statement and parameters on their errors.
  */
-export function withoutSecrets(error: unknown, secrets: readonly string[] = []): Error {
+export function redact(error: unknown, secrets: readonly string[] = []): Error {
   let message = messageOf(error)
   for (const secret of secrets) {
-    if (secret.length < shortestSecret) continue
+    if (secret.length < minSecretLength) continue
     // As it is, and as it stands inside JSON.
     for (const form of [secret, JSON.stringify(secret).slice(1, -1)]) message = message.replaceAll(form, '…')
   }
@@ -20,7 +20,7 @@ export function withoutSecrets(error: unknown, secrets: readonly string[] = []):
   copy.name = error.name
   const frames = error.stack?.split('\n').filter((line) => /^\s+at /.test(line))
   if (frames?.length) copy.stack = [`${copy.name}: ${message}`, ...frames].join('\n')
-  for (const key of kept) {
+  for (const key of keptFields) {
     const value: unknown = Reflect.get(error, key)
     if (typeof value === 'string') Object.defineProperty(copy, key, { value, enumerable: true })
   }

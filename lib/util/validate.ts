@@ -18,29 +18,29 @@ export function withDefaults<T extends object>(what: string, defaults: T, given:
   }
 }
 
-export function count(name: string, value: unknown, unit: string, least: number): void {
-  if (typeof value !== 'number') wrong(name, `a number of ${unit}`, value)
+export function assertInteger(name: string, value: unknown, unit: string, least: number): void {
+  if (typeof value !== 'number') invalidType(name, `a number of ${unit}`, value)
   if (!Number.isSafeInteger(value) || value < least)
     outOfRange(name, `a whole number of ${unit}, ${least} or more`, value)
 }
 
-export function identifier(name: string, value: unknown): void {
-  if (typeof value !== 'string') wrong(name, 'a string', value)
+export function assertIdentifier(name: string, value: unknown): void {
+  if (typeof value !== 'string') invalidType(name, 'a string', value)
   // PostgreSQL cuts longer names silently, and two tables could become one.
   if (value === '' || value.includes('\0') || Buffer.byteLength(value) > 63)
     outOfRange(name, 'a name of 1 to 63 bytes without NUL', value)
 }
 
-export function boolean(name: string, value: unknown): void {
-  if (typeof value !== 'boolean') wrong(name, 'true or false', value)
+export function assertBoolean(name: string, value: unknown): void {
+  if (typeof value !== 'boolean') invalidType(name, 'true or false', value)
 }
 
-export function milliseconds(name: string, value: unknown): void {
-  if (typeof value !== 'number') wrong(name, 'a number of milliseconds', value)
+export function assertDuration(name: string, value: unknown): void {
+  if (typeof value !== 'number') invalidType(name, 'a number of milliseconds', value)
   if (!Number.isFinite(value) || value <= 0) outOfRange(name, 'a number of milliseconds above 0', value)
 }
 
-export function wrong(name: string, right: string, value: unknown): never {
+export function invalidType(name: string, right: string, value: unknown): never {
   throw new TypeError(`option "${name}" must be ${right}; received ${describe(value)}`)
 }
 
@@ -58,6 +58,6 @@ export function describe(value: unknown): string {
   return String(value)
 }
 
-export function checkText(value: unknown, name: string): void {
+export function assertString(value: unknown, name: string): void {
   if (typeof value !== 'string') throw new TypeError(`${name} must be a string; received ${describe(value)}`)
 }

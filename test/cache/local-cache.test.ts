@@ -1,20 +1,26 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { Cache } from '../../lib/cache/local-cache.js'
-import { copy } from '../../lib/session/json.js'
+import { LocalCache } from '../../lib/cache/local-cache.js'
+import { clone } from '../../lib/session/json.js'
 
-const stored = (version: number, left = 1e9) => ({ id: 'row', text: `{"version":${version}}`, version, left })
+const stored = (version: number, ttlMs = 1e9) => ({
+  id: 'row',
+  json: `{"version":${version}}`,
+  version,
+  ttlMs,
+})
 
 describe('the cache', () => {
   let now = 0
-  const cache = (limits = {}) => new Cache({ max: 100, maxBytes: 1e6, ttl: 60_000, ...limits }, () => now)
+  const cache = (limits = {}) =>
+    new LocalCache({ max: 100, maxBytes: 1e6, ttl: 60_000, ...limits }, () => now)
   beforeEach(() => {
     now = 1_000
   })
 
   it('hands out copies of what it was filled with', () => {
     const c = cache()
-    c.end(c.begin('a'), { ...stored(1), text: '{"list":[{"n":1}]}' })
+    c.commitFill(c.beginFill('a'), { ...stored(1), json: '{"list":[{"n":1}]}' })
     const first = c.get('a') as { list: { n: number }[] }
     ;(first.list[0] as { n: number }).n = 2
     first.list.push({ n: 3 })
@@ -23,40 +29,40 @@ describe('the cache', () => {
 
   it('refuses a fill that a notice overtook, and takes one of the version noticed or newer', () => {
     const c = cache()
-    const [older, same, newer] = [c.begin('a'), c.begin('a'), c.begin('a')]
-    c.changed('a', 5)
-    c.end(older, stored(4))
+    const [older, same, newer] = [c.beginFill('a'), c.beginFill('a'), c.beginFill('a')]
+    c.invalidate('a', 5)
+    c.commitFill(older, stored(4))
     expect(c.get('a')).to.equal(undefined)
-    c.end(same, stored(5))
+    c.commitFill(same, stored(5))
     expect(c.get('a')).to.deep.equal({ version: 5 })
-    c.end(newer, stored(6))
+    c.commitFill(newer, stored(6))
     expect(c.get('a')).to.deep.equal({ version: 6 })
   })
 
   it('keeps the newer of two fills, in whichever order they come', () => {
     const c = cache()
-    const [first, second] = [c.begin('a'), c.begin('a')]
-    c.end(second, stored(2))
-    c.end(first, stored(1))
+    const [first, second] = [c.beginFill('a'), c.beginFill('a')]
+    c.commitFill(second, stored(2))
+    c.commitFill(first, stored(1))
     expect(c.get('a')).to.deep.equal({ version: 2 })
   })
 
   it('drops what is older than a notice and nothing else', () => {
     const c = cache()
-    c.end(c.begin('a'), stored(5))
-    c.end(c.begin('b'), stored(5))
-    expect(c.changed('a', 5), 'its own echo').to.equal(undefined)
+    c.commitFill(c.beginFill('a'), stored(5))
+    c.commitFill(c.beginFill('b'), stored(5))
+    expect(c.invalidate('a', 5), 'its own echo').to.equal(undefined)
     expect(c.get('a')).to.deep.equal({ version: 5 })
-    expect(c.changed('a', 6)).to.equal('row')
+    expect(c.invalidate('a', 6)).to.equal('row')
     expect(c.get('a')).to.equal(undefined)
     expect(c.get('b')).to.deep.equal({ version: 5 })
   })
 
   it('refuses a fill that began before a flush', () => {
     const c = cache()
-    const fill = c.begin('a')
-    c.flush()
-    c.end(fill, stored(9))
+    const fill = c.beginFill('a')
+    c.clear()
+    c.commitFill(fill, stored(9))
     expect(c.get('a')).to.equal(undefined)
   })
 
@@ -70,7 +76,7 @@ describe('the cache', () => {
         answer = resolve
       })
     }
-    const reads = [c.read('a', load), c.read('a', load), c.read('a', load)]
+    const reads = [c.fetch('a', load), c.fetch('a', load), c.fetch('a', load)]
     await Promise.resolve()
     answer(stored(1))
     expect(await Promise.all(reads)).to.deep.equal([stored(1), stored(1), stored(1)])
@@ -81,11 +87,11 @@ describe('the cache', () => {
     const c = cache()
     const answers: ((value: ReturnType<typeof stored>) => void)[] = []
     const load = () => new Promise<ReturnType<typeof stored>>((resolve) => answers.push(resolve))
-    for (const tell of [() => c.changed('a', 2), () => c.flush()]) {
+    for (const tell of [() => c.invalidate('a', 2), () => c.clear()]) {
       answers.length = 0
-      const before = c.read('a', load)
+      const before = c.fetch('a', load)
       tell()
-      const after = c.read('a', load)
+      const after = c.fetch('a', load)
       await Promise.resolve()
       expect(answers).to.have.length(2)
       answers[1]?.(stored(2))
@@ -105,9 +111,9 @@ describe('the cache', () => {
         answer = resolve
       })
     }
-    const first = c.read('a', load)
+    const first = c.fetch('a', load)
     // Made by another instance while the first read is under way.
-    const later = [c.read('a', load), c.read('a', load)]
+    const later = [c.fetch('a', load), c.fetch('a', load)]
     await Promise.resolve()
     answer(undefined)
     expect(await first).to.equal(undefined)
@@ -120,17 +126,17 @@ describe('the cache', () => {
   it('lets a failed read fail for all who share it, and asks anew afterwards', async () => {
     const c = cache()
     const fail = () => Promise.reject(new Error('down'))
-    const outcomes = await Promise.allSettled([c.read('a', fail), c.read('a', fail)])
+    const outcomes = await Promise.allSettled([c.fetch('a', fail), c.fetch('a', fail)])
     expect(outcomes.map(({ status }) => status)).to.deep.equal(['rejected', 'rejected'])
-    expect(await c.read('a', async () => stored(1))).to.deep.equal(stored(1))
+    expect(await c.fetch('a', async () => stored(1))).to.deep.equal(stored(1))
   })
 
   it('expires with the session, or after its ttl, from the moment of the question', () => {
     const c = cache({ ttl: 500 })
-    const fill = c.begin('short')
+    const fill = c.beginFill('short')
     now += 50
-    c.end(fill, stored(1, 100))
-    c.end(c.begin('long'), stored(1, 10_000))
+    c.commitFill(fill, stored(1, 100))
+    c.commitFill(c.beginFill('long'), stored(1, 10_000))
     now += 49
     expect(c.get('short')).to.deep.equal({ version: 1 })
     now += 1
@@ -144,19 +150,20 @@ describe('the cache', () => {
   it('is bounded in sessions and in bytes', () => {
     const few = cache({ max: 10 })
     const small = cache({ maxBytes: 150 })
-    for (let i = 0; i < 100; i++) for (const c of [few, small]) c.end(c.begin(`${i}`), stored(i + 1))
+    for (let i = 0; i < 100; i++)
+      for (const c of [few, small]) c.commitFill(c.beginFill(`${i}`), stored(i + 1))
     expect(few.size).to.equal(10)
     expect(small.bytes).to.be.within(100, 150)
     expect(few.get('99')).to.deep.equal({ version: 100 })
-    small.end(small.begin('big'), { ...stored(1), text: `{"a":"${'x'.repeat(200)}"}` })
+    small.commitFill(small.beginFill('big'), { ...stored(1), json: `{"a":"${'x'.repeat(200)}"}` })
     expect(small.get('big')).to.equal(undefined)
   })
 
   it('forgets the fills that have ended', () => {
     const c = cache()
-    for (let i = 0; i < 1_000; i++) c.end(c.begin(`${i}`))
-    const fill = c.begin('1')
-    c.end(fill, stored(1))
+    for (let i = 0; i < 1_000; i++) c.commitFill(c.beginFill(`${i}`))
+    const fill = c.beginFill('1')
+    c.commitFill(fill, stored(1))
     expect(c.get('1')).to.deep.equal({ version: 1 })
   })
 
@@ -176,7 +183,7 @@ describe('the cache', () => {
     fc.assert(
       fc.property(fc.dictionary(key, value), (data) => {
         const parsed = JSON.parse(JSON.stringify(data)) as object
-        const copied = copy(parsed)
+        const copied = clone(parsed)
         expect(JSON.stringify(copied)).to.equal(JSON.stringify(parsed))
         expect(copied).not.to.equal(parsed)
         expect(Object.getPrototypeOf(copied)).to.equal(Object.prototype)

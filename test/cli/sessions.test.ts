@@ -29,7 +29,7 @@ interface Listed {
   handle: string
   userId: string | null
   createdAt: string
-  lastAccess: string
+  lastAccessedAt: string
   expiresInMs: number
   bytes: number
 }
@@ -97,7 +97,7 @@ describe('koa-pg-store list', () => {
        insert into session values ('koa:sess:OpenSesame', now() + interval '1 hour', '{}')`,
     )
     const [one] = await json(old)
-    expect(one).to.include({ userId: null, createdAt: null, lastAccess: null, bytes: 2 })
+    expect(one).to.include({ userId: null, createdAt: null, lastAccessedAt: null, bytes: 2 })
     const said = await run(old, 'list', '--user', 'ann')
     expect(said.status).to.equal(1)
     expect(said.errors).to.match(/has no column user_id.*run migrate/)

@@ -80,9 +80,9 @@ describe('the terminal', () => {
       const { out, terminal } = open(true, columns)
       const print = printer(terminal, false)
       const handle = 'h'.repeat(43)
-      const times = { createdAt: '2020-01-01T00:00:00Z', lastAccess: '2020-01-01T00:00:00Z' }
+      const times = { createdAt: '2020-01-01T00:00:00Z', lastAccessedAt: '2020-01-01T00:00:00Z' }
       print({ handle, userId: 'u'.repeat(100), ...times, expiresInMs: 86_399_999_000, bytes: 1_000_000 })
-      print({ handle, userId: null, createdAt: null, lastAccess: null, expiresInMs: 1, bytes: 1 })
+      print({ handle, userId: null, createdAt: null, lastAccessedAt: null, expiresInMs: 1, bytes: 1 })
       const plain = out.text.replaceAll(`${esc}[1m`, '').replaceAll(`${esc}[22m`, '')
       expect(plain.split(handle)).to.have.length(3)
       for (const line of plain.split('\n'))

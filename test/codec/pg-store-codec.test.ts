@@ -40,7 +40,7 @@ describe('a store with a codec', () => {
         expect(list.map((one) => one.session)).to.deep.equal([
           { userId: 'ann', card: '4111-1111', other: 1, mine: 2 },
         ])
-        for await (const { session } of store.entries()) expect(session).to.have.property('mine', 2)
+        for await (const { session } of store.sessions()) expect(session).to.have.property('mine', 2)
         expect(await store.deleteAttribute('ann', 'card')).to.equal(1)
         expect(await store.get('x', { fresh: true })).to.deep.equal({ userId: 'ann', other: 1, mine: 2 })
       }))

@@ -3,7 +3,7 @@ import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { Listener } from '../../lib/notifications/listener.js'
 import { channelOf, payloads, readPayload } from '../../lib/notifications/payload.js'
-import { nameOf } from '../../lib/session/session-id.js'
+import { digestOf } from '../../lib/session/session-id.js'
 import { startProxy } from '../helpers/proxy.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
@@ -119,7 +119,7 @@ describe('instances on one table', () => {
     await until(() => ear.payloads.includes('flush'))
     expect(ear.payloads).to.have.length(3)
     const notices = ear.payloads.slice(0, 2).map(readPayload) as { name: string; version: number }[][]
-    for (const notice of notices) expect(notice[0]?.name).to.equal(nameOf('x'))
+    for (const notice of notices) expect(notice[0]?.name).to.equal(digestOf('x'))
     expect(notices[1]?.[0]?.version).to.be.greaterThan(notices[0]?.[0]?.version as number)
     await ear.end()
   })
@@ -306,7 +306,7 @@ describe('instances on one table', () => {
         hits: 0,
         size: 0,
         trusted: false,
-        proofAge: undefined,
+        lastHeartbeatAge: undefined,
       })
       expect(warnings).to.have.length(1)
       expect(warnings[0]).to.match(why)
@@ -340,8 +340,8 @@ describe('instances on one table', () => {
 
   it('notify by a statement of its own in the transaction where Citus has spread the table', async () => {
     const { connect } = await import('../../lib/postgres/connect.js')
-    const { Queries } = await import('../../lib/repository/session-queries.js')
-    const { Statements } = await import('../../lib/repository/session-statements.js')
+    const { SessionQueries } = await import('../../lib/repository/session-queries.js')
+    const { SessionStatements } = await import('../../lib/repository/session-statements.js')
     const a = await instance()
     await a.set('x', { n: 1 })
     await a.get('x')
@@ -352,17 +352,17 @@ describe('instances on one table', () => {
       columns,
       hasRawIds: false,
       hasTriggers: false,
-      distributed: true,
+      isDistributed: true,
       lacksUserIndex: false,
       hasPages: false,
       isLocked: false,
     }
     const channel = channelOf({ schema: 'public', table: 'session' })
     const limits = { maxLifetime: undefined, idleTimeout: undefined, hashIds: true }
-    const statements = new Statements(table, limits, channel)
-    const queries = new Queries(connection, table, channel, statements)
-    const id = `sha256:${nameOf('x')}`
-    const [changed] = await queries.write([{ id, text: '{"n":2}', ttl: 60_000, userId: undefined }])
+    const statements = new SessionStatements(table, limits, channel)
+    const queries = new SessionQueries(connection, table, channel, statements)
+    const id = `sha256:${digestOf('x')}`
+    const [changed] = await queries.write([{ id, json: '{"n":2}', ttl: 60_000, userId: undefined }])
     expect(changed).to.include({ notify: true })
     await until(async () => (await a.get('x'))?.n === 2)
     await queries.destroy(id)
@@ -502,7 +502,7 @@ describe('a table that is not quite as the store makes it', () => {
 describe('a payload', () => {
   it('stays below 8000 bytes, however many sessions it names', () => {
     const changes = Array.from({ length: 10_000 }, (_, n) => ({
-      name: nameOf(`${n}`),
+      name: digestOf(`${n}`),
       version: 1_795_244_662_981_669 + n,
     }))
     const list = payloads(changes)
@@ -667,21 +667,21 @@ describe('the listener', () => {
       channel: 'slept',
       maxStaleness: 5_000,
       notify: (payload) => sql(url.href, 'select pg_notify($1, $2)', ['slept', payload]),
-      onNotice: () => undefined,
+      onNotification: () => undefined,
       onTrust: () => undefined,
       onDistrust: () => undefined,
       warn: () => undefined,
     })
     listener.start()
-    await until(() => listener.trusted)
+    await until(() => listener.isTrusted)
     const now = Date.now
     try {
       Date.now = () => now() + 6_000
-      expect(listener.trusted).to.equal(false)
+      expect(listener.isTrusted).to.equal(false)
     } finally {
       Date.now = now
     }
     listener.stop()
-    expect(listener.trusted).to.equal(false)
+    expect(listener.isTrusted).to.equal(false)
   })
 })

@@ -55,20 +55,20 @@ describe('a million sessions through a cache of 10,000', () => {
   it('leave the heap where it was', async function () {
     this.timeout(120_000)
     if (globalThis.gc === undefined) throw new Error('run with --expose-gc, as .mocharc.yml says')
-    const { Cache } = await import('../../lib/cache/local-cache.js')
-    const cache = new Cache({ max: 10_000, maxBytes: 64 * 1024 * 1024, ttl: 60_000 })
+    const { LocalCache } = await import('../../lib/cache/local-cache.js')
+    const cache = new LocalCache({ max: 10_000, maxBytes: 64 * 1024 * 1024, ttl: 60_000 })
     const pass = (from: number, to: number): void => {
       for (let n = from; n < to; n++) {
         const name = `session ${n}`
-        const fill = cache.begin(name)
-        cache.end(fill, {
+        const fill = cache.beginFill(name)
+        cache.commitFill(fill, {
           id: name,
-          text: JSON.stringify({ n, text: `${n}`.padEnd(400, 'x') }),
+          json: JSON.stringify({ n, json: `${n}`.padEnd(400, 'x') }),
           version: n + 1,
-          left: 1e9,
+          ttlMs: 1e9,
         })
         cache.get(name)
-        if (n % 3 === 0) cache.changed(name, n + 2)
+        if (n % 3 === 0) cache.invalidate(name, n + 2)
       }
     }
     const heap = (): number => {

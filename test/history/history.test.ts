@@ -1,6 +1,6 @@
 import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { expect } from 'chai'
-import { nameOf } from '../../lib/session/session-id.js'
+import { digestOf } from '../../lib/session/session-id.js'
 import { freshDatabase } from '../helpers/server.js'
 import { check } from './check.js'
 import type { Event } from './event.js'
@@ -83,13 +83,16 @@ describe('the history of several processes', () => {
   }
 
   it('shows a fault where a fill may be older than a notice', () =>
-    withFault({ 'cache/local-cache.js': 'fill.floor = Math.max(fill.floor, version);' }, async (library) => {
-      expect(await findsStale(library, false)).to.equal(true)
-    })).timeout(120_000)
+    withFault(
+      { 'cache/local-cache.js': 'fill.minVersion = Math.max(fill.minVersion, version);' },
+      async (library) => {
+        expect(await findsStale(library, false)).to.equal(true)
+      },
+    )).timeout(120_000)
 
   it('shows a fault where nothing is flushed on reconnect', () =>
     withFault(
-      { 'stores/pg-store.js': 'this.#cache?.flush();\n                this.#touches.doubt();' },
+      { 'stores/pg-store.js': 'this.#cache?.clear();\n                this.#touches.forgetExpiry();' },
       async (library) => {
         expect(await findsStale(library, true)).to.equal(true)
       },
@@ -142,7 +145,7 @@ describe('the history checker', () => {
   const logFaults = (log: (number | null)[], ...events: Event[]): string[] =>
     checkLog(
       events,
-      log.map((n) => ({ id: `sha256:${nameOf('k')}`, n })),
+      log.map((n) => ({ id: `sha256:${digestOf('k')}`, n })),
     ).map(({ what }) => what)
 
   it('allows a log that the calls may have left', () => {

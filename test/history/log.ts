@@ -1,6 +1,6 @@
 // What PostgreSQL itself says was written, and in which order: a log that a trigger keeps of every change of a session.
 import { PgStore } from '../../lib/index.js'
-import { nameOf } from '../../lib/session/session-id.js'
+import { digestOf } from '../../lib/session/session-id.js'
 import { sql } from '../helpers/server.js'
 import { type Fault, group } from './check.js'
 import type { Event } from './event.js'
@@ -47,7 +47,7 @@ export async function lostRows(url: string): Promise<string[]> {
  */
 export function checkLog(events: Event[], log: Logged[]): Fault[] {
   const logs = group(log, ({ id }) => id)
-  const histories = group(events, ({ key }) => `sha256:${nameOf(key)}`)
+  const histories = group(events, ({ key }) => `sha256:${digestOf(key)}`)
   return [...histories].flatMap(([id, history]) =>
     checkOne(
       history,

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Stats, PgStore as Store } from '../../lib/index.js'
-import { nameOf } from '../../lib/session/session-id.js'
+import { digestOf } from '../../lib/session/session-id.js'
 import { type Event, now } from './event.js'
 
 export interface Work {
@@ -114,7 +114,7 @@ const calls = {
 }
 
 function idOf(key: string): string {
-  return `sha256:${nameOf(key)}`
+  return `sha256:${digestOf(key)}`
 }
 
 /** Each call, and below which throw of the dice it is made. */

@@ -35,7 +35,7 @@ describe('a user’s sessions in an application', () => {
       app.use(async (context) => {
         const ctx = context as unknown as Context
         if (ctx.path === '/sign-in') ctx.session.user = { id: 'ann' }
-        if (ctx.path === '/elsewhere') ctx.ended = await store.destroyUser('ann', { except: sid(ctx) })
+        if (ctx.path === '/elsewhere') ctx.ended = await store.destroySessionsOf('ann', { except: sid(ctx) })
         ctx.body = `${ctx.session.user ? 'ann' : 'nobody'} ${ctx.ended ?? ''}`
       })
       const served = await listen(app)

@@ -143,11 +143,11 @@ describe('an attribute that is taken from a user', () => {
       await Promise.all([
         store.deleteAttribute('ann', 'admin'),
         store.destroy(sids[0] ?? ''),
-        store.destroyUser('ann', { except: sids[2] ?? '' }),
+        store.destroySessionsOf('ann', { except: sids[2] ?? '' }),
       ])
       const alive = await store.sessionsOf('ann')
       expect(alive.map(({ session }) => session)).to.deep.equal([{ userId: 'ann', n: 3 }])
-      await store.destroyUser('ann')
+      await store.destroySessionsOf('ann')
     }
   })
 })

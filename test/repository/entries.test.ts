@@ -21,7 +21,7 @@ async function fill(url: string, count: number, bytes = 0): Promise<void> {
 /** Reads all, or as many as asked for. */
 async function read(store: PgStore, most = Number.POSITIVE_INFINITY): Promise<number[]> {
   const list: number[] = []
-  for await (const { session } of store.entries()) if (list.push(session.n as number) >= most) break
+  for await (const { session } of store.sessions()) if (list.push(session.n as number) >= most) break
   return list
 }
 
@@ -54,7 +54,14 @@ for (const [way, make] of Object.entries(ways))
       const { pool, store } = make(url)
       const right = Array.from({ length: 1_231 }, (_, n) => n + 4)
       expect((await read(store)).sort((a, b) => a - b)).to.deep.equal(right)
-      for await (const { handle, userId, session, expiry, createdAt, lastAccess } of store.entries()) {
+      for await (const {
+        handle,
+        userId,
+        session,
+        expiresAt: expiry,
+        createdAt,
+        lastAccessedAt: lastAccess,
+      } of store.sessions()) {
         expect(userId).to.equal(String(Number(session.n) % 100))
         expect(handle).to.match(/^[\w-]{43}$/)
         for (const date of [expiry, createdAt, lastAccess]) expect(date).to.be.instanceOf(Date)
@@ -73,7 +80,7 @@ for (const [way, make] of Object.entries(ways))
       for (const most of [1, 100, 101, 499, 500]) expect(await read(store, most)).to.have.length(most)
       for (let n = 0; n < 3; n++) {
         const failing = async (): Promise<void> => {
-          for await (const { session } of store.entries()) throw new Error(`not ${session.n}`)
+          for await (const { session } of store.sessions()) throw new Error(`not ${session.n}`)
         }
         expect((await rejection(failing())).message).to.match(/^not \d+$/)
       }
@@ -88,7 +95,7 @@ for (const [way, make] of Object.entries(ways))
       await fill(url, 300)
       const { pool, store } = make(url)
       let revoked = 0
-      for await (const { handle, session } of store.entries())
+      for await (const { handle, session } of store.sessions())
         if (Number(session.n) <= 300 && Number(session.n) % 3 === 0) {
           expect(await store.revoke(handle)).to.equal(true)
           await store.create({ n: 1_000 + revoked++ })
@@ -114,7 +121,7 @@ for (const [way, make] of Object.entries(ways))
       const before = used()
       let most = 0
       let count = 0
-      for await (const { session } of store.entries()) {
+      for await (const { session } of store.sessions()) {
         expect(session.pad).to.have.length(2_000)
         if (++count % 5_000 === 4_000) most = Math.max(most, used() - before)
       }
@@ -138,7 +145,7 @@ describe('entries', () => {
     for (const waits of [true, false]) {
       let count = 0
       const lost = async (): Promise<void> => {
-        for await (const { handle } of store.entries()) {
+        for await (const { handle } of store.sessions()) {
           expect(handle).to.have.length(43)
           if (++count !== 50) continue
           await sql(
@@ -167,15 +174,15 @@ describe('entries', () => {
     await fill(url, 300)
     await using store = new PgStore({ connectionString: url, query_timeout: 2_000 }, { cache: false })
     let count = 0
-    for await (const _ of store.entries())
+    for await (const _ of store.sessions())
       if (++count === 50) await new Promise((resolve) => setTimeout(resolve, 2_500))
     expect(count).to.equal(300)
   })
 
   it('are refused by a store that is closed, and by a database that can’t be asked', async () => {
     const store = new PgStore('postgres://user:password@127.0.0.1:9/none', { cache: false })
-    expect(await rejection(store.entries().next())).to.have.property('name', 'SetupError')
+    expect(await rejection(store.sessions().next())).to.have.property('name', 'SetupError')
     await store.close()
-    expect((await rejection(store.entries().next())).message).to.match(/the session store is closed/)
+    expect((await rejection(store.sessions().next())).message).to.match(/the session store is closed/)
   })
 })

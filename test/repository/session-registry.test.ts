@@ -30,7 +30,14 @@ for (const hashIds of [true, false])
       await store.create({})
       const [info, ...more] = await store.sessionsOf('ann')
       expect(more).to.deep.equal([])
-      const { handle, userId, session, createdAt, lastAccess, expiry } = info ?? expect.fail()
+      const {
+        handle,
+        userId,
+        session,
+        createdAt,
+        lastAccessedAt: lastAccess,
+        expiresAt: expiry,
+      } = info ?? expect.fail()
       expect({ userId, session }).to.deep.equal({ userId: 'ann', session: ann(1) })
       expect(Number(createdAt) - Number(clock?.now)).to.be.within(0, 60_000)
       expect(lastAccess).to.deep.equal(createdAt)
@@ -77,7 +84,7 @@ for (const hashIds of [true, false])
       await using old = await make({ maxLifetime: 2.5 * hour, idleTimeout: hour })
       expect(await numbers(old)).to.deep.equal([5])
       expect([await store.count(), await idle.count(), await old.count()]).to.deep.equal([3, 2, 1])
-      expect(await old.destroyUser('ann')).to.equal(1)
+      expect(await old.destroySessionsOf('ann')).to.equal(1)
       expect(await numbers(store), 'those that are over for others too').to.deep.equal([])
     })
 
@@ -116,19 +123,19 @@ for (const hashIds of [true, false])
       const bobs = await store.create({ userId: 'bob' })
       const nobodys = await store.create({})
       for (const sid of sids) await other.get(sid)
-      expect(await store.destroyUser('nobody')).to.equal(0)
+      expect(await store.destroySessionsOf('nobody')).to.equal(0)
       // As the id, as it was given to `get`, and as a handle.
-      expect(await store.destroyUser('ann', { except: sids[1] })).to.equal(3)
+      expect(await store.destroySessionsOf('ann', { except: sids[1] })).to.equal(3)
       for (const [n, sid] of sids.entries())
         if (n !== 1) await until(async () => (await other.get(sid)) === undefined)
       expect(await store.get(sids[0] ?? '')).to.equal(undefined)
       expect(await other.get(sids[1] ?? '')).to.deep.equal(ann(2))
       await store.create(ann(5))
       const [, { handle } = expect.fail()] = await store.sessionsOf('ann')
-      expect(await store.destroyUser('ann', { except: handle })).to.equal(1)
+      expect(await store.destroySessionsOf('ann', { except: handle })).to.equal(1)
       expect(await numbers(other)).to.deep.equal([2])
-      expect(await store.destroyUser('ann', { except: undefined })).to.equal(1)
-      expect(await store.destroyUser('ann')).to.equal(0)
+      expect(await store.destroySessionsOf('ann', { except: undefined })).to.equal(1)
+      expect(await store.destroySessionsOf('ann')).to.equal(0)
       for (const sid of [bobs, nobodys]) expect(await store.get(sid, { fresh: true })).not.to.equal(undefined)
     })
 
@@ -138,7 +145,7 @@ for (const hashIds of [true, false])
       const sid = await store.create(ann(1))
       const session = (await other.get(sid)) ?? {}
       await sql(url, 'update session set expiry = now()')
-      expect(await store.destroyUser('ann'), 'none was alive').to.equal(0)
+      expect(await store.destroySessionsOf('ann'), 'none was alive').to.equal(0)
       await other.set(sid, { ...session, late: true }, hour)
       await other.set(sid, Object.assign(session, { late: true }), hour)
       expect(await other.get(sid, { fresh: true })).to.equal(undefined)
@@ -152,7 +159,7 @@ for (const hashIds of [true, false])
       try {
         await client.query('begin')
         await client.query(`update session set user_id = 'bob', session = '{"userId":"bob"}'`)
-        const destroyed = store.destroyUser('ann')
+        const destroyed = store.destroySessionsOf('ann')
         const waiting = `select from pg_locks where not granted`
         await until(async () => (await sql(url, waiting)).length > 0)
         await client.query('commit')
@@ -163,7 +170,7 @@ for (const hashIds of [true, false])
       }
     })
 
-    for (const what of ['destroyUser', 'destroyAll'] as const)
+    for (const what of ['destroySessionsOf', 'destroyAll'] as const)
       it(`stay destroyed by ${what}, whatever is saved, touched or merged at the same time, here and on another process`, async () => {
         await using store = await make({ touch: { interval: 0 } })
         using there = new Instance(url, { hashIds, touch: { interval: 0 } })
@@ -189,7 +196,7 @@ for (const hashIds of [true, false])
           )
           if (round % 3 === 0) await sleep(round % 2)
           const destroy = (): Promise<number> =>
-            what === 'destroyUser' ? store.destroyUser('ann') : store.destroyAll()
+            what === 'destroySessionsOf' ? store.destroySessionsOf('ann') : store.destroyAll()
           expect(await destroy()).to.equal(4)
           await Promise.all(saves)
           for (const { error } of await elsewhere) expect(error).to.equal(undefined)
@@ -241,7 +248,7 @@ describe('a user’s sessions', () => {
       expect(await sql(url, `select from session where id like 'koa:%'`)).to.have.length(3)
       const [, { handle } = expect.fail()] = await store.sessionsOf('ann')
       expect(await store.revoke(handle)).to.equal(true)
-      expect(await store.destroyUser('ann', { except: sids[0] })).to.equal(1)
+      expect(await store.destroySessionsOf('ann', { except: sids[0] })).to.equal(1)
       expect(await store.get(sids[0] ?? '')).to.deep.equal(ann(0))
       expect(await store.destroyAll()).to.equal(1)
       for (const sid of sids) {
@@ -265,7 +272,7 @@ describe('a user’s sessions', () => {
     const sid = await store.create(ann(1))
     for (const call of [
       store.sessionsOf('ann'),
-      store.destroyUser('ann'),
+      store.destroySessionsOf('ann'),
       store.deleteAttribute('ann', 'n'),
     ]) {
       const error = await rejection(call)
@@ -275,7 +282,7 @@ describe('a user’s sessions', () => {
     // What needs no user works, and reaches this cache.
     expect(await store.get(sid)).to.deep.equal(ann(1))
     const handles = []
-    for await (const { handle, createdAt, lastAccess } of store.entries()) {
+    for await (const { handle, createdAt, lastAccessedAt: lastAccess } of store.sessions()) {
       expect([createdAt, lastAccess]).to.deep.equal([undefined, undefined])
       handles.push(handle)
     }

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { merge } from '../../lib/repository/three-way-merge.js'
+import { threeWayMerge } from '../../lib/repository/three-way-merge.js'
 import type { Session } from '../../lib/types/session-store.js'
 
 /** Few names, so that two sides often mean the same; some that an object has anyway, or sorts by itself. */
@@ -71,7 +71,7 @@ const check = (test: (sides: { base: Session; mine: Session; theirs: Session }) 
 describe('merge', () => {
   it('keeps what only one side changed: values, additions, removals', () =>
     check(({ base, mine, theirs }) => {
-      const merged = merge(base, mine, theirs).session
+      const merged = threeWayMerge(base, mine, theirs).session
       const [ours, others] = [changes(base, mine), changes(base, theirs)]
       for (const name of ours.filter((name) => !others.includes(name)))
         expect(at(merged, name)).to.deep.equal(at(mine, name))
@@ -81,7 +81,7 @@ describe('merge', () => {
 
   it('lets mine win where both sides changed an attribute, and names it', () =>
     check(({ base, mine, theirs }) => {
-      const { session, overwritten } = merge(base, mine, theirs)
+      const { session, overwritten } = threeWayMerge(base, mine, theirs)
       const both = changes(base, mine).filter((name) => changes(base, theirs).includes(name))
       for (const name of both) expect(at(session, name)).to.deep.equal(at(mine, name))
       const different = both.filter((name) => !isDeepStrictEqual(at(mine, name), at(theirs, name)))
@@ -90,7 +90,7 @@ describe('merge', () => {
 
   it('invents nothing: what neither changed is as it was', () =>
     check(({ base, mine, theirs }) => {
-      const merged = merge(base, mine, theirs).session
+      const merged = threeWayMerge(base, mine, theirs).session
       const touched = [...changes(base, mine), ...changes(base, theirs)]
       for (const name of Object.keys({ ...base, ...merged }))
         if (!touched.includes(name)) expect(at(merged, name)).to.deep.equal(at(base, name))
@@ -98,44 +98,44 @@ describe('merge', () => {
 
   it('answers the other side where one changed nothing', () =>
     check(({ base, mine, theirs }) => {
-      expect(merge(base, base, theirs)).to.deep.equal({ session: theirs, overwritten: [] })
-      expect(sorted(merge(base, mine, base).session)).to.deep.equal(sorted(mine))
+      expect(threeWayMerge(base, base, theirs)).to.deep.equal({ session: theirs, overwritten: [] })
+      expect(sorted(threeWayMerge(base, mine, base).session)).to.deep.equal(sorted(mine))
     }))
 
   it('answers the same whichever of two unrelated changes is saved first', () =>
     check(({ base, mine, theirs }) => {
       fc.pre(!changes(base, mine).some((name) => changes(base, theirs).includes(name)))
-      const [one, other] = [merge(base, mine, theirs), merge(base, theirs, mine)]
+      const [one, other] = [threeWayMerge(base, mine, theirs), threeWayMerge(base, theirs, mine)]
       expect(sorted(one.session)).to.deep.equal(sorted(other.session))
       expect([...one.overwritten, ...other.overwritten]).to.deep.equal([])
     }))
 
   it('changes nothing when the same is merged again', () =>
     check(({ base, mine, theirs }) => {
-      const { session } = merge(base, mine, theirs)
-      expect(merge(base, mine, session)).to.deep.equal({ session, overwritten: [] })
+      const { session } = threeWayMerge(base, mine, theirs)
+      expect(threeWayMerge(base, mine, session)).to.deep.equal({ session, overwritten: [] })
     }))
 
   it('leaves what it was given as it is', () =>
     check(({ base, mine, theirs }) => {
       const before = JSON.stringify([base, mine, theirs])
-      const { session } = merge(base, mine, theirs)
+      const { session } = threeWayMerge(base, mine, theirs)
       session.new = true
       expect(JSON.stringify([base, mine, theirs])).to.equal(before)
     }))
 
   it('takes an own __proto__ for the attribute that it is', () => {
     const mine = JSON.parse('{"__proto__": {"isAdmin": true}}') as Session
-    const { session } = merge({}, mine, { a: 1 })
+    const { session } = threeWayMerge({}, mine, { a: 1 })
     expect(JSON.stringify(session)).to.equal('{"a":1,"__proto__":{"isAdmin":true}}')
     expect(session.isAdmin).to.equal(undefined)
-    expect(merge(mine, {}, mine).session).to.deep.equal({})
+    expect(threeWayMerge(mine, {}, mine).session).to.deep.equal({})
   })
 
   it('takes an object whose keys are in another order for the same', () => {
     const theirs = { user: { id: 1, name: 'bob' } }
     expect(
-      merge({ user: { id: 1, name: 'ann' } }, { user: { name: 'ann', id: 1 } }, theirs).session,
+      threeWayMerge({ user: { id: 1, name: 'ann' } }, { user: { name: 'ann', id: 1 } }, theirs).session,
     ).to.deep.equal(theirs)
   })
 
@@ -144,7 +144,7 @@ describe('merge', () => {
     for (const depth of [100, 1_000, 3_000]) {
       const base = { deep: deep(depth), a: 1 }
       const mine = { deep: deep(depth + 1), a: 1, b: 1 }
-      const { session, overwritten } = merge(base, mine, { ...fromJson(base), a: 2 })
+      const { session, overwritten } = threeWayMerge(base, mine, { ...fromJson(base), a: 2 })
       expect(Object.keys(session)).to.deep.equal(['deep', 'a', 'b'])
       expect([session.a, session.deep === mine.deep, overwritten]).to.deep.equal([2, true, []])
     }

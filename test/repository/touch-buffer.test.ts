@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
-import { type Touch, Touches } from '../../lib/repository/touch-buffer.js'
+import { type Touch, TouchBuffer } from '../../lib/repository/touch-buffer.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
@@ -9,11 +9,11 @@ describe('deferred touches', () => {
   function make(options: { interval?: number; batchSize?: number; fails?: () => boolean } = {}) {
     const written: Touch[][] = []
     const warnings: string[] = []
-    const touches = new Touches({
-      interval: options.interval ?? 60_000,
+    const touches = new TouchBuffer({
+      intervalMs: options.interval ?? 60_000,
       batchSize: options.batchSize ?? 100,
       countsIdleness: false,
-      max: 1_000,
+      maxExpiries: 1_000,
       write: async (list) => {
         if (options.fails?.()) throw new Error('down')
         written.push(list)
@@ -26,12 +26,12 @@ describe('deferred touches', () => {
   it('are written at once where nobody knows how long the session lives', async () => {
     const { touches, written } = make()
     await touches.touch('a', 'a', 1_000)
-    expect(written).to.deep.equal([[{ id: 'a', ttl: 1_000, age: 0 }]])
+    expect(written).to.deep.equal([[{ id: 'a', ttl: 1_000, ageMs: 0 }]])
   })
 
   it('wait where the session lives on, and go together, each session once, with its last end', async () => {
     const { touches, written } = make()
-    for (const id of ['a', 'b']) touches.seen(id, 3_600_000)
+    for (const id of ['a', 'b']) touches.recordExpiry(id, 3_600_000)
     for (let i = 0; i < 10; i++) {
       await touches.touch('a', 'a', 7_200_000)
       await touches.touch('b', 'b')
@@ -48,7 +48,7 @@ describe('deferred touches', () => {
 
   it('are written before a quarter of what the session has to live is over', async () => {
     const { touches, written } = make()
-    touches.seen('a', 400)
+    touches.recordExpiry('a', 400)
     const start = performance.now()
     await touches.touch('a', 'a', 60_000)
     await until(() => written.length > 0)
@@ -63,7 +63,7 @@ describe('deferred touches', () => {
   it('are written many in one statement, and no more than batchSize', async () => {
     const { touches, written } = make({ batchSize: 10 })
     for (let n = 0; n < 25; n++) {
-      touches.seen(`s${n}`, 3_600_000)
+      touches.recordExpiry(`s${n}`, 3_600_000)
       await touches.touch(`s${n}`, `s${n}`, 3_600_000)
     }
     await touches.stop()
@@ -74,8 +74,8 @@ describe('deferred touches', () => {
     const { touches, written } = make({ batchSize: 10 })
     for (let round = 0; round < 3; round++)
       for (let n = 0; n < 25; n++) {
-        touches.seen(`s${n}`, 3_600_000)
-        touches.use(`s${n}`, `s${n}`)
+        touches.recordExpiry(`s${n}`, 3_600_000)
+        touches.recordAccess(`s${n}`, `s${n}`)
       }
     expect(written).to.deep.equal([])
     await touches.stop()
@@ -88,15 +88,21 @@ describe('deferred touches', () => {
     const gate = new Promise<void>((resolve) => {
       go = resolve
     })
-    const touches = new Touches({
-      ...{ interval: 60_000, batchSize: 1, countsIdleness: false, max: 1_000, warn: () => undefined },
+    const touches = new TouchBuffer({
+      ...{
+        intervalMs: 60_000,
+        batchSize: 1,
+        countsIdleness: false,
+        maxExpiries: 1_000,
+        warn: () => undefined,
+      },
       write: async (list) => {
         await gate
         written.push(...list)
       },
     })
     for (const id of ['a', 'b', 'c']) {
-      touches.seen(id, 3_600_000)
+      touches.recordExpiry(id, 3_600_000)
       await touches.touch(id, id)
     }
     void touches.flush()
@@ -110,13 +116,13 @@ describe('deferred touches', () => {
     let down = true
     const { touches, written, warnings } = make({ fails: () => down })
     for (const id of ['a', 'b']) {
-      touches.seen(id, 3_600_000)
+      touches.recordExpiry(id, 3_600_000)
       await touches.touch(id, id, 3_600_000)
     }
     await touches.flush()
     expect(warnings).to.have.length(1)
     down = false
-    touches.forget('b')
+    touches.cancel('b')
     await touches.stop()
     expect(written.flat().map(({ id }) => id)).to.deep.equal(['a'])
   })

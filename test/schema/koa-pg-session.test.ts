@@ -1,6 +1,6 @@
 import { expect } from 'chai'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
-import { nameOf } from '../../lib/session/session-id.js'
+import { digestOf } from '../../lib/session/session-id.js'
 import { message, start } from '../helpers/processes.js'
 import { rejection } from '../helpers/rejection.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
@@ -38,7 +38,7 @@ async function withStore(
 
 const rawIds = (url: string) => sql(url, `select id from session where id not like 'sha256:%'`)
 
-const digest = (sid: string): string => `sha256:${nameOf(sid)}`
+const digest = (sid: string): string => `sha256:${digestOf(sid)}`
 
 describe('a table of koa-pg-session', () => {
   for (const type of types) {

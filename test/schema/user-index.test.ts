@@ -64,7 +64,7 @@ describe('the index of users', () => {
     await store.sessionsOf(7)
     await store.create({ userId: 8 })
     await store.deleteAttribute(9, 'x')
-    await store.destroyUser(10)
+    await store.destroySessionsOf(10)
     await store.close()
     await until(async () => (await scans()).index >= before.index + 4)
     expect((await scans()).whole).to.equal(before.whole)
@@ -117,7 +117,7 @@ describe('the index of users', () => {
       const store = make(connection, { create, hashIds: false, maxSessionsPerUser: 2 }, warnings)
       for (let n = 0; n < 3; n++) await store.create({ userId: 'ann', n })
       expect(await store.sessionsOf('ann')).to.have.length(2)
-      expect(await store.destroyUser('ann')).to.equal(2)
+      expect(await store.destroySessionsOf('ann')).to.equal(2)
       await store.close()
     }
     expect(await indexes(url)).to.deep.equal([])

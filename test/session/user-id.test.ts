@@ -142,7 +142,7 @@ describe('whose a session is', () => {
 
   it('is a string or a number wherever a user is asked for', async () => {
     await using store = new PgStore(url)
-    for (const method of ['sessionsOf', 'destroyUser', 'deleteAttribute'] as const)
+    for (const method of ['sessionsOf', 'destroySessionsOf', 'deleteAttribute'] as const)
       for (const wrong of [undefined, null, {}, true, Number.NaN, ''] as unknown[] as string[]) {
         const error = await rejection(store[method](wrong, 'name' as never))
         expect(error, `${method}(${wrong})`).to.be.instanceOf(wrong === '' ? RangeError : TypeError)
@@ -155,7 +155,7 @@ describe('whose a session is', () => {
       expect((await rejection(store.revoke(wrong))).message).to.match(/^handle must be a string/)
     }
     const except = 7 as unknown as string
-    expect((await rejection(store.destroyUser('ann', { except }))).message).to.match(
+    expect((await rejection(store.destroySessionsOf('ann', { except }))).message).to.match(
       /^except must be a string/,
     )
   })

@@ -264,7 +264,9 @@ describe('sweep()', () => {
     )
     await store.sweep()
     expect(seen).to.have.length(1)
-    const [{ session, userId, createdAt, lastAccess, expiry } = {} as ExpiredSession] = seen
+    const [
+      { session, userId, createdAt, lastAccessedAt: lastAccess, expiresAt: expiry } = {} as ExpiredSession,
+    ] = seen
     expect({ session, userId }).to.deep.equal({ session: { cart: [1, 2] }, userId: 'ann' })
     for (const date of [createdAt, lastAccess, expiry])
       expect(Date.now() - Number(date)).to.be.within(0, 120_000)

@@ -1,14 +1,14 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { Batch } from '../../lib/util/batcher.js'
+import { Batcher } from '../../lib/util/batcher.js'
 
 /** A batcher whose batches end when the test says so. */
 function controlled({ max = 100, concurrency = 1, isDivisible = (_: unknown) => false } = {}) {
   const batches: { keys: string[]; end: (error?: Error) => Promise<void> }[] = []
-  const batch = new Batch<number, string>({
-    max,
-    concurrency,
-    isDivisible,
+  const batch = new Batcher<number, string>({
+    maxBatchSize: max,
+    maxConcurrentBatches: concurrency,
+    canBisect: isDivisible,
     run: (calls) =>
       new Promise((resolve, reject) => {
         batches.push({
@@ -83,11 +83,11 @@ describe('a batch', () => {
 
   it('is no heavier than maxWeight, if it is more than one', async () => {
     const sizes: number[] = []
-    const batch = new Batch<number, number>({
-      max: 100,
-      concurrency: 1,
-      weigh: (value) => value,
-      maxWeight: 10,
+    const batch = new Batcher<number, number>({
+      maxBatchSize: 100,
+      maxConcurrentBatches: 1,
+      sizeOf: (value) => value,
+      maxSize: 10,
       run: async (calls) => {
         sizes.push(calls.length)
         return calls.map(({ value }) => value)
@@ -116,10 +116,10 @@ describe('a batch', () => {
   it('shares a call that waits, where that is wanted, and never one under way', async () => {
     const sizes: number[] = []
     const ends: (() => void)[] = []
-    const batch = new Batch<undefined, number>({
-      max: 100,
-      concurrency: 2,
-      isShared: true,
+    const batch = new Batcher<undefined, number>({
+      maxBatchSize: 100,
+      maxConcurrentBatches: 2,
+      dedupe: true,
       run: async (calls) => {
         const n = sizes.push(calls.length)
         await new Promise<void>((resolve) => ends.push(resolve))
@@ -161,10 +161,10 @@ describe('a batch', () => {
 
   it('that fails for one call’s sake fails for that call alone', async () => {
     const sizes: number[] = []
-    const batch = new Batch<number, number>({
-      max: 100,
-      concurrency: 1,
-      isDivisible: (error) => (error as Error).message === 'one is wrong',
+    const batch = new Batcher<number, number>({
+      maxBatchSize: 100,
+      maxConcurrentBatches: 1,
+      canBisect: (error) => (error as Error).message === 'one is wrong',
       run: async (calls) => {
         sizes.push(calls.length)
         if (calls.some(({ value }) => value === 13)) throw new Error('one is wrong')
@@ -189,10 +189,10 @@ describe('a batch', () => {
           const done: Record<string, number[]> = {}
           const running = new Set<string>()
           let underWay = 0
-          const batch = new Batch<{ n: number; fails: boolean }, number>({
-            max,
-            concurrency,
-            isDivisible: () => true,
+          const batch = new Batcher<{ n: number; fails: boolean }, number>({
+            maxBatchSize: max,
+            maxConcurrentBatches: concurrency,
+            canBisect: () => true,
             run: async (group) => {
               const keys = group.map(({ key }) => key)
               expect(keys).to.deep.equal([...new Set(keys)].sort())

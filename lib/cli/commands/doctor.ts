@@ -2,13 +2,13 @@
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { listenConfig } from '../../postgres/connect.js'
-import { prepare } from '../../schema/migrate.js'
-import { noteId, qualified, type Table } from '../../schema/table.js'
+import { ensureTable } from '../../schema/migrate.js'
+import { qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import { SetupError } from '../../types/errors.js'
 import type { Settings } from '../../types/settings.js'
 import { messageOf } from '../../util/driver-errors.js'
-import { within } from '../../util/timeout.js'
+import { withTimeout } from '../../util/timeout.js'
 import { type Command, type Context, UsageError } from '../command.js'
 import { bytes, duration, number } from '../terminal.js'
 
@@ -116,7 +116,7 @@ async function basics(
   }
   const notes: string[] = []
   try {
-    const table = await prepare(connection, settings, ({ message }) => notes.push(message))
+    const table = await ensureTable(connection, settings, ({ message }) => notes.push(message))
     tell({ check: 'table', state: 'ok', found: `${table.name}, with its columns and rights` })
     const lacks = ['user_id', 'created_at', 'last_access', 'version'].filter(
       (name) => !table.columns.has(name),
@@ -151,11 +151,11 @@ const notifications: Check = async ({ connection, values }) => {
   const channel = `koa_pg_store_doctor_${randomBytes(6).toString('hex')}`
   const heard = new Promise<void>((resolve) => client.on('notification', () => resolve()))
   try {
-    await within(client.connect(), 5_000, 'no connection to listen')
-    await within(client.query(`listen ${channel}`), 5_000, 'no answer to listen')
+    await withTimeout(client.connect(), 5_000, 'no connection to listen')
+    await withTimeout(client.query(`listen ${channel}`), 5_000, 'no answer to listen')
     const start = performance.now()
     await connection.query('select pg_notify($1, $2)', [channel, 'there and back'])
-    await within(heard, 3_000, 'it did not come back')
+    await withTimeout(heard, 3_000, 'it did not come back')
     const [queue] = await connection.query('select pg_notification_queue_usage()::float8 as usage')
     const usage = queue?.usage as number
     return [
@@ -187,11 +187,11 @@ const notifications: Check = async ({ connection, values }) => {
       },
     ]
   } finally {
-    await within(client.end(), 1_000, '').catch(() => undefined)
+    await withTimeout(client.end(), 1_000, '').catch(() => undefined)
   }
 }
 
-const triggers: Check = async (_, __, { hasTriggers, distributed }) => [
+const triggers: Check = async (_, __, { hasTriggers, isDistributed: distributed }) => [
   hasTriggers
     ? { check: 'triggers', state: 'ok', found: 'changes made past the store are heard of' }
     : {
@@ -208,7 +208,7 @@ const indexes: Check = async ({ connection }, settings) => {
      where i.indrelid = $1::text::regclass and m.amname <> 'brin' and exists (
        select from pg_attribute a where a.attrelid = i.indrelid and a.attnum = any(i.indkey::int2[])
          and a.attname in ('expiry', 'last_access', 'session', 'version'))`,
-    [qualified(settings)],
+    [qualifiedName(settings)],
   )
   if (rows.length === 0)
     return [{ check: 'indexes', state: 'ok', found: 'none on what changes all the time' }]
@@ -230,9 +230,9 @@ const vacuum: Check = async ({ connection }, settings) => {
        pg_table_size(c.oid)::float8 as size,
        extract(epoch from now() - greatest(s.last_autovacuum, s.last_vacuum))::float8 * 1000 as ago
      from pg_class c left join pg_stat_user_tables s on s.relid = c.oid where c.oid = $1::text::regclass`,
-    [qualified(settings)],
+    [qualifiedName(settings)],
   )
-  const name = qualified(settings)
+  const name = qualifiedName(settings)
   const { dead, live, size, ago } = row as { dead: number; live: number; size: number; ago: number | null }
   const findings: Finding[] = []
   if (!row?.on)
@@ -266,13 +266,13 @@ const vacuum: Check = async ({ connection }, settings) => {
 }
 
 const sweeps: Check = async ({ connection }, settings) => {
-  const name = qualified(settings)
+  const name = qualifiedName(settings)
   const [last] = await connection.query(
-    `select extract(epoch from now() - expiry::timestamptz)::float8 * 1000 as ago from ${name} where id = '${noteId}'`,
+    `select extract(epoch from now() - expiry::timestamptz)::float8 * 1000 as ago from ${name} where id = '${sweepRecordId}'`,
   )
   // Enough to see that nobody sweeps.
   const [old] = await connection.query(
-    `select count(*)::int as n from (select from ${name} where expiry < now() - interval '1 day' and id <> '${noteId}' limit 1000) o`,
+    `select count(*)::int as n from (select from ${name} where expiry < now() - interval '1 day' and id <> '${sweepRecordId}' limit 1000) o`,
   )
   const many = old?.n as number
   const ago = last ? `the last ${duration(last.ago as number)} ago` : 'none is known of'

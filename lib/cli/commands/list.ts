@@ -1,10 +1,10 @@
 // koa-pg-store list: whose sessions are there, and the handles to end them by.
 
 import type { Connection } from '../../postgres/connection.js'
-import { prepare } from '../../schema/migrate.js'
+import { ensureTable } from '../../schema/migrate.js'
 import type { Table } from '../../schema/table.js'
 import { handleOf } from '../../session/session-id.js'
-import { userIdText } from '../../session/user-id.js'
+import { toUserId } from '../../session/user-id.js'
 import { readOptions } from '../../stores/options.js'
 import type { Row } from '../../types/options.js'
 import { messageOf } from '../../util/driver-errors.js'
@@ -21,7 +21,7 @@ interface Listed {
   readonly handle: string
   readonly userId: string | null
   readonly createdAt: string | null
-  readonly lastAccess: string | null
+  readonly lastAccessedAt: string | null
   readonly expiresInMs: number
   readonly bytes: number
 }
@@ -52,7 +52,7 @@ Options:
     const { values, terminal, options, connection } = context
     const limit = wholeNumber(values, 'limit', 1) ?? defaultLimit
     const userId = userOf(context)
-    const table = await prepare(connection, readOptions({ ...options, create: false }), () => undefined)
+    const table = await ensureTable(connection, readOptions({ ...options, create: false }), () => undefined)
     if (userId !== undefined) mustKnowUsers(table)
     const print = printer(terminal, values.json === true)
     let count = 0
@@ -72,7 +72,7 @@ Options:
 export function userOf({ values }: Context): string | undefined {
   if (values.user === undefined) return undefined
   try {
-    return userIdText(values.user, '--user')
+    return toUserId(values.user, '--user')
   } catch (error) {
     throw new UsageError(messageOf(error))
   }
@@ -99,7 +99,7 @@ async function* read(
       ? ' limit $1'
       : ` and user_id = $2 order by ${optional('last_access', 'last_access desc')}, id limit $1`)
   const values = userId === undefined ? [limit] : [limit, userId]
-  const all = connection.read?.(text, values, readAtOnce) ?? []
+  const all = connection.stream?.(text, values, readAtOnce) ?? []
   for await (const rows of all) yield* rows
 }
 
@@ -109,7 +109,7 @@ function listed(row: Row): Listed {
     handle: handleOf(row.id as string),
     userId: row.user_id as string | null,
     createdAt: date(row.created),
-    lastAccess: date(row.used),
+    lastAccessedAt: date(row.used),
     expiresInMs: Math.max(0, Math.round(row.left as number)),
     bytes: row.bytes as number,
   }
@@ -119,8 +119,10 @@ function listed(row: Row): Listed {
 export function printer(terminal: Terminal, isJson: boolean): (one: Listed) => void {
   if (isJson) return (one) => terminal.json(one)
   if (!terminal.isWatched)
-    return ({ handle, userId, createdAt, lastAccess, expiresInMs, bytes }) =>
-      terminal.line([handle, shown(userId), createdAt ?? '', lastAccess ?? '', expiresInMs, bytes].join('\t'))
+    return ({ handle, userId, createdAt, lastAccessedAt, expiresInMs, bytes }) =>
+      terminal.line(
+        [handle, shown(userId), createdAt ?? '', lastAccessedAt ?? '', expiresInMs, bytes].join('\t'),
+      )
   return tabular(terminal)
 }
 
@@ -147,7 +149,7 @@ function tabular(terminal: Terminal): (one: Listed) => void {
     terminal.line(terminal.style('bold', line('handle', 'user', 'created', 'last used', 'expires', 'size')))
   return (one) => {
     const created = ago(one.createdAt)
-    const used = ago(one.lastAccess)
+    const used = ago(one.lastAccessedAt)
     const expires = `in ${largest(one.expiresInMs)}`
     const whose = shown(one.userId)
     if (user >= users.least) {

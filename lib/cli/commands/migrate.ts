@@ -2,9 +2,9 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { readCodec } from '../../codec/codec.js'
-import { turnAll } from '../../schema/hash-ids.js'
-import { markHashed, prepare, upgrade } from '../../schema/migrate.js'
-import { qualified } from '../../schema/table.js'
+import { hashAllIds } from '../../schema/hash-ids.js'
+import { ensureTable, recordHashed, upgradeStatement } from '../../schema/migrate.js'
+import { qualifiedName } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Codec } from '../../types/options.js'
 import { messageOf } from '../../util/driver-errors.js'
@@ -54,9 +54,9 @@ Options:
       throw new UsageError('--print and --reencrypt contradict each other: no SQL can encrypt')
     const codec = values.reencrypt === undefined ? undefined : await load(values.reencrypt as string)
     const settings = readOptions({ ...options, hashIds: values['raw-ids'] !== true })
-    const name = qualified(settings)
+    const name = qualifiedName(settings)
     if (values.print) {
-      const statement = `${upgrade(settings)};`
+      const statement = `${upgradeStatement(settings)};`
       if (values.json) terminal.json({ sql: statement })
       else
         terminal.line(
@@ -66,14 +66,14 @@ Options:
       return 0
     }
     const warnings: string[] = []
-    const table = await prepare(connection, settings, ({ message }) => warnings.push(message))
+    const table = await ensureTable(connection, settings, ({ message }) => warnings.push(message))
     let turned = 0
     if (values['to-hashed-ids']) {
       const { signal } = new AbortController()
       const tell = (done: number): void => terminal.progress(done, 'ids looked at')
       // Until a look at the whole table finds none: somebody may have written one meanwhile.
-      for (let more = 1; more > 0; turned += more) more = await turnAll(connection, settings, signal, tell)
-      await markHashed(connection, settings)
+      for (let more = 1; more > 0; turned += more) more = await hashAllIds(connection, settings, signal, tell)
+      await recordHashed(connection, settings)
     }
     const anew =
       codec &&

@@ -1,8 +1,8 @@
 // Writes every session anew with the first key of a codec, while the application goes on.
 import { fromColumn, toColumn } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
-import { noteId, type Table } from '../../schema/table.js'
-import { decode } from '../../session/json.js'
+import { sweepRecordId, type Table } from '../../schema/table.js'
+import { parse } from '../../session/json.js'
 import { handleOf } from '../../session/session-id.js'
 import { DecodeError, EncodeError } from '../../types/errors.js'
 import type { Codec, Row } from '../../types/options.js'
@@ -45,7 +45,7 @@ export async function reencryptAll(
   onProgress: (done: number, soFar: Reencrypted) => void,
 ): Promise<Reencrypted> {
   const { name } = table
-  const which = `session is not null and id <> '${noteId}'`
+  const which = `session is not null and id <> '${sweepRecordId}'`
   const [all] = await connection.query(
     `select count(*)::float8 as n from ${name} where ${which}`,
     [],
@@ -110,7 +110,7 @@ function isSame(old: string, text: string): boolean {
 
 /** The name of the key that `encrypted` has written it with. */
 function keyOf(column: string): string | undefined {
-  const key: unknown = Reflect.get(Object(decode(column)), '~aes256gcm')
+  const key: unknown = Reflect.get(Object(parse(column)), '~aes256gcm')
   return typeof key === 'string' ? key : undefined
 }
 
@@ -118,7 +118,7 @@ function keyOf(column: string): string | undefined {
  * Writes the texts `$3` for the ids `$1`, where the texts still are `$2`. In the order of ids, as all statements that lock
  * several rows. Tells the trigger of sql/006-notify.sql that the sessions are the same.
  */
-function statement({ name, distributed }: Table): string {
+function statement({ name, isDistributed: distributed }: Table): string {
   const lock = distributed ? '' : ' order by s.id for update of s'
   const quietly = distributed
     ? ''

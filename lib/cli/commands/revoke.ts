@@ -1,11 +1,11 @@
 // koa-pg-store revoke: ends sessions past the application, and every instance hears of it.
 
 import { channelOf } from '../../notifications/payload.js'
-import { Queries } from '../../repository/session-queries.js'
-import { Users } from '../../repository/session-registry.js'
-import { Statements } from '../../repository/session-statements.js'
-import { prepare } from '../../schema/migrate.js'
-import { noteId, type Table } from '../../schema/table.js'
+import { SessionQueries } from '../../repository/session-queries.js'
+import { SessionRegistry } from '../../repository/session-registry.js'
+import { SessionStatements } from '../../repository/session-statements.js'
+import { ensureTable } from '../../schema/migrate.js'
+import { sweepRecordId, type Table } from '../../schema/table.js'
 import { handleOf } from '../../session/session-id.js'
 import { readOptions } from '../../stores/options.js'
 import { type Command, type Context, isHandle, UsageError } from '../command.js'
@@ -48,14 +48,21 @@ Exit status 1 if there is no such session; a user without any is no failure.`,
     const { values, terminal, options, connection } = context
     const [handle, userId] = read(context)
     const settings = readOptions({ ...options, create: false })
-    const found = await prepare(connection, settings, () => undefined)
+    const found = await ensureTable(connection, settings, () => undefined)
     // Whatever ids the table has: the statements name sessions by what they find.
     const table: Table = { ...found, hasRawIds: true }
-    const statements = new Statements(table, { ...settings, hashIds: false }, channelOf(settings))
-    const queries = new Queries(connection, table, channelOf(settings), statements)
+    const statements = new SessionStatements(table, { ...settings, hashIds: false }, channelOf(settings))
+    const queries = new SessionQueries(connection, table, channelOf(settings), statements)
     let [done, all] = [0, 0]
-    const users = new Users({
-      ...{ connection, table, queries, alive: statements.alive, hashIds: true, codec: undefined },
+    const users = new SessionRegistry({
+      ...{
+        connection,
+        table,
+        queries,
+        activeCondition: statements.activeCondition,
+        hashIds: true,
+        codec: undefined,
+      },
       onDestroyed: ({ length }) => {
         done += length
         if (all > 0) terminal.progress(Math.min(1, done / all), `${number(done)} ended`)
@@ -68,10 +75,10 @@ Exit status 1 if there is no such session; a user without any is no failure.`,
     } else if (userId !== undefined) {
       mustKnowUsers(table)
       await mustBeOne(context, table, userId)
-      ended = await users.destroyUser(userId, values.except as string | undefined)
+      ended = await users.destroySessionsOf(userId, values.except as string | undefined)
     } else {
       const [row] = await connection.query(
-        `select count(*)::float8 as n from ${table.name} where session is not null and id <> '${noteId}'`,
+        `select count(*)::float8 as n from ${table.name} where session is not null and id <> '${sweepRecordId}'`,
         [],
         countMs,
       )

@@ -1,7 +1,7 @@
 // koa-pg-store stats: what is in the table.
 
-import { prepare } from '../../schema/migrate.js'
-import { noteId, qualified } from '../../schema/table.js'
+import { ensureTable } from '../../schema/migrate.js'
+import { qualifiedName, sweepRecordId } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Row } from '../../types/options.js'
 import type { Command } from '../command.js'
@@ -47,8 +47,8 @@ hour. Reads the whole table once and changes nothing.
   options: {},
   async run({ values, terminal, options, connection }) {
     const settings = readOptions({ ...options, create: false })
-    const { columns } = await prepare(connection, settings, () => undefined)
-    const name = qualified(settings)
+    const { columns } = await ensureTable(connection, settings, () => undefined)
+    const name = qualifiedName(settings)
     const [row] = await connection.query(statement(name, columns), [name], statementMs)
     const found = shaped(row as Row)
     if (values.json) {
@@ -90,7 +90,7 @@ function statement(name: string, columns: ReadonlySet<string>): string {
       case when session is not null and expiry::timestamptz > now() then
         greatest(6, ceil(log(2, greatest(1, octet_length(session::text)))))::int end as size,
       width_bucket(expiry::timestamptz, array[${bounds}]) as bucket
-    from ${name} where id <> '${noteId}')
+    from ${name} where id <> '${sweepRecordId}')
   select pg_catalog.json_build_object(
     'live', count(*) filter (where whole and alive),
     'expired', count(*) filter (where whole and not alive),
@@ -100,7 +100,7 @@ function statement(name: string, columns: ReadonlySet<string>): string {
     'bytes', pg_catalog.json_build_object('table', pg_table_size($1::text::regclass),
       'indexes', pg_indexes_size($1::text::regclass), 'total', pg_total_relation_size($1::text::regclass)),
     'lastSweep', (select session::jsonb || pg_catalog.jsonb_build_object('agoMs', extract(epoch from now() - expiry::timestamptz) * 1000)
-      from ${name} where id = '${noteId}'),
+      from ${name} where id = '${sweepRecordId}'),
     'sizes', (select pg_catalog.json_object_agg(size, n) from (select size, count(*) as n from s where size is not null group by size) z),
     'buckets', (select pg_catalog.json_object_agg(bucket, n) from (select bucket, count(*) as n from s where whole and alive group by bucket) b)
   )::text as found from s`

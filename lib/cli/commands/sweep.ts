@@ -1,6 +1,6 @@
 // koa-pg-store sweep: once, or as a worker.
 
-import { prepare } from '../../schema/migrate.js'
+import { ensureTable } from '../../schema/migrate.js'
 import { readOptions } from '../../stores/options.js'
 import { Sweeper } from '../../sweeper/sweeper.js'
 import type { SweepResult } from '../../types/results.js'
@@ -90,7 +90,7 @@ class Worker {
     this.#terminal = context.terminal
     this.#sweeper = new Sweeper({
       connection: context.connection,
-      ends: { ...settings, grace: settings.cleanup.grace },
+      limits: { ...settings, grace: settings.cleanup.grace },
       batchSize: settings.cleanup.batchSize,
       onExpired: () => undefined,
       onProgress: (done, soFar) => this.#progress(done, soFar),
@@ -141,7 +141,7 @@ class Worker {
   async #sweep(unlessWithin: number): Promise<void> {
     const { connection, values } = this.#context
     const warn = (error: Error): void => this.#terminal.note(error.message)
-    const table = await prepare(connection, this.#settings, warn)
+    const table = await ensureTable(connection, this.#settings, warn)
     const result = await this.#sweeper.run(table, unlessWithin)
     if (result) this.#sweeps++
     this.#deleted += result?.deleted ?? 0

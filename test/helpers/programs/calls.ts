@@ -15,7 +15,7 @@ export type Call = [
     | 'create'
     | 'count'
     | 'sessionsOf'
-    | 'destroyUser'
+    | 'destroySessionsOf'
     | 'destroyAll'
     | 'revoke'
     | 'deleteAttribute'
