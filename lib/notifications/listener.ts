@@ -1,57 +1,50 @@
-// One connection that hears what other instances change, and knows at any time how fresh its knowledge is.
+// The connection that listens for changes, its heartbeats, and connecting again when it is lost.
 import { randomBytes } from 'node:crypto'
-import { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
+import { DedicatedClient } from '../postgres/dedicated-client.js'
 import { messageOf } from '../util/driver-errors.js'
 import { withTimeout } from '../util/timeout.js'
 import { heartbeatPayload, type Notification, readPayload } from './payload.js'
 
-/** How long to wait before connecting again: doubled from the first to the last, each time less a random part. */
+/** The pause before connecting again: doubled each time, less a random part. */
 const minDelayMs = 100
 const maxDelayMs = 5_000
 
-/** The same, where the connection is fine but notifications don't come through: a transaction pooler, say. */
+/** The pause where the connection works but notifications don't arrive: through a pooler in transaction mode, say. */
 const unreachableRetryMs = 60_000
 
 export interface ListenerOptions {
   readonly config: ClientConfig
   readonly channel: string
-  /** How old, in ms, the last proof may be. */
+  /** How old, in ms, the last heartbeat may be. */
   readonly maxStaleness: number
-  /** Notifies on the channel over the connection that the store's changes go through. */
+  /** Notifies the channel over the connection that changes go through. */
   readonly notify: (payload: string) => Promise<unknown>
-  readonly onNotification: (notice: Exclude<Notification, { beat: string }>) => void
-  /** Listening again: what was known before is worth nothing, and is to be forgotten now. */
+  readonly onNotification: (notification: Exclude<Notification, { heartbeat: string }>) => void
+  /** The listener works again. Whatever was cached before may be stale, and has to be dropped now. */
   readonly onTrust: () => void
   readonly onDistrust: () => void
   readonly warn: (error: Error) => void
 }
 
-/** A heartbeat on its way, by both clocks: the monotonic one stands still while the machine sleeps. */
+/** When a heartbeat was sent, by two clocks: the monotonic one stands still while the machine sleeps. */
 interface Heartbeat {
   readonly monotonic: number
   readonly wall: number
 }
 
-/** One connection, from its beginning. */
-interface ListenerConnection {
-  stream: Duplex | undefined
-  client: pg.Client | undefined
-}
-
 export class Listener {
   readonly #options: ListenerOptions
-  #connection: ListenerConnection | undefined
+  #client: DedicatedClient | undefined
   #timer: NodeJS.Timeout | undefined
   #onHeartbeat: ((token: string) => void) | undefined
-  /** The heartbeat that came back last: all that was committed before it was sent is known. */
+  /** The last heartbeat that came back: everything committed before it was sent has been received. */
   #lastHeartbeat: Heartbeat | undefined
-  #trusted = false
-  #stopped = false
+  #isTrusted = false
+  #isStopped = false
   #delayMs = minDelayMs
-  /** Once for each time that trust is lost, or can't be had at first. */
-  #warned = false
+  /** One warning for each time that trust is lost, or can't be gained at first. */
+  #hasWarned = false
   reconnects = 0
   received = 0
 
@@ -59,138 +52,120 @@ export class Listener {
     this.#options = options
   }
 
-  /** Connects, and again whenever that is lost, until `stop`. Never rejects. */
+  /** Connects, and again whenever the connection is lost, until `stop`. Never rejects. */
   start(): void {
     void this.#connect()
   }
 
-  /** Whether everything that was committed more than `maxStaleness` ago has been heard. */
+  /** Whether everything that was committed more than `maxStaleness` ago has been received. */
   get isTrusted(): boolean {
-    return this.#trusted && this.lastHeartbeatAge < this.#options.maxStaleness
+    return this.#isTrusted && this.lastHeartbeatAge < this.#options.maxStaleness
   }
 
   /** How long ago, in ms, the last heartbeat that came back was sent. */
   get lastHeartbeatAge(): number {
     if (this.#lastHeartbeat === undefined) return Number.POSITIVE_INFINITY
-    return Math.max(performance.now() - this.#lastHeartbeat.monotonic, Date.now() - this.#lastHeartbeat.wall)
+    const { monotonic, wall } = this.#lastHeartbeat
+    return Math.max(performance.now() - monotonic, Date.now() - wall)
   }
 
-  /** For good, and at once. */
+  /** Stops at once, and for good. */
   stop(): void {
-    this.#stopped = true
-    this.#trusted = false
-    clearTimeout(this.#timer)
+    this.#isStopped = true
+    this.#isTrusted = false
     this.#drop()
   }
 
   async #connect(): Promise<void> {
-    const attempt: ListenerConnection = { stream: undefined, client: undefined }
-    this.#connection = attempt
-    const lost = (reason?: unknown): void => this.#lost(attempt, reason)
     const { channel, maxStaleness, config } = this.#options
+    let client: DedicatedClient | undefined
     try {
-      // The stream is remembered, so that it can be let go of in whatever state it is.
-      const stream = (): Duplex | undefined => {
-        attempt.stream = config.stream?.() ?? new Socket()
-        return attempt.stream
-      }
-      const client = new pg.Client({
-        ...config,
-        stream,
-        keepAlive: true,
-        fallback_application_name: 'koa-pg-store listener',
+      client = new DedicatedClient({
+        config,
+        name: 'listener',
+        keepsProcessAlive: false,
+        onLost: (error) => this.#onLost(client, error),
       })
-      attempt.client = client
-      client.on('error', lost)
-      client.on('end', lost)
-      client.on('notification', ({ payload }) => this.#receive(payload ?? ''))
-      await withTimeout(
-        client.connect(),
-        Math.max(maxStaleness, maxDelayMs),
-        'no connection to listen',
-        false,
-      )
-      // Neither waiting nor listening keeps the process alive.
-      if (attempt.stream && 'unref' in attempt.stream) (attempt.stream as Socket).unref()
-      const listening = client.query(`listen ${pg.escapeIdentifier(channel)}`)
-      await withTimeout(listening, maxStaleness, 'no answer to listen', false)
-      await this.#sendHeartbeat(attempt)
+      this.#client = client
+      client.client.on('notification', ({ payload }) => this.#receive(payload ?? ''))
+      await client.connect(Math.max(maxStaleness, maxDelayMs))
+      await client.query(`listen ${pg.escapeIdentifier(channel)}`, [], maxStaleness)
+      await this.#sendHeartbeat(client)
     } catch (error) {
-      lost(error)
+      this.#onLost(client, error)
     }
   }
 
-  /** A notification there, by the way that changes take, and back by this one. */
-  async #sendHeartbeat(attempt: ListenerConnection): Promise<void> {
-    if (attempt !== this.#connection) return
+  /** Sends a notification the way that changes take, and waits until it arrives here. */
+  async #sendHeartbeat(client: DedicatedClient): Promise<void> {
+    if (client !== this.#client) return
     const { maxStaleness, notify } = this.#options
     const token = randomBytes(9).toString('base64url')
-    const beat: Heartbeat = { monotonic: performance.now(), wall: Date.now() }
-    const back = new Promise<void>((resolve) => {
-      this.#onHeartbeat = (heard) => {
-        if (heard === token) resolve()
+    const heartbeat: Heartbeat = { monotonic: performance.now(), wall: Date.now() }
+    const received = new Promise<void>((resolve) => {
+      this.#onHeartbeat = (other) => {
+        if (other === token) resolve()
       }
     })
-    const sent = notify(heartbeatPayload(token))
-    await withTimeout(sent, maxStaleness, 'no answer to a heartbeat', false)
-    await withTimeout(back, maxStaleness, heartbeatTimeout, false)
-    if (attempt !== this.#connection) return
-    this.#lastHeartbeat = beat
-    if (!this.#trusted) {
+    await withTimeout(notify(heartbeatPayload(token)), maxStaleness, 'a heartbeat was not sent', false)
+    await withTimeout(received, maxStaleness, heartbeatTimeout, false)
+    if (client !== this.#client) return
+    this.#lastHeartbeat = heartbeat
+    if (!this.#isTrusted) {
       this.#options.onTrust()
-      this.#trusted = true
+      this.#isTrusted = true
       this.#delayMs = minDelayMs
-      this.#warned = false
+      this.#hasWarned = false
     }
     this.#timer = setTimeout(() => {
-      this.#sendHeartbeat(attempt).catch((error) => this.#lost(attempt, error))
+      this.#sendHeartbeat(client).catch((error) => this.#onLost(client, error))
     }, maxStaleness / 4)
     this.#timer.unref()
   }
 
   #receive(payload: string): void {
-    const notice = readPayload(payload)
-    if (typeof notice === 'object' && 'beat' in notice) this.#onHeartbeat?.(notice.beat)
+    const notification = readPayload(payload)
+    if (typeof notification === 'object' && 'heartbeat' in notification)
+      this.#onHeartbeat?.(notification.heartbeat)
     else {
       this.received++
-      this.#options.onNotification(notice)
+      this.#options.onNotification(notification)
     }
   }
 
-  #lost(attempt: ListenerConnection, reason: unknown): void {
-    if (attempt !== this.#connection || this.#stopped) return
+  #onLost(client: DedicatedClient | undefined, reason: unknown): void {
+    if (client !== this.#client || this.#isStopped) return
     this.#drop()
-    const isDeaf = reason instanceof Error && reason.message.startsWith(heartbeatTimeout)
-    const wasTrusted = this.#trusted
-    const isNews = !this.#warned
-    this.#trusted = false
-    this.#warned = true
-    const pause = isDeaf && !wasTrusted ? unreachableRetryMs : this.#delayMs * (0.5 + Math.random() / 2)
+    const isUnreachable = reason instanceof Error && reason.message.startsWith(heartbeatTimeout)
+    const wasTrusted = this.#isTrusted
+    const shouldWarn = !this.#hasWarned
+    this.#isTrusted = false
+    this.#hasWarned = true
+    const isPooler = isUnreachable && !wasTrusted
+    const delayMs = isPooler ? unreachableRetryMs : this.#delayMs * (0.5 + Math.random() / 2)
     this.#delayMs = Math.min(this.#delayMs * 2, maxDelayMs)
     this.reconnects++
-    this.#timer = setTimeout(() => void this.#connect(), pause)
+    this.#timer = setTimeout(() => void this.#connect(), delayMs)
     this.#timer.unref()
-    // Last: these are the application's, and may throw.
-    if (isNews) {
-      const advice = isDeaf
-        ? ': if it goes through a pooler, give the option "listen" a connection that does not'
+    // Last: these callbacks are the application's, and may throw.
+    if (shouldWarn) {
+      const advice = isUnreachable
+        ? '. If it goes through a pooler, set the option "listen" to a connection that does not'
         : ''
-      const what = `can't hear of changes, so nothing is answered from the cache: ${messageOf(reason)}${advice}`
-      this.#options.warn(new Error(what))
+      this.#options.warn(
+        new Error(
+          `LISTEN connection lost, serving sessions from the database until it recovers: ${messageOf(reason)}${advice}`,
+        ),
+      )
     }
     if (wasTrusted) this.#options.onDistrust()
   }
 
-  /** Lets go of the connection, at once and whatever state it is in. */
   #drop(): void {
     clearTimeout(this.#timer)
-    const attempt = this.#connection
-    this.#connection = undefined
-    // What it says from now on is of no interest, but must not end the process.
-    attempt?.client?.on('error', () => undefined)
-    attempt?.stream?.on('error', () => undefined)
-    attempt?.stream?.destroy()
-    attempt?.client?.end().catch(() => undefined)
+    const client = this.#client
+    this.#client = undefined
+    client?.drop()
   }
 }
 

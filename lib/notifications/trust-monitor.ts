@@ -1,20 +1,19 @@
-// Whether what others change is heard of, and so whether the cache may be answered from: listens, or says why it can't.
+// Tracks whether changes made by other processes reach this one, so that its cache can be trusted.
 import type { ClientConfig } from 'pg'
-import type { Table } from '../schema/table.js'
 import type { Settings } from '../types/settings.js'
 import { Listener, type ListenerOptions } from './listener.js'
 import { channelOf } from './payload.js'
 
 export interface TrustMonitorOptions extends Omit<ListenerOptions, 'config' | 'channel' | 'maxStaleness'> {
   readonly settings: Settings
-  /** How to connect; `undefined`: a query function, or not to listen. */
+  /** How to connect; `undefined` where there is no connection to listen on. */
   readonly config: ClientConfig | undefined
 }
 
 export class TrustMonitor {
   readonly #options: TrustMonitorOptions
   #listener: Listener | undefined
-  /** The cache needs no listener: a `ttl` was given, and nothing can be heard. */
+  /** The application set a cache `ttl`, and so accepted that much staleness, where there is no listener. */
   #worksWithoutListener = false
 
   constructor(options: TrustMonitorOptions) {
@@ -25,12 +24,13 @@ export class TrustMonitor {
     return this.#worksWithoutListener || this.#listener?.isTrusted === true
   }
 
-  /** How long ago, in ms, the listener last proved itself. */
+  /** How long ago, in ms, the last heartbeat that came back was sent; `undefined` if none came back. */
   get lastHeartbeatAge(): number | undefined {
     const age = this.#listener?.lastHeartbeatAge
     return age === Number.POSITIVE_INFINITY ? undefined : age
   }
 
+  /** Notifications received, heartbeats not counted. */
   get received(): number {
     return this.#listener?.received ?? 0
   }
@@ -39,30 +39,32 @@ export class TrustMonitor {
     return this.#listener?.reconnects ?? 0
   }
 
-  /** Begins to listen, once, or finds out why that can't be. */
-  start(table: Table): void {
+  /** Starts the listener, once, or warns why there can be none. */
+  start(table: { readonly hasVersion: boolean }): void {
     const { settings, config, ...options } = this.#options
     const { cache, listen } = settings
     if (!cache || this.#listener !== undefined || this.#worksWithoutListener) return
-    const why = !table.columns.has('version')
-      ? 'the table has no column "version" (see sql/003-columns.sql)'
+    const problem = !table.hasVersion
+      ? 'the table has no column "version", see sql/003-columns.sql'
       : listen === false
         ? 'the option "listen" is false'
-        : config === undefined && 'a query function can’t listen: give the option "listen" a connection'
-    if (why) {
+        : config === undefined && 'a query function cannot listen'
+    if (problem) {
       this.#worksWithoutListener = cache.worksWithoutListener
       if (!cache.worksWithoutListener)
         options.warn(
-          new Error(`nothing is cached, as changes can’t be heard of: ${why}, or cache a "ttl" of its own`),
+          new Error(
+            `cache disabled, cannot receive notifications of changes: ${problem}. Set the option "listen" to a connection, or` +
+              ' set cache.ttl to accept sessions that are as old as that',
+          ),
         )
       return
     }
-    const { maxStaleness } = cache
     this.#listener = new Listener({
       ...options,
       config: config ?? {},
       channel: channelOf(settings),
-      maxStaleness,
+      maxStaleness: cache.maxStaleness,
     })
     this.#listener.start()
   }

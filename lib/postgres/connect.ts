@@ -1,4 +1,4 @@
-// Checks the argument `connection` and makes a Connection of it, without opening it.
+// Checks the argument `connection`, and makes a Connection of it without opening it.
 import pg, { type ClientConfig, type Pool, type PoolConfig } from 'pg'
 import type { ConnectionSource } from '../types/options.js'
 import { codeOf } from '../util/driver-errors.js'
@@ -7,18 +7,20 @@ import { type Connection, defaultConnectTimeoutMs } from './connection.js'
 import { FunctionConnection } from './function-connection.js'
 import { PoolConnection } from './pool-connection.js'
 
+const connectionForms = 'a connection string, a pg configuration, a pg.Pool or a query function'
+
 /**
- * Makes the connection without opening it. `warn` gets the errors of idle connections, which nobody waits for. Throws a
- * `TypeError` for what can't be one; its message never quotes a connection string, which may hold a password.
+ * Makes the connection without opening it. `warn` receives the errors of idle connections. Throws a `TypeError` for what
+ * can't be a connection; its message never quotes a connection string, which may hold a password.
  */
-export function connect(source: ConnectionSource, warn: (error: Error) => void, prepare = true): Connection {
+export function connect(source: ConnectionSource, warn: (error: Error) => void, prepares = true): Connection {
   if (typeof source === 'function') return new FunctionConnection(source)
   if (typeof source === 'object' && source !== null && isPool(source))
-    return new PoolConnection(source, warn, false, prepare)
-  return new PoolConnection(new pg.Pool(poolConfig(source)), warn, true, prepare)
+    return new PoolConnection(source, warn, false, prepares)
+  return new PoolConnection(new pg.Pool(poolConfig(source)), warn, true, prepares)
 }
 
-/** What the listener connects with: its own configuration, or the same as the store; `undefined`: it can't. */
+/** The configuration of the LISTEN connection: its own, or the store's; `undefined` if there can be none. */
 export function listenConfig(
   listen: string | ClientConfig | false | undefined,
   connection: Connection,
@@ -29,46 +31,44 @@ export function listenConfig(
     : poolConfig(listen, 'option "listen"', 'a connection string, a pg configuration or false')
 }
 
-const connectionForms = 'a connection string, a pg configuration, a pg.Pool or a query function'
-
-function poolConfig(source: string | PoolConfig, what = 'connection', forms = connectionForms): PoolConfig {
-  const config = typeof source === 'string' ? { connectionString: connectionString(source, what) } : source
+function poolConfig(source: string | PoolConfig, name = 'connection', forms = connectionForms): PoolConfig {
+  const config = typeof source === 'string' ? { connectionString: checkString(source, name) } : source
   if (typeof config !== 'object' || config === null || Array.isArray(config))
-    throw new TypeError(`${what} must be ${forms}; received ${describe(config)}`)
+    throw new TypeError(`${name} must be ${forms}; received ${describe(config)}`)
   if (config instanceof pg.Client || typeof Reflect.get(config, 'query') === 'function')
     throw new TypeError(
-      `${what} must be ${forms}; received a client: give (text, values) => client.query(text, values)`,
+      `${name} must be ${forms}; received a client: pass (text, values) => client.query(text, values)`,
     )
   if ('connectionString' in config && config.connectionString !== undefined)
-    connectionString(config.connectionString, what)
+    checkString(config.connectionString, name)
   return {
     connectionTimeoutMillis: defaultConnectTimeoutMs,
     keepAlive: true,
-    // No idle connection keeps the process alive (promise 14).
+    // Idle connections don't keep the process running.
     allowExitOnIdle: true,
     fallback_application_name: 'koa-pg-store',
     ...config,
   }
 }
 
-function connectionString(value: unknown, what: string): string {
-  const right = `${what} string must look like postgres://user:password@host:5432/database`
-  if (typeof value !== 'string') throw new TypeError(`${right}; received ${describe(value)}`)
-  if (value.trim() === '') throw new TypeError(`${right}; received an empty one`)
+function checkString(value: unknown, name: string): string {
+  const form = `${name} string must look like postgres://user:password@host:5432/database`
+  if (typeof value !== 'string') throw new TypeError(`${form}; received ${describe(value)}`)
+  if (value.trim() === '') throw new TypeError(`${form}; received an empty string`)
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(value)?.[1]?.toLowerCase()
   if (scheme === undefined && !value.startsWith('/') && !value.startsWith('socket:'))
-    throw new TypeError(`${right}; received one without postgres:// (not shown: it may hold a password)`)
+    throw new TypeError(`${form}; received one without postgres:// (not shown: it may hold a password)`)
   if (scheme !== undefined && !['postgres', 'postgresql', 'socket'].includes(scheme))
-    throw new TypeError(`${right}; received one that begins with ${scheme}://`)
+    throw new TypeError(`${form}; received one that begins with ${scheme}://`)
   try {
     new pg.Client(value)
   } catch (error) {
-    throw new TypeError(`${right}; received one that can't be read (${codeOf(error) ?? 'not shown'})`)
+    throw new TypeError(`${form}; received one that can't be parsed (${codeOf(error) ?? 'not shown'})`)
   }
   return value
 }
 
-/** By form, not by class: the application's `pg` may be another copy than ours. */
+/** By its form, not its class: the application's `pg` may be another copy than ours. */
 function isPool(source: object): source is Pool {
   const has = (name: string) => typeof Reflect.get(source, name) === 'function'
   return has('connect') && has('query') && typeof Reflect.get(source, 'totalCount') === 'number'

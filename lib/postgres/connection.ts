@@ -1,35 +1,42 @@
 // What the rest of the package needs of a database connection.
 import type { ClientConfig } from 'pg'
 import type { Row } from '../types/options.js'
+import { codeOf } from '../util/driver-errors.js'
 
-/** How long a connection may take, where neither pool nor configuration says. */
+/** How long getting a connection may take, unless the pool or its configuration says. */
 export const defaultConnectTimeoutMs = 5_000
 
-/** How long a statement may take, where the configuration doesn't say. */
+/** How long a statement may take, unless the configuration says. */
 export const defaultQueryTimeoutMs = 10_000
 
-/** Runs statements, somewhere. */
+/** Runs statements. One implementation for a pg.Pool, one for a query function. */
 export interface Connection {
-  /** How long, in ms, getting a connection may take. */
+  /** How long getting a connection may take. */
   readonly connectTimeoutMs: number
-  /** Runs one statement and answers its rows; `within` is for the few that may take longer than a request. */
-  query(statement: string | Statement, values?: readonly unknown[], within?: number): Promise<Row[]>
-  /** Whether `transaction` is one. */
+  /** Runs one statement and returns its rows. `timeoutMs` is for statements that may take longer than a request. */
+  query(statement: string | Statement, values?: readonly unknown[], timeoutMs?: number): Promise<Row[]>
+  /** Whether `transaction` runs its statements in one transaction. A query function can't. */
   readonly isTransactional: boolean
-  /** Runs statements in one transaction, if this form of connection can; undoes them if the result isn't to be kept. */
-  transaction<T>(work: (query: Query) => Promise<T>, isToKeep?: (result: T) => boolean): Promise<T>
-  /** Reads rows, so many at a time and never more in memory; `undefined` where this form of connection can't. */
-  readonly stream: ((text: string, values: unknown[], atOnce: number) => AsyncGenerator<Row[]>) | undefined
-  /** A connection of one's own to the same server, as far as that is known. */
+  /** Runs statements in one transaction, if it can. Rolls back if `work` rejects or `shouldCommit` returns false. */
+  transaction<T>(work: (query: Query) => Promise<T>, shouldCommit?: (result: T) => boolean): Promise<T>
+  /** Yields rows through a cursor, `batchSize` at a time; `undefined` if there can be no cursor. */
+  readonly stream: ((text: string, values: unknown[], batchSize: number) => AsyncGenerator<Row[]>) | undefined
+  /** The configuration for another connection to the same server; `undefined` if it isn't known. */
   readonly clientConfig: ClientConfig | undefined
-  /** Ends what it opened itself. */
+  /** Closes what this object opened itself. */
   end(): Promise<void>
 }
 
 export type Query = (statement: string | Statement, values: readonly unknown[]) => Promise<Row[]>
 
-/** One with a name is prepared, once on each connection. */
+/** A statement that each connection prepares once, under this name. */
 export interface Statement {
   readonly name: string
   readonly text: string
+}
+
+/** Whether PostgreSQL rejected the statement, and the connection is as good as before. */
+export function isStatementError(error: unknown): boolean {
+  // A server that has become a standby refuses writes (25006): the connection leads to the wrong server.
+  return error instanceof Error && Reflect.get(error, 'severity') === 'ERROR' && codeOf(error) !== '25006'
 }

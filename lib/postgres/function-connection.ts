@@ -24,17 +24,20 @@ export class FunctionConnection implements Connection {
   async query(
     statement: string | Statement,
     values: readonly unknown[] = [],
-    ms = defaultQueryTimeoutMs,
+    timeoutMs = defaultQueryTimeoutMs,
   ): Promise<Row[]> {
     const text = typeof statement === 'string' ? statement : statement.text
-    const result = await withTimeout(this.#run(text, [...values]), ms, 'the query function did not answer')
+    const query = this.#run(text, [...values])
+    const result = await withTimeout(query, timeoutMs, 'the query function did not resolve')
     const rows: unknown = Array.isArray(result) ? result : Reflect.get(Object(result), 'rows')
     if (!Array.isArray(rows))
-      throw new TypeError(`the query function must answer rows or { rows }; it answered ${describe(result)}`)
+      throw new TypeError(
+        `the query function must resolve with rows or { rows }; received ${describe(result)}`,
+      )
     return rows as Row[]
   }
 
-  /** Each call may run on another connection: no transaction, but the statements in their order. */
+  /** Each statement may run on another connection, so this only runs them in their order. */
   transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
     return work((statement, values) => this.query(statement, values))
   }

@@ -1,4 +1,5 @@
 // Between rows and results: the columns of what is written, and what a statement returns of each row.
+import type { SessionChange } from '../notifications/payload.js'
 import { handleOf } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Row } from '../types/options.js'
@@ -29,8 +30,8 @@ export function column<T, K extends keyof T>(rows: readonly T[], ...names: K[]):
   return names.map((name) => rows.map((row) => row[name]))
 }
 
-export function announced(rows: readonly Change[]): { name: string; version: number }[] {
-  return rows.filter(({ notify }) => notify).map(({ id, version }) => ({ name: handleOf(id), version }))
+export function announced(rows: readonly Change[]): SessionChange[] {
+  return rows.filter(({ notify }) => notify).map(({ id, version }) => ({ digest: handleOf(id), version }))
 }
 
 export function asError(error: unknown): Error {

@@ -74,7 +74,9 @@ export class SessionRepository {
 
   /** What depends on the time: nothing that has expired, and koa-session is told how long the session has to live. */
   #present(name: string, session: Session, getRemainingTtl: () => number, carrier?: object): Session {
-    const ttl = isKoaSession(session) ? Math.max(getRemainingTtl(), this.#touches.left(name)) : undefined
+    const ttl = isKoaSession(session)
+      ? Math.max(getRemainingTtl(), this.#touches.getRemainingTtl(name))
+      : undefined
     const answer = fromStored(session, ttl)
     if (answer === session && carrier === undefined) return session
     const base = this.#bases.find(session, name)
@@ -84,8 +86,8 @@ export class SessionRepository {
   }
 
   /** For how many ms a session that was just answered has to live. */
-  left(name: string): number {
-    return Math.max(this.#touches.left(name), this.#cache?.getRemainingTtl(name) ?? 0)
+  getRemainingTtl(name: string): number {
+    return Math.max(this.#touches.getRemainingTtl(name), this.#cache?.getRemainingTtl(name) ?? 0)
   }
 
   /**
@@ -128,13 +130,13 @@ export class SessionRepository {
   async destroy(name: string, id: string): Promise<void> {
     this.#touches.cancel(name)
     await this.#change(name, async () => {
-      const applyChange = await this.#queries.destroy(id)
-      return applyChange && { ...applyChange, json: '' }
+      const change = await this.#queries.destroy(id)
+      return change && { ...change, json: '' }
     })
   }
 
   /** What else was changed here: nobody who asks from now on gets the old. */
-  changed(name: string, version: number): void {
+  applyChange(name: string, version: number): void {
     this.notificationsSent++
     this.#touches.cancel(name)
     // A table without versions can't say.
@@ -147,14 +149,14 @@ export class SessionRepository {
   }
 
   /** What another instance changed, or this one: its own echo is no news. */
-  applyNotification(notice: Exclude<Notification, { beat: string }>): void {
+  applyNotification(notice: Exclude<Notification, { heartbeat: string }>): void {
     const cache = this.#cache
     if (cache === undefined) return
     if (notice === 'flush') {
       cache.clear()
       this.#touches.forgetExpiry()
     } else
-      for (const { name, version } of notice) {
+      for (const { digest: name, version } of notice) {
         if (!cache.hasVersion(name, version)) this.#touches.forgetExpiry(name)
         const id = cache.invalidate(name, version)
         // Many in one statement, as all reads of one turn. Without an answer it is read when somebody asks for it.

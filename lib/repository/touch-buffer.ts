@@ -58,8 +58,8 @@ export class TouchBuffer {
   }
 
   /** The database said that a session has `left` ms to live. */
-  recordExpiry(name: string, getRemainingTtl: number): void {
-    this.#setExpiry(name, performance.now() + getRemainingTtl)
+  recordExpiry(name: string, ttlMs: number): void {
+    this.#setExpiry(name, performance.now() + ttlMs)
   }
 
   /** Changes what is there: a new number for each read is work for the garbage collector. */
@@ -76,7 +76,7 @@ export class TouchBuffer {
   }
 
   /** For how many ms a session lives as far as is known here, with what is still to be written; below 0: not known. */
-  left(name: string): number {
+  getRemainingTtl(name: string): number {
     return (
       Math.max(this.#expiries.get(name)?.at ?? 0, this.#pending.get(name)?.expiresAt ?? 0) - performance.now()
     )

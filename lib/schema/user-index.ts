@@ -1,11 +1,9 @@
 // Makes the index of users on a big table: in the background, on a connection of its own, while everybody goes on.
-import { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
-import pg, { type ClientConfig } from 'pg'
-import type { Connection } from '../postgres/connection.js'
+import type { ClientConfig } from 'pg'
+import { type Connection, defaultConnectTimeoutMs } from '../postgres/connection.js'
+import { DedicatedClient } from '../postgres/dedicated-client.js'
 import type { Row } from '../types/options.js'
 import type { Settings } from '../types/settings.js'
-import { withTimeout } from '../util/timeout.js'
 import { sql } from './sql.js'
 import { qualifiedName, substituteVariables, userIndexName, variables } from './table.js'
 
@@ -26,7 +24,7 @@ export async function createUserIndex(
   const config = connection.clientConfig
   if (config === undefined)
     await createIndex((text, values) => connection.query(text, values, timeoutMs), settings)
-  else await alone(config, signal, (query) => createIndex(query, settings))
+  else await withDedicatedClient(config, signal, (query) => createIndex(query, settings))
 }
 
 async function createIndex(query: Query, settings: Settings): Promise<void> {
@@ -51,42 +49,26 @@ async function createIndex(query: Query, settings: Settings): Promise<void> {
   }
 }
 
-/** Runs work on a connection that is its own: a pool may have but one. It doesn't keep the process alive. */
-async function alone(
+/** Runs work on a connection of its own: a pool may have only one, and its statements a time limit. */
+async function withDedicatedClient(
   config: ClientConfig,
   signal: AbortSignal,
   work: (query: Query) => Promise<void>,
 ): Promise<void> {
-  let stream: Duplex | undefined
-  const client = new pg.Client({
-    ...config,
-    stream: () => {
-      stream = config.stream?.() ?? new Socket()
-      return stream
-    },
-    query_timeout: 0,
-    ...(config.statement_timeout && { statement_timeout: timeoutMs }),
-    fallback_application_name: 'koa-pg-store index',
+  const client = new DedicatedClient({
+    config: { ...config, ...(config.statement_timeout && { statement_timeout: timeoutMs }) },
+    name: 'index',
+    keepsProcessAlive: false,
   })
-  const letGo = (): void => void stream?.destroy()
-  // pg rejects what is under way too.
-  client.on('error', () => undefined)
-  signal.addEventListener('abort', letGo)
+  const drop = (): void => client.drop()
+  signal.addEventListener('abort', drop)
   try {
-    await client.connect()
-    if (stream instanceof Socket) stream.unref()
-    await withTimeout(
-      work(async (text, values) => (await client.query<Row>(text, values)).rows),
-      timeoutMs,
-      'not finished',
-      false,
-    )
+    await client.connect(config.connectionTimeoutMillis || defaultConnectTimeoutMs)
+    await work((text, values) => client.query(text, values, timeoutMs))
   } catch (error) {
     if (!signal.aborted) throw error
   } finally {
-    signal.removeEventListener('abort', letGo)
-    stream?.on('error', () => undefined)
-    letGo()
-    client.end().catch(() => undefined)
+    signal.removeEventListener('abort', drop)
+    client.drop()
   }
 }

@@ -1,65 +1,236 @@
-// The rooms that work on the table, once it is ready: made, and connected with each other.
-import type { LocalCache } from '../cache/local-cache.js'
-import type { MergeBases } from '../cache/merge-bases.js'
+// A PgStore's life beside its calls: setting up and trying again, listening, background jobs, shutting down.
+import type { EventEmitter } from 'node:events'
+import { IdCache } from '../cache/id-cache.js'
+import { LocalCache } from '../cache/local-cache.js'
+import { MergeBases } from '../cache/merge-bases.js'
 import { channelOf } from '../notifications/payload.js'
+import { TrustMonitor } from '../notifications/trust-monitor.js'
+import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
-import type { Change } from '../repository/row-mapper.js'
-import { SessionQueries } from '../repository/session-queries.js'
-import { SessionRegistry } from '../repository/session-registry.js'
-import { SessionRepository } from '../repository/session-repository.js'
-import { SessionStatements } from '../repository/session-statements.js'
-import { SessionWriter } from '../repository/session-writer.js'
-import type { TouchBuffer } from '../repository/touch-buffer.js'
-import type { Table } from '../schema/table.js'
-import { serialize } from '../session/json.js'
-import { handleOf } from '../session/session-id.js'
-import { findUserId } from '../session/user-id.js'
-import type { Conflict } from '../types/results.js'
+import { TouchBuffer } from '../repository/touch-buffer.js'
+import { hashStoredIds } from '../schema/hash-ids.js'
+import { ensureTable } from '../schema/migrate.js'
+import { psqlCommand } from '../schema/table.js'
+import { createUserIndex } from '../schema/user-index.js'
+import { Sweeper } from '../sweeper/sweeper.js'
+import { SetupError } from '../types/errors.js'
+import type { ConnectionSource } from '../types/options.js'
+import type { Conflict, ExpiredSession, SweepResult } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
+import { messageOf, redact } from '../util/driver-errors.js'
+import { schedule } from '../util/schedule.js'
+import { withTimeout } from '../util/timeout.js'
+import { type Components, createComponents } from './components.js'
+import { OperationTracker } from './operations.js'
+import { cacheDefaults } from './options.js'
 
-export interface Components {
-  readonly table: Table
-  readonly queries: SessionQueries
-  readonly repository: SessionRepository
-  readonly registry: SessionRegistry
+/** Another try at an upgrade that a lock on the table prevented. */
+const upgradeRetryMs = 60_000
+
+/** A scheduled sweep is skipped if any instance has swept within this time. */
+const recentSweepMs = 300_000
+
+/** The events of a PgStore, and what their listeners receive. */
+export interface PgStoreEvents {
+  connect: []
+  trust: []
+  distrust: []
+  conflict: [Conflict]
+  sweep: [SweepResult]
+  expire: [ExpiredSession]
+  warning: [Error]
 }
 
-export interface ComponentOptions {
-  readonly connection: Connection
+export class Lifecycle {
   readonly settings: Settings
+  readonly connection: Connection
   readonly cache: LocalCache | undefined
+  readonly ids: IdCache
   readonly touches: TouchBuffer
-  readonly bases: MergeBases
-  readonly isTrusted: () => boolean
-  readonly onConflict: (conflict: Conflict) => void
-}
+  readonly trust: TrustMonitor
+  readonly operations = new OperationTracker(() => {
+    this.#components = undefined
+  })
+  conflicts = 0
+  readonly #events: EventEmitter<PgStoreEvents>
+  readonly #bases = new MergeBases()
+  readonly #sweeper: Sweeper
+  readonly #stop = new AbortController()
+  #components: Components | undefined
+  #setup: Promise<Components> | undefined
+  #isScheduled = false
+  #hashing: Promise<void> | undefined
+  #indexing: Promise<void> | undefined
+  #closing: Promise<void> | undefined
 
-export function createComponents(table: Table, options: ComponentOptions): Components {
-  const { connection, settings, cache, touches, bases, isTrusted, onConflict } = options
-  const channel = channelOf(settings)
-  const statements = new SessionStatements(table, settings, channel)
-  const queries = new SessionQueries(connection, table, channel, statements, settings)
-  const changed = (list: readonly Change[]): void => {
-    for (const { id, version } of list) sessions.changed(handleOf(id), version)
+  constructor(source: ConnectionSource, settings: Settings, events: EventEmitter<PgStoreEvents>) {
+    this.settings = settings
+    this.#events = events
+    const { cache, touch, idleTimeout, hashIds, cleanup, codec } = settings
+    const warn = (error: Error): void => this.#warn(error)
+    this.connection = connect(source, warn, settings.prepare)
+    this.ids = new IdCache(cache ? cache.max : cacheDefaults.max, hashIds)
+    this.touches = new TouchBuffer({
+      intervalMs: touch.interval,
+      batchSize: touch.batchSize,
+      maxExpiries: cache ? cache.max : touch.batchSize,
+      countsIdleness: idleTimeout !== undefined,
+      write: async (touches) => (await this.ready()).queries.touch(touches),
+      warn,
+    })
+    if (cache) {
+      const onUse = (digest: string, id: string): void => this.touches.recordAccess(digest, id)
+      this.cache = new LocalCache(cache, undefined, onUse, this.#bases)
+    }
+    this.trust = new TrustMonitor({
+      settings,
+      config: listenConfig(settings.listen, this.connection),
+      notify: (payload) => this.notify(payload),
+      onNotification: (notification) => this.#components?.repository.applyNotification(notification),
+      onTrust: () => {
+        this.cache?.clear()
+        this.touches.forgetExpiry()
+        queueMicrotask(() => events.emit('trust'))
+      },
+      onDistrust: () => events.emit('distrust'),
+      warn,
+    })
+    this.#sweeper = new Sweeper({
+      connection: this.connection,
+      limits: { ...settings, grace: cleanup.grace },
+      codec,
+      batchSize: cleanup.batchSize,
+      onExpired: () => this.#expiredHook(),
+      onSwept: (result) => void events.emit('sweep', result),
+      warn,
+    })
   }
-  const saves = new SessionWriter({
-    ...settings,
-    queries,
-    userIdOf: (session) => findUserId(settings.userId, session),
-    serialize: (session) => serialize(session, settings),
-    peek: (name) => sessions.peek(name),
-    onEvicted: changed,
-    onConflict,
-  })
-  const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
-  const sessions = new SessionRepository({ bases, queries, saves, cache, isTrusted, propagate, touches })
-  const users = new SessionRegistry({
-    ...settings,
-    connection,
-    table,
-    queries,
-    activeCondition: statements.activeCondition,
-    onDestroyed: changed,
-  })
-  return { table, queries, repository: sessions, registry: users }
+
+  /** What works on the table, if it is set up. */
+  get components(): Components | undefined {
+    return this.#components
+  }
+
+  /** Sets the table up unless it is, and waits for that no longer than a connection may take. */
+  async ready(): Promise<Components> {
+    if (this.#components !== undefined) return this.#components
+    return withTimeout(this.setUp(), this.connection.connectTimeoutMs, 'the session table is not ready')
+  }
+
+  /** Sets the table up unless it is. Concurrent calls share one attempt; after a failed one the next call tries again. */
+  setUp(): Promise<Components> {
+    if (this.#components !== undefined) return Promise.resolve(this.#components)
+    return this.#attemptSetup()
+  }
+
+  #attemptSetup(): Promise<Components> {
+    this.#setup ??= this.#runSetup().finally(() => {
+      this.#setup = undefined
+    })
+    return this.#setup
+  }
+
+  async #runSetup(): Promise<Components> {
+    const { connection, settings, cache, touches } = this
+    const warn = (error: Error): void => this.#warn(error)
+    const table = await ensureTable(connection, settings, warn)
+    const components = createComponents(table, {
+      connection,
+      settings,
+      cache,
+      touches,
+      bases: this.#bases,
+      isTrusted: () => this.trust.isTrusted,
+      onConflict: (conflict) => {
+        this.conflicts++
+        this.#events.emit('conflict', conflict)
+      },
+    })
+    components.repository.notificationsSent = this.#components?.repository.notificationsSent ?? 0
+    cache?.clear()
+    this.#components = components
+    if (table.isLocked) this.#retryUpgrade()
+    if (table.hasRawIds && settings.create)
+      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, warn)
+    if (table.lacksUserIndex) this.#createUserIndex()
+    this.trust.start({ hasVersion: table.columns.has('version') })
+    this.#scheduleSweeps()
+    this.#events.emit('connect')
+    return components
+  }
+
+  /** Notifies every instance, this one too. */
+  async notify(payload: string): Promise<void> {
+    await this.connection.query('select pg_notify($1, $2)', [channelOf(this.settings), payload])
+  }
+
+  /** Sweeps, unless an instance has swept within `unlessWithinMs`. Resolves with `undefined` if it didn't. */
+  sweep(unlessWithinMs: number): Promise<SweepResult | undefined> {
+    return this.operations.run('sweep', async () => {
+      const { table } = await this.ready()
+      return this.#sweeper.run(table, unlessWithinMs)
+    })
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    this.operations.close()
+    this.#stop.abort()
+    await this.#sweeper.stop()
+    await this.operations.drained()
+    await this.touches.stop()
+    await Promise.allSettled([this.#setup, this.#hashing])
+    this.trust.stop()
+    await this.connection.end()
+  }
+
+  #scheduleSweeps(): void {
+    if (this.#isScheduled || this.operations.isClosed) return
+    this.#isScheduled = true
+    const stop = schedule(this.settings.cleanup, async (nextMs) => {
+      await this.sweep(Math.min(nextMs / 2, recentSweepMs)).catch((error) => this.#warn(error))
+    })
+    this.#stop.signal.addEventListener('abort', stop, { once: true })
+  }
+
+  /** What receives each expired session before it is deleted; `undefined` if nothing wants to. */
+  #expiredHook(): ((session: ExpiredSession) => unknown) | undefined {
+    const { onExpired } = this.settings.cleanup
+    if (onExpired === undefined && this.#events.listenerCount('expire') === 0) return undefined
+    return async (session) => {
+      await onExpired?.(session)
+      this.#events.emit('expire', session)
+    }
+  }
+
+  /** A lock prevented an upgrade of the table, which is used as it is until the next try. */
+  #retryUpgrade(): void {
+    const timer = setTimeout(() => {
+      if (!this.operations.isClosed) this.#attemptSetup().catch((error) => this.#warn(error))
+    }, upgradeRetryMs)
+    timer.unref()
+    this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
+  }
+
+  /** Until it is there, a user's sessions are found by a scan. */
+  #createUserIndex(): void {
+    this.#indexing ??= createUserIndex(this.connection, this.settings, this.#stop.signal)
+      .catch((error) => {
+        const command = psqlCommand('007-users', this.settings)
+        this.#warn(
+          new Error(`the index on user_id could not be created: ${messageOf(error)}. Run ${command}`),
+        )
+      })
+      .finally(() => {
+        this.#indexing = undefined
+      })
+  }
+
+  #warn(error: Error): void {
+    this.#events.emit('warning', error instanceof SetupError ? error : redact(error))
+  }
 }

@@ -1,102 +1,78 @@
-// The advisory lock that lets one instance of all sweep, and the connection that holds it.
-import { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
-import pg, { type ClientConfig } from 'pg'
-import { openCursor } from '../postgres/pool-connection.js'
+// The advisory lock that lets one instance sweep at a time, and the connection that holds it.
+import type { ClientConfig } from 'pg'
+import { readRows } from '../postgres/cursor.js'
+import { DedicatedClient } from '../postgres/dedicated-client.js'
 import type { Row } from '../types/options.js'
-import { withTimeout } from '../util/timeout.js'
 
-/** How long one of its statements, none of which has much to do, may take. */
+/** How long one of its statements may take: none has much to do. */
 const queryTimeoutMs = 10_000
 
-/** How often the holder makes sure that it still is one. */
+/** How often the holder checks that it still has the lock. */
 const checkIntervalMs = 1_000
 
 /**
- * A transaction on a connection of its own, idle but for the reading of sessions. So the lock ends with its holder,
- * goes through a pooler that hands each transaction another connection, and takes none from a pool that may have only one.
- * It holds no rows, and vacuum back only while it reads.
+ * A transaction on a connection of its own, idle except for reading sessions. So the lock ends with its holder, works
+ * through a pooler in transaction mode, and takes no connection from a pool that may have only one. It locks no rows, and
+ * holds vacuum back only while it reads.
  */
 export class SweepLock {
-  readonly #client: pg.Client
-  #stream: Duplex | undefined
-  #loss: Error | undefined
-  #checked = performance.now()
+  readonly #client: DedicatedClient
+  #checkedAt = performance.now()
   #isReading = false
 
-  private constructor(config: ClientConfig) {
-    const stream = (): Duplex => {
-      this.#stream = config.stream?.() ?? new Socket()
-      return this.#stream as Duplex
-    }
-    this.#client = new pg.Client({
-      ...config,
-      stream,
-      keepAlive: true,
-      fallback_application_name: 'koa-pg-store sweeper',
-    } as ClientConfig)
-    const lost = (error?: Error): void => {
-      this.#loss ??= error ?? new Error('the connection ended')
-    }
-    this.#client.on('error', lost)
-    this.#client.on('end', lost)
+  private constructor(client: DedicatedClient) {
+    this.#client = client
   }
 
-  /** The lock, or `undefined` if another instance has it. Rejects if there is no connection within `connectMs`. */
-  static async take(config: ClientConfig, name: string, connectMs: number): Promise<SweepLock | undefined> {
-    const lock = new SweepLock(config)
+  /** Resolves with the lock, or `undefined` if another instance has it. Rejects without a connection in time. */
+  static async take(
+    config: ClientConfig,
+    tableName: string,
+    connectTimeoutMs: number,
+  ): Promise<SweepLock | undefined> {
+    const client = new DedicatedClient({ config, name: 'sweeper', keepsProcessAlive: true })
     try {
-      await withTimeout(lock.#client.connect(), connectMs, 'no connection to sweep with')
-      // An instance that is cut off, or a machine that is gone, must not keep it. No time limit that is meant for
-      // transactions which hold something ends it either.
-      await lock.#query(
+      await client.connect(connectTimeoutMs)
+      // If this process or its network goes away, the server has to notice. A limit on idle transactions is meant for
+      // those that lock rows, and must not end this one.
+      await client.query(
         `begin; set local tcp_keepalives_idle = 10; set local tcp_keepalives_interval = 5; set local tcp_keepalives_count = 3;
          set local idle_in_transaction_session_timeout = 0`,
+        [],
+        queryTimeoutMs,
       )
       const text = `select pg_try_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1)) as held`
-      const [row] = await lock.#query(text, [`sweep ${name}`])
-      if (row?.held === true) return lock
-      await lock.release()
+      const [row] = await client.query(text, [`sweep ${tableName}`], queryTimeoutMs)
+      if (row?.held === true) return new SweepLock(client)
+      await client.end()
       return undefined
     } catch (error) {
-      await lock.release()
+      await client.end()
       throw error
     }
   }
 
-  /** Rejects if the lock is lost, as far as anybody can know. */
+  /** Rejects if the lock is lost, as far as this process can know. */
   async check(): Promise<void> {
-    // Nothing gets past a cursor, and the next of its rows say as much.
-    const isDue = !this.#isReading && performance.now() - this.#checked > checkIntervalMs
-    if (this.#loss === undefined && isDue) {
-      await this.#query('select')
-      this.#checked = performance.now()
+    // While a cursor is open no other statement runs, and its next rows show that the connection works.
+    if (!this.#isReading && !this.#client.isLost && performance.now() - this.#checkedAt > checkIntervalMs) {
+      await this.#client.query('select', [], queryTimeoutMs)
+      this.#checkedAt = performance.now()
     }
-    if (this.#loss !== undefined) throw this.#loss
+    if (this.#client.error !== undefined) throw this.#client.error
   }
 
-  /** Reads rows through a cursor, so many at a time. */
-  async *read(text: string, values: unknown[], most: number): AsyncGenerator<Row[]> {
+  /** Yields rows through a cursor, `batchSize` at a time. */
+  async *read(text: string, values: unknown[], batchSize: number): AsyncGenerator<Row[]> {
     this.#isReading = true
-    const cursor = openCursor(this.#client, text, values)
-    const next = (): Promise<Row[]> =>
-      withTimeout(cursor.read(most), queryTimeoutMs, 'no answer of the cursor')
     try {
-      for (let rows = await next(); rows.length > 0; rows = await next()) yield rows
+      yield* readRows(this.#client, text, values, batchSize, queryTimeoutMs)
     } finally {
       this.#isReading = false
-      if (this.#loss === undefined)
-        await withTimeout(cursor.close(), queryTimeoutMs, 'the cursor did not close').catch(() => undefined)
     }
   }
 
-  async release(): Promise<void> {
-    await withTimeout(this.#client.end(), 1_000, 'the connection did not end').catch(() => undefined)
-    this.#stream?.destroy()
-  }
-
-  async #query(text: string, values: unknown[] = []): Promise<Row[]> {
-    const query = this.#client.query<Row>({ text, values, ...{ query_timeout: queryTimeoutMs } })
-    return (await withTimeout(query, queryTimeoutMs, 'no answer to the sweeper')).rows
+  release(): Promise<void> {
+    return this.#client.end()
   }
 }

@@ -2,7 +2,7 @@ import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { Listener } from '../../lib/notifications/listener.js'
-import { channelOf, payloads, readPayload } from '../../lib/notifications/payload.js'
+import { channelOf, payloads, readPayload, type SessionChange } from '../../lib/notifications/payload.js'
 import { digestOf } from '../../lib/session/session-id.js'
 import { startProxy } from '../helpers/proxy.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
@@ -118,8 +118,8 @@ describe('instances on one table', () => {
     await a.clearCache()
     await until(() => ear.payloads.includes('flush'))
     expect(ear.payloads).to.have.length(3)
-    const notices = ear.payloads.slice(0, 2).map(readPayload) as { name: string; version: number }[][]
-    for (const notice of notices) expect(notice[0]?.name).to.equal(digestOf('x'))
+    const notices = ear.payloads.slice(0, 2).map(readPayload) as SessionChange[][]
+    for (const notice of notices) expect(notice[0]?.digest).to.equal(digestOf('x'))
     expect(notices[1]?.[0]?.version).to.be.greaterThan(notices[0]?.[0]?.version as number)
     await ear.end()
   })
@@ -281,7 +281,7 @@ describe('instances on one table', () => {
     [
       'a query function',
       async (url) => new PgStore(async (text, values) => sql(url, text, values)),
-      /a query function can’t listen: give the option "listen"/,
+      /a query function cannot listen. Set the option "listen"/,
     ],
     ['listen: false', async (url) => new PgStore(url, { listen: false }), /the option "listen" is false/],
     [
@@ -502,7 +502,7 @@ describe('a table that is not quite as the store makes it', () => {
 describe('a payload', () => {
   it('stays below 8000 bytes, however many sessions it names', () => {
     const changes = Array.from({ length: 10_000 }, (_, n) => ({
-      name: digestOf(`${n}`),
+      digest: digestOf(`${n}`),
       version: 1_795_244_662_981_669 + n,
     }))
     const list = payloads(changes)
@@ -545,7 +545,9 @@ describe('the listener', () => {
     }
     expect(events).to.deep.equal(['trust', ...Array.from({ length: 5 }, () => ['distrust', 'trust']).flat()])
     expect(
-      warnings.filter((text) => /^can't hear of changes, so nothing is answered from the cache/.test(text)),
+      warnings.filter((text) =>
+        /^LISTEN connection lost, serving sessions from the database until it recovers/.test(text),
+      ),
     ).to.have.length(5)
     expect((await store.stats()).reconnects).to.be.at.least(5)
     await store.close()
@@ -603,7 +605,7 @@ describe('the listener', () => {
     await until(() => warnings.length > 0)
     expect(warnings).to.have.length(1)
     expect(warnings[0]).to.match(
-      /a heartbeat did not come back within 300 ms: if it goes through a pooler, give the option "listen"/,
+      /a heartbeat did not come back within 300 ms. If it goes through a pooler, set the option "listen"/,
     )
     expect(await store.get('x')).to.deep.equal({ n: 1 })
     await store.close()
@@ -654,7 +656,7 @@ describe('the listener', () => {
     const trusted = new Promise((resolve) => store.once('trust', () => resolve(undefined)))
     await store.set('x', { n: 1 })
     await until(() => warnings.length > 0)
-    expect(warnings[0]).to.match(/can't hear of changes.*no such file/)
+    expect(warnings[0]).to.match(/LISTEN connection lost.*no such file/)
     broken = false
     await trusted
     await store.close()

@@ -275,7 +275,7 @@ describe('a connection', () => {
   it('that is a function and answers something else is told so', async () => {
     const store = new PgStore(async () => 'nothing' as unknown as [])
     expect((await rejection(store.get('a'))).message).to.match(
-      /the query function must answer rows or { rows }; it answered "nothing"/,
+      /the query function must resolve with rows or { rows }; received "nothing"/,
     )
     await store.close()
   })

@@ -92,7 +92,7 @@ describe('the history of several processes', () => {
 
   it('shows a fault where nothing is flushed on reconnect', () =>
     withFault(
-      { 'stores/pg-store.js': 'this.#cache?.clear();\n                this.#touches.forgetExpiry();' },
+      { 'stores/lifecycle.js': 'this.cache?.clear();\n                this.touches.forgetExpiry();' },
       async (library) => {
         expect(await findsStale(library, true)).to.equal(true)
       },

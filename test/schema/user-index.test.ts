@@ -279,7 +279,7 @@ describe('the index of users', () => {
       await store.create({ userId: 'ann' })
       await until(() => warnings.length > 0)
       expect(warnings[0]).to.match(
-        /^the index of users could not be made: must be owner of table session; run psql .*-v index=session_user_id -f node_modules\/koa-pg-store\/sql\/007-users.sql$/,
+        /^the index on user_id could not be created: must be owner of table session. Run psql .*-v index=session_user_id -f node_modules\/koa-pg-store\/sql\/007-users.sql$/,
       )
       expect(await store.sessionsOf('ann')).to.have.length(1)
       await store.close()

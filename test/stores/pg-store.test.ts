@@ -226,7 +226,7 @@ describe('PgStore', () => {
         await odd.touch(id)
         await odd.destroy(id)
         if (hashIds) await odd.set(id, { fine: true })
-        else expect((await rejection(odd.set(id, {}))).message).to.match(/session id has more than 1024/)
+        else expect((await rejection(odd.set(id, {}))).message).to.match(/session id must have at most 1024/)
       }
       for (const id of ['', undefined, null, 7, {}]) {
         const error = await rejection(odd.get(id as string))

@@ -1,0 +1,73 @@
+// Creates the parts that work on the table once setup has inspected it, and connects them.
+import type { LocalCache } from '../cache/local-cache.js'
+import type { MergeBases } from '../cache/merge-bases.js'
+import { channelOf } from '../notifications/payload.js'
+import type { Connection } from '../postgres/connection.js'
+import type { Change } from '../repository/row-mapper.js'
+import { SessionQueries } from '../repository/session-queries.js'
+import { SessionRegistry } from '../repository/session-registry.js'
+import { SessionRepository } from '../repository/session-repository.js'
+import { SessionStatements } from '../repository/session-statements.js'
+import { SessionWriter } from '../repository/session-writer.js'
+import type { TouchBuffer } from '../repository/touch-buffer.js'
+import type { Table } from '../schema/table.js'
+import { serialize } from '../session/json.js'
+import { handleOf } from '../session/session-id.js'
+import { findUserId } from '../session/user-id.js'
+import type { Conflict } from '../types/results.js'
+import type { Settings } from '../types/settings.js'
+
+export interface Components {
+  readonly table: Table
+  readonly queries: SessionQueries
+  readonly repository: SessionRepository
+  readonly registry: SessionRegistry
+}
+
+export interface ComponentOptions {
+  readonly connection: Connection
+  readonly settings: Settings
+  readonly cache: LocalCache | undefined
+  readonly touches: TouchBuffer
+  readonly bases: MergeBases
+  readonly isTrusted: () => boolean
+  readonly onConflict: (conflict: Conflict) => void
+}
+
+export function createComponents(table: Table, options: ComponentOptions): Components {
+  const { connection, settings, cache, touches, bases, isTrusted, onConflict } = options
+  const channel = channelOf(settings)
+  const statements = new SessionStatements(table, settings, channel)
+  const queries = new SessionQueries(connection, table, channel, statements, settings)
+  const onChanged = (list: readonly Change[]): void => {
+    for (const { id, version } of list) repository.applyChange(handleOf(id), version)
+  }
+  const writer = new SessionWriter({
+    ...settings,
+    queries,
+    userIdOf: (session) => findUserId(settings.userId, session),
+    serialize: (session) => serialize(session, settings),
+    peek: (digest) => repository.peek(digest),
+    onEvicted: onChanged,
+    onConflict,
+  })
+  const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
+  const repository = new SessionRepository({
+    bases,
+    queries,
+    saves: writer,
+    cache,
+    isTrusted,
+    propagate,
+    touches,
+  })
+  const registry = new SessionRegistry({
+    ...settings,
+    connection,
+    table,
+    queries,
+    activeCondition: statements.activeCondition,
+    onDestroyed: onChanged,
+  })
+  return { table, queries, repository, registry }
+}
