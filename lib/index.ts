@@ -1,171 +1,58 @@
-// What the package exports, nothing else.
-
-import { type CompressedOptions, compressed } from './codec/compressed.js'
-import { type EncryptedOptions, type EncryptionKey, encrypted } from './codec/encrypted.js'
-import {
-  type SessionKey,
-  type SessionKeyOptions,
-  type SessionKeyOptionsWithDefault,
-  sessionKey,
-} from './session/session-key.js'
-import { CachedStore, type CachedStoreOptions } from './stores/cached-store.js'
-import { MemoryStore, type MemoryStoreOptions } from './stores/memory-store.js'
+// What `import` and `require` of the package return.
+import * as names from './exports.js'
 import { PgStore } from './stores/pg-store.js'
-import {
-  AttributeError,
-  ConflictError,
-  DatabaseError,
-  DecodeError,
-  EncodeError,
-  SessionTooLargeError,
-  SetupError,
-} from './types/errors.js'
-import type {
-  CacheOptions,
-  CleanupOptions,
-  Codec,
-  CodecContext,
-  ConnectionSource,
-  PgStoreOptions,
-  QueryFunction,
-  Row,
-} from './types/options.js'
-import type {
-  CacheStats,
-  Conflict,
-  ExpiredSession,
-  SessionInfo,
-  Stats,
-  SweepResult,
-} from './types/results.js'
-import type {
-  GetOptions,
-  Session,
-  SessionCache,
-  SessionStore,
-  SessionWithTtl,
-  Ttl,
-  Yieldable,
-} from './types/session-store.js'
-import type { StandardSchemaV1 } from './types/standard-schema.js'
 
-export type {
-  CachedStoreOptions,
-  CacheOptions,
-  CacheStats,
-  CleanupOptions,
-  Codec,
-  CodecContext,
-  CompressedOptions,
-  Conflict,
-  ConnectionSource,
-  EncryptedOptions,
-  EncryptionKey,
-  ExpiredSession,
-  GetOptions,
-  MemoryStoreOptions,
-  PgStoreOptions,
-  QueryFunction,
-  Row,
-  Session,
-  SessionCache,
-  SessionInfo,
-  SessionKey,
-  SessionKeyOptions,
-  SessionKeyOptionsWithDefault,
-  SessionStore,
-  SessionWithTtl,
-  StandardSchemaV1,
-  Stats,
-  SweepResult,
-  Ttl,
-  Yieldable,
-}
-export {
-  AttributeError,
-  CachedStore,
-  ConflictError,
-  compressed,
-  DatabaseError,
-  DecodeError,
-  EncodeError,
-  encrypted,
-  MemoryStore,
-  PgStore,
-  PgStore as default,
-  SessionTooLargeError,
-  SetupError,
-  sessionKey,
-}
+export * from './exports.js'
+export { PgStore as default, PgStore as 'module.exports' }
 
-// `require('koa-pg-store')` answers the class itself. The other exports are properties of it, for `const { PgStore } =
-// require(…)` and for what TypeScript makes of an import in a CommonJS module.
-Object.assign(PgStore, {
-  PgStore,
-  default: PgStore,
-  ConflictError,
-  DatabaseError,
-  SessionTooLargeError,
-  SetupError,
-  AttributeError,
-  CachedStore,
-  compressed,
-  DecodeError,
-  EncodeError,
-  encrypted,
-  MemoryStore,
-  sessionKey,
-})
-
-export { PgStore as 'module.exports' }
+// `require('koa-pg-store')` returns the class. The other names are its properties, for `const { PgStore } = require(…)` and
+// for what TypeScript makes of an import in a CommonJS module.
+Object.assign(PgStore, names, { default: PgStore })
 
 declare module './stores/pg-store.js' {
   namespace PgStore {
-    export {
-      AttributeError,
-      CachedStore,
-      type CachedStoreOptions,
-      type CacheOptions,
-      type CacheStats,
-      type CleanupOptions,
-      type Codec,
-      type CodecContext,
-      type CompressedOptions,
-      type Conflict,
-      ConflictError,
-      type ConnectionSource,
-      compressed,
-      DatabaseError,
-      DecodeError,
-      EncodeError,
-      type EncryptedOptions,
-      type EncryptionKey,
-      type ExpiredSession,
-      encrypted,
-      type GetOptions,
-      MemoryStore,
-      type MemoryStoreOptions,
-      PgStore,
-      PgStore as default,
-      type PgStoreOptions,
-      type QueryFunction,
-      type Row,
-      type Session,
-      type SessionCache,
-      type SessionInfo,
-      type SessionKey,
-      type SessionKeyOptions,
-      type SessionKeyOptionsWithDefault,
-      type SessionStore,
-      SessionTooLargeError,
-      type SessionWithTtl,
-      SetupError,
-      type StandardSchemaV1,
-      type Stats,
-      type SweepResult,
-      sessionKey,
-      type Ttl,
-      type Yieldable,
-    }
+    export { PgStore, PgStore as default }
+    export import AttributeError = names.AttributeError
+    export import CachedStore = names.CachedStore
+    export import compressed = names.compressed
+    export import ConflictError = names.ConflictError
+    export import DatabaseError = names.DatabaseError
+    export import DecodeError = names.DecodeError
+    export import EncodeError = names.EncodeError
+    export import encrypted = names.encrypted
+    export import MemoryStore = names.MemoryStore
+    export import sessionKey = names.sessionKey
+    export import SessionTooLargeError = names.SessionTooLargeError
+    export import SetupError = names.SetupError
+    export type CachedStoreOptions = names.CachedStoreOptions
+    export type CacheOptions = names.CacheOptions
+    export type CacheStats = names.CacheStats
+    export type CleanupOptions = names.CleanupOptions
+    export type Codec = names.Codec
+    export type CodecContext = names.CodecContext
+    export type CompressedOptions = names.CompressedOptions
+    export type Conflict = names.Conflict
+    export type ConnectionSource = names.ConnectionSource
+    export type EncryptedOptions = names.EncryptedOptions
+    export type EncryptionKey = names.EncryptionKey
+    export type ExpiredSession = names.ExpiredSession
+    export type GetOptions = names.GetOptions
+    export type MemoryStoreOptions = names.MemoryStoreOptions
+    export type PgStoreOptions = names.PgStoreOptions
+    export type QueryFunction = names.QueryFunction
+    export type Row = names.Row
+    export type Session = names.Session
+    export type SessionCache = names.SessionCache
+    export type SessionInfo = names.SessionInfo
+    export type SessionKey<Input, Output, Missing = undefined> = names.SessionKey<Input, Output, Missing>
+    export type SessionKeyOptions = names.SessionKeyOptions
+    export type SessionKeyOptionsWithDefault<Input> = names.SessionKeyOptionsWithDefault<Input>
+    export type SessionStore = names.SessionStore
+    export type SessionWithTtl = names.SessionWithTtl
+    export type StandardSchemaV1<Input = unknown, Output = Input> = names.StandardSchemaV1<Input, Output>
+    export type Stats = names.Stats
+    export type SweepResult = names.SweepResult
+    export type Ttl = names.Ttl
+    export type Yieldable<T> = names.Yieldable<T>
   }
 }

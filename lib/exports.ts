@@ -1,0 +1,49 @@
+// The public names of the package.
+export { type CompressedOptions, compressed } from './codec/compressed.js'
+export { type EncryptedOptions, type EncryptionKey, encrypted } from './codec/encrypted.js'
+export {
+  type SessionKey,
+  type SessionKeyOptions,
+  type SessionKeyOptionsWithDefault,
+  sessionKey,
+} from './session/session-key.js'
+export { CachedStore, type CachedStoreOptions } from './stores/cached-store.js'
+export { MemoryStore, type MemoryStoreOptions } from './stores/memory-store.js'
+export { PgStore } from './stores/pg-store.js'
+export {
+  AttributeError,
+  ConflictError,
+  DatabaseError,
+  DecodeError,
+  EncodeError,
+  SessionTooLargeError,
+  SetupError,
+} from './types/errors.js'
+export type {
+  CacheOptions,
+  CleanupOptions,
+  Codec,
+  CodecContext,
+  ConnectionSource,
+  PgStoreOptions,
+  QueryFunction,
+  Row,
+} from './types/options.js'
+export type {
+  CacheStats,
+  Conflict,
+  ExpiredSession,
+  SessionInfo,
+  Stats,
+  SweepResult,
+} from './types/results.js'
+export type {
+  GetOptions,
+  Session,
+  SessionCache,
+  SessionStore,
+  SessionWithTtl,
+  Ttl,
+  Yieldable,
+} from './types/session-store.js'
+export type { StandardSchemaV1 } from './types/standard-schema.js'
