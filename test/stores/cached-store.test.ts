@@ -235,7 +235,7 @@ describe('CachedStore', () => {
       const open = cache.hold(what === 'save' ? 'set' : 'destroy')
       await (what === 'save' ? impatient.set(sid, { a: 2 }, minute) : impatient.destroy(sid))
       expect(warnings.map(({ message }) => message)).to.deep.equal([
-        'the cache is passed over: no answer within 50 ms',
+        'cache bypassed: no answer within 50 ms',
       ])
       expect(await isCached()).to.equal(true)
       expect(await impatient.get(sid)).to.deep.equal(after)
@@ -249,7 +249,7 @@ describe('CachedStore', () => {
     await warm()
     cache.broken = 'before'
     for (let n = 0; n < 3; n++) expect(await cached.get(sid)).to.deep.equal({ a: 1 })
-    expect(warnings.map(({ message }) => message)).to.deep.equal(['the cache is passed over: down: …'])
+    expect(warnings.map(({ message }) => message)).to.deep.equal(['cache bypassed: down: …'])
     expect(cache.count('get')).to.equal(2)
     cache.broken = false
     time += 1_000
@@ -366,7 +366,7 @@ describe('CachedStore', () => {
       expect(await behind.get(sid)).to.equal(undefined)
       expect(await behind.get('another')).to.equal(undefined)
       expect(warnings.length).to.be.at.least(1)
-      expect(warnings[0]?.message).to.match(/^the cache is passed over: /)
+      expect(warnings[0]?.message).to.match(/^cache bypassed: /)
       front.client.disconnect()
     })
 

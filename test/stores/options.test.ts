@@ -116,7 +116,7 @@ describe('new PgStore', () => {
     [
       { cleanupTime: 60_000, cleanup: false },
       TypeError,
-      'options "cleanup" and "cleanupTime" both say when to sweep: give one of them',
+      'options "cleanup" and "cleanupTime" both set when to sweep; use only one',
     ],
     [
       { maxBytes: '1mb' },
