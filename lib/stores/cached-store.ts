@@ -1,4 +1,4 @@
-// CachedStore: any store behind any cache.
+// CachedStore: puts any cache in front of any store.
 import { EventEmitter } from 'node:events'
 import { parse, serialize } from '../session/json.js'
 import { assertSessionId, createId } from '../session/session-id.js'
@@ -15,42 +15,55 @@ import { assertDuration, describe, withDefaults } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import { GuardedCache } from './guarded-cache.js'
 
-/** Options of `CachedStore`; each is checked when the store is made. All durations are in milliseconds. */
+/** Options of `CachedStore`, checked by its constructor. All durations are in milliseconds. */
 export interface CachedStoreOptions {
-  /** How long the cache answers for a session at most before the store is asked again. Default a minute. */
+  /**
+   * The longest time that a session is served from the cache before it is read from the store again, in ms.
+   * @default 60_000
+   */
   ttl?: number | undefined
-  /** How long a call waits for the cache before it goes on without. Default a second. */
+  /**
+   * How long a call waits for the cache before it continues without it, in ms.
+   * @default 1_000
+   */
   timeout?: number | undefined
 }
 
 interface LoadedSession {
   readonly session: Session
-  /** Milliseconds that it has to live at least; `undefined`: the store can't say. */
+  /** The remaining life in ms; `undefined` if the store doesn't say. */
   readonly ttl: number | undefined
 }
 
 const defaults = { ttl: 60_000, timeout: 1_000 }
 
 /**
- * Puts a cache in front of a store: `new CachedStore(new PgStore(url), new RedisStore(…))`.
+ * Puts a cache in front of a store.
  *
- * The store decides. A `set` or `destroy` goes to it first and then out of the cache; a `get` that the cache can't answer
- * asks the store and fills the cache, unless a change of the session overtook it. A cache that fails or doesn't answer is
- * passed over, and reported by the event `warning`; what it might know wrongly after that isn't asked of it until it has
- * forgotten it. So within one instance every promise of the store holds.
+ * The store is authoritative. `set` and `destroy` change the store first and then invalidate the cached session. A `get` that
+ * misses the cache reads from the store and fills the cache, unless the session was changed in the meantime. A cache that
+ * fails or times out is bypassed, and the event `warning` is emitted; a session whose invalidation failed is read from the
+ * store until the invalidation succeeds. So within one process, all guarantees of the store hold.
  *
- * It can't promise that for several instances, whether each has a cache or all share one: nothing tells an instance what
- * another has changed, and a fill may cross another instance's change. There, a session that was changed or destroyed may
- * be answered as it was for up to `ttl`. (`PgStore` has a cache of its own that hears of changes: prefer that to a
- * `MemoryStore` in front of it.) A store that has no `getWithTtl` can't say how long a session has to live; an
- * expired one may then be answered for up to `ttl` more.
+ * Across processes they don't, whether each has a cache or all share one: nothing notifies a cache of a change made by another
+ * process, so a changed or destroyed session may be served for up to `ttl`. `PgStore` has its own cache, which is notified:
+ * prefer it to a `MemoryStore` in front of a `PgStore`. With a store that has no `getWithTtl`, an expired session may also be
+ * served for up to `ttl`.
+ *
+ * @example
+ * const store = new CachedStore(new PgStore(url), new RedisStore({ url: redisUrl }), { ttl: 5_000 })
+ * store.on('warning', (error) => console.error(error.message))
  */
 export class CachedStore extends EventEmitter<{ warning: [Error] }> implements SessionStore {
   readonly #store: SessionStore
   readonly #cache: GuardedCache
   readonly #ttl: number
 
-  /** Throws a `TypeError` or a `RangeError`, naming what it received, for what it can't use. `now` is a monotonic clock in ms. */
+  /**
+   * `now` is a monotonic clock in ms, which tests replace.
+   * @throws {TypeError} if `store` or `cache` lacks a method, or an option is unknown or of the wrong type
+   * @throws {RangeError} if an option is out of range
+   */
   constructor(
     store: SessionStore,
     cache: SessionCache,
@@ -74,14 +87,14 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
   }
 
   /**
-   * The session under this id, from the cache or the store, or `undefined`; an object of the caller's own. Rejects as the
-   * store does. The middlewares' further arguments go to the store.
+   * Resolves with the session, from the cache or the store, or with `undefined`. The object is the caller's own. Passes the
+   * middlewares' further arguments on to the store, and rejects as the store does.
    */
   get<T extends object = Session>(sid: string, ...context: unknown[]): Yieldable<T | undefined> {
     return yieldable(this.#find(sid, context).then((found) => found?.session as T | undefined))
   }
 
-  /** The session, with the ms that it has to live at least; 0 where the store doesn't say. */
+  /** Resolves with the session and its remaining life in ms, at least; 0 if the store doesn't say. */
   async getWithTtl(sid: string, ...context: unknown[]): Promise<SessionWithTtl | undefined> {
     const found = await this.#find(sid, context)
     return found && { session: found.session, ttl: found.ttl ?? 0 }
@@ -89,48 +102,49 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
 
   async #find(sid: string, context: unknown[]): Promise<LoadedSession | undefined> {
     assertSessionId(sid)
-    const reading = this.#cache.read(sid)
+    const read = this.#cache.read(sid)
     try {
-      const kept = await reading.find()
-      const session = kept && parse(kept.json)
-      if (kept !== undefined && session !== undefined) {
-        const left = kept.ttlMs ?? undefined
-        // Since then up to `life` ms have gone by. For koa-session that is no matter: it must not think a session over
-        // that is alive.
-        return { session: fromStored(session, left), ttl: left === undefined ? left : left - kept.cacheTtlMs }
+      const cached = await read.find()
+      const session = cached && parse(cached.json)
+      if (cached !== undefined && session !== undefined) {
+        const ttlMs = cached.ttlMs ?? undefined
+        // The entry may be up to cacheTtlMs old, so that is subtracted. koa-session gets the larger figure: it must not
+        // treat an active session as expired.
+        const ttl = ttlMs === undefined ? undefined : ttlMs - cached.cacheTtlMs
+        return { session: fromStored(session, ttlMs), ttl }
       }
-      const found = await this.#ask(sid, context)
-      if (found !== undefined) {
-        // A cache may count in whole seconds, and must not know a session for longer than it lives.
-        const life = Math.min(this.#ttl, Math.floor((found.ttl ?? this.#ttl) / 1000) * 1000)
-        const json = toStored(serialize(found.session))
-        if (life > 0) reading.fill({ json, ttlMs: found.ttl ?? null, cacheTtlMs: life })
+      const loaded = await this.#load(sid, context)
+      if (loaded !== undefined) {
+        // Rounded down, as a cache may count in whole seconds and must not keep a session after its expiry.
+        const cacheTtlMs = Math.min(this.#ttl, Math.floor((loaded.ttl ?? this.#ttl) / 1000) * 1000)
+        const json = toStored(serialize(loaded.session))
+        if (cacheTtlMs > 0) read.fill({ json, ttlMs: loaded.ttl ?? null, cacheTtlMs })
       }
-      return found
+      return loaded
     } finally {
-      reading.end()
+      read.end()
     }
   }
 
-  async #ask(sid: string, context: unknown[]): Promise<LoadedSession | undefined> {
+  async #load(sid: string, context: unknown[]): Promise<LoadedSession | undefined> {
     if (this.#store.getWithTtl !== undefined) return this.#store.getWithTtl(sid, ...context)
     const session = await this.#store.get(sid, ...context)
-    // Other people's stores answer null.
+    // Stores of other packages may resolve with null.
     return session ? { session, ttl: undefined } : undefined
   }
 
-  /** Saves a session in the store, as that does it; the cache forgets it. */
+  /** Saves a session in the store, and then invalidates the cached one. Rejects as the store does. */
   set(sid: string, session: object, ttl?: Ttl, ...context: unknown[]): Yieldable<void> {
     return yieldable(this.#set(sid, session, ttl, context))
   }
 
   async #set(sid: string, session: object, ttl: Ttl, context: unknown[]): Promise<void> {
     assertSessionId(sid)
-    // What came of it only the store knows: it may have been merged with another, or refused as destroyed.
+    // Invalidated rather than updated: the store may have merged the session, or ignored the save of a destroyed one.
     await this.#cache.change(sid, 'forget', () => this.#store.set(sid, session, ttl, ...context))
   }
 
-  /** Ends a session in the store, and then in the cache. */
+  /** Destroys a session in the store, and then in the cache. */
   destroy(sid: string, ...context: unknown[]): Yieldable<void> {
     return yieldable(this.#destroy(sid, context))
   }
@@ -140,14 +154,17 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
     await this.#cache.change(sid, 'destroy', () => this.#store.destroy(sid, ...context))
   }
 
-  /** Moves the expiry in the store, which rejects if it can't. */
+  /**
+   * Moves the session's expiry in the store.
+   * @throws {TypeError} if the store has no method `touch`
+   */
   async touch(sid: string, ttl?: Ttl): Promise<void> {
     assertSessionId(sid)
     if (this.#store.touch === undefined) throw new TypeError('the store behind the cache has no method touch')
     await this.#store.touch(sid, ttl)
   }
 
-  /** Saves a new session in the store under an id of 192 random bits and answers the id. */
+  /** Saves a new session in the store and resolves with its id of 192 random bits. */
   async create(session: object, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
     const sid = createId()
     await this.#set(sid, session, ttl, [])

@@ -1,11 +1,12 @@
-// A cache that may fail, made safe to ask: what it might know wrongly isn't asked, and nobody waits for it long.
+// A circuit breaker around CachedStore's cache: a slow or failing cache is bypassed, and so is an entry that may be stale.
 
 import type { SessionCache } from '../types/session-store.js'
 import { messageOf, redact } from '../util/driver-errors.js'
+import { withTimeout } from '../util/timeout.js'
 
 export interface GuardedCacheOptions {
   readonly cache: SessionCache
-  /** How long the cache keeps anything at most, in ms. */
+  /** The longest time that the cache keeps an entry, in ms. */
   readonly ttl: number
   /** How long a call waits for the cache, in ms. */
   readonly timeout: number
@@ -14,77 +15,81 @@ export interface GuardedCacheOptions {
   readonly now: () => number
 }
 
-/** What the cache is told to know of a session. */
+/** What the cache holds for a session. */
 interface CachedSession {
   readonly json: string
-  /** Milliseconds that the session had to live when the store answered it; `null`: the store didn't say. */
+  /** The session's remaining life in ms when it was read from the store; `null` if the store didn't say. */
   readonly ttlMs: number | null
-  /** For how many ms the cache was to keep it. */
+  /** How long the cache was asked to keep it, in ms. */
   readonly cacheTtlMs: number
 }
 
+/** What is known of a session id that is in use, or whose entry may be stale. */
 interface State {
-  /** Calls that hold it. */
+  /** The number of calls that use this state. */
   holders: number
-  /** Changes of the session that are under way. */
+  /** The number of changes of the session in progress. */
   changing: number
-  /** Grows when a change begins and when it ends: what was read before isn't kept after. */
+  /** Incremented when a change starts and when it ends: an older read must not fill the cache. */
   generation: number
-  /** What the cache must still do before it may be asked: it may know what the store doesn't any more. */
+  /** Invalidation that has not succeeded yet; the cache is bypassed for this id until it has. */
   pendingInvalidation: 'forget' | 'destroy' | undefined
-  /** What it was told last; the next waits for it, however long that takes. */
+  /** The last write to the cache; the next one waits for it, however long it takes. */
   lastWrite: Promise<unknown> | undefined
 }
 
-/** A cache that failed is left alone for so long. */
+/** How long the cache is bypassed after a failure. */
 const resetTimeoutMs = 1_000
 
-/** How many sessions at most the cache may owe something. */
+/** The maximum number of ids with a failed invalidation. */
 const maxPending = 10_000
 
+/** The result of a cache operation that failed or timed out. */
+const failed = Symbol('failed')
+
 /**
- * Knows of each session that is in use whether the cache may be asked about it. Not while a change is under way; and not
- * after one until the cache has done what it owes: if that fails, it is tried again with the next call that the cache
- * answers. If it owes too much, nothing is asked until all that it knew has gone by its ttl.
+ * Tracks for each session in use whether the cache may be read. It may not during a change, nor after one until the cache has
+ * dropped its entry. A failed invalidation is retried after the next call that the cache answers. When too many have failed,
+ * the whole cache is bypassed until all its entries have expired.
  */
 export class GuardedCache {
   readonly #options: GuardedCacheOptions
+  readonly #cache: SessionCache
   readonly #states = new Map<string, State>()
-  /** The ids of those for whom the cache failed to do what it owes. */
+  /** The ids whose invalidation has failed. */
   readonly #pendingIds = new Set<string>()
   #openUntil = 0
   #isRetrying = false
 
   constructor(options: GuardedCacheOptions) {
     this.#options = options
+    this.#cache = options.cache
   }
 
-  /** To be called before the cache and the store are asked; `end` must follow. */
-  read(sid: string): Reading {
+  /** Starts a read, before the cache and the store are asked; `end` must follow. */
+  read(sid: string): CacheRead {
     const state = this.#acquire(sid)
-    const { generation: turn } = state
+    const { generation } = state
     return {
       find: async () => {
         if (state.pendingInvalidation !== undefined) this.#retryPending()
         if (state.pendingInvalidation !== undefined || this.#isOpen()) return undefined
-        const found = await this.#withTimeout(this.#ask(() => this.#options.cache.get(sid), [sid]))
-        // What changed meanwhile may have come too late for the cache's answer.
-        return turn === state.generation && isKept(found) ? found : undefined
+        const found = await this.#withTimeout(this.#call(() => this.#cache.get(sid), [sid]))
+        // After a change in the meantime, the entry may be the old one.
+        return generation === state.generation && isCachedSession(found) ? found : undefined
       },
-      fill: (kept) => {
-        if (turn !== state.generation || state.pendingInvalidation !== undefined || this.#isOpen()) return
-        // Nobody waits for it.
-        void this.#withTimeout(
-          this.#enqueueWrite(sid, state, () => this.#options.cache.set(sid, kept, kept.cacheTtlMs), [
-            kept.json,
-          ]),
-        )
+      fill: (entry) => {
+        const isStale = generation !== state.generation || state.pendingInvalidation !== undefined
+        if (isStale || this.#isOpen()) return
+        const write = (): PromiseLike<unknown> => this.#cache.set(sid, entry, entry.cacheTtlMs)
+        // The caller doesn't wait for the fill.
+        void this.#withTimeout(this.#enqueueWrite(sid, state, write, [entry.json]))
       },
       end: () => this.#release(sid, state),
     }
   }
 
-  /** Runs a change of the store, after which the cache doesn't know the session, or isn't asked about it. */
+  /** Runs a change of the store and then invalidates the cached session. */
   async change<T>(sid: string, kind: 'forget' | 'destroy', work: () => PromiseLike<T>): Promise<T> {
     const state = this.#acquire(sid)
     state.changing++
@@ -93,65 +98,64 @@ export class GuardedCache {
     try {
       return await work()
     } finally {
-      // Also if it failed: it may have been made.
+      // Also after a failure: the change may have been made.
       state.changing--
       state.generation++
-      const paid = this.#invalidate(sid, state)
-      if (!this.#isOpen()) await this.#withTimeout(paid)
+      const invalidation = this.#invalidate(sid, state)
+      if (!this.#isOpen()) await this.#withTimeout(invalidation)
       this.#release(sid, state)
     }
   }
 
   async #invalidate(sid: string, state: State): Promise<boolean> {
-    const { generation: turn, pendingInvalidation: owed } = state
-    const { cache } = this.#options
-    // A cache that keeps the contract of stores would keep a destroyed session's id: forget isn't destroy.
-    const work = (): PromiseLike<unknown> => (owed === 'destroy' ? cache.destroy(sid) : cache.set(sid, {}, 1))
+    const { generation, pendingInvalidation } = state
+    // To forget is not to destroy: a cache that is a SessionStore would keep a tombstone, and refuse the next fill.
+    const work = (): PromiseLike<unknown> =>
+      pendingInvalidation === 'destroy' ? this.#cache.destroy(sid) : this.#cache.set(sid, {}, 1)
     if ((await this.#enqueueWrite(sid, state, work)) === failed) {
       this.#pendingIds.add(sid)
       this.#dropPending()
       return false
     }
-    // Another change pays by itself when it ends.
-    if (state.generation === turn && state.changing === 0) {
-      state.pendingInvalidation = undefined
-      this.#pendingIds.delete(sid)
-      this.#cleanUp(sid, state)
-    }
+    // A change that started since then invalidates when it ends.
+    if (state.generation === generation && state.changing === 0) this.#clearPending(sid, state)
     return true
   }
 
-  /** Lets the cache pay what it owes, one session after another, until it fails again. */
+  /** Retries the failed invalidations one by one, until one fails again. */
   #retryPending(): void {
     if (this.#isRetrying || this.#pendingIds.size === 0 || this.#isOpen()) return
     this.#isRetrying = true
-    const settle = async (): Promise<void> => {
+    const retryAll = async (): Promise<void> => {
       for (const sid of [...this.#pendingIds]) {
         const state = this.#states.get(sid)
-        // A change under way pays by itself, and what was told and isn't done would only be told again.
-        if (state === undefined || state.changing > 0 || state.lastWrite !== undefined) continue
+        if (state === undefined || isBusy(state)) continue
         if (!(await this.#invalidate(sid, state))) break
       }
     }
-    void settle().finally(() => {
+    void retryAll().finally(() => {
       this.#isRetrying = false
     })
   }
 
+  /** Too many invalidations have failed: bypasses the whole cache until its entries have expired. */
   #dropPending(): void {
     if (this.#pendingIds.size <= maxPending) return
     for (const sid of this.#pendingIds) {
       const state = this.#states.get(sid)
-      // What isn't done yet may still be done, whenever: its state stays.
-      if (state === undefined || state.changing > 0 || state.lastWrite !== undefined) continue
-      state.pendingInvalidation = undefined
-      this.#pendingIds.delete(sid)
-      this.#cleanUp(sid, state)
+      // A write in progress may still complete at any time, so its state is kept.
+      if (state !== undefined && !isBusy(state)) this.#clearPending(sid, state)
     }
     this.#open(this.#options.ttl + resetTimeoutMs)
   }
 
-  /** Tells the cache something about a session, after what it was told before; answers `failed` if it didn't do it. */
+  #clearPending(sid: string, state: State): void {
+    state.pendingInvalidation = undefined
+    this.#pendingIds.delete(sid)
+    this.#cleanUp(sid, state)
+  }
+
+  /** Writes to the cache after the earlier writes of the same id; resolves with `failed` if that failed. */
   #enqueueWrite(
     sid: string,
     state: State,
@@ -159,53 +163,41 @@ export class GuardedCache {
     secrets: string[] = [],
   ): Promise<unknown> {
     const earlier = state.lastWrite
-    const told = (async () => {
+    const write = (async () => {
       await earlier
-      return this.#ask(work, [sid, ...secrets])
+      return this.#call(work, [sid, ...secrets])
     })()
-    state.lastWrite = told
-    void told.then(() => {
-      if (state.lastWrite !== told) return
+    state.lastWrite = write
+    void write.then(() => {
+      if (state.lastWrite !== write) return
       state.lastWrite = undefined
       this.#cleanUp(sid, state)
     })
-    return told
+    return write
   }
 
-  /** Never rejects: a failure is reported, and the cache left alone for a while. */
-  async #ask(work: () => PromiseLike<unknown>, secrets: string[]): Promise<unknown> {
+  /** Calls the cache. Never rejects: a failure is reported, opens the circuit, and resolves with `failed`. */
+  async #call(work: () => PromiseLike<unknown>, secrets: string[]): Promise<unknown> {
     try {
-      const answer = await work()
+      const result = await work()
       if (!this.#isOpen()) this.#retryPending()
-      return answer
+      return result
     } catch (error) {
-      this.#fail(redact(error, secrets))
-      return failed
+      return this.#fail(redact(error, secrets))
     }
   }
 
-  async #withTimeout(asked: Promise<unknown>): Promise<unknown> {
-    const { timeout } = this.#options
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<typeof failed>((resolve) => {
-      timer = setTimeout(() => {
-        this.#fail(new Error(`no answer within ${timeout} ms`))
-        resolve(failed)
-      }, timeout)
-      timer.unref()
-    })
-    try {
-      return await Promise.race([asked, late])
-    } finally {
-      clearTimeout(timer)
-    }
+  /** Waits for a call of the cache, which never rejects, no longer than the option `timeout`. */
+  #withTimeout(call: Promise<unknown>): Promise<unknown> {
+    return withTimeout(call, this.#options.timeout, 'no answer', false).catch((error) => this.#fail(error))
   }
 
-  #fail(error: Error): void {
-    const isNews = !this.#isOpen()
+  /** Opens the circuit; warns only if it was closed. */
+  #fail(error: unknown): typeof failed {
+    const wasOpen = this.#isOpen()
     this.#open(resetTimeoutMs)
-    if (isNews)
-      this.#options.warn(new Error(`the cache is passed over: ${messageOf(error)}`, { cause: error }))
+    if (!wasOpen) this.#options.warn(new Error(`cache bypassed: ${messageOf(error)}`, { cause: error }))
+    return failed
   }
 
   #open(ms: number): void {
@@ -234,24 +226,27 @@ export class GuardedCache {
     this.#cleanUp(sid, state)
   }
 
-  /** Forgets what nobody needs: the cache may be asked about every session that has no state. */
+  /** Drops a state that is no longer needed. The cache may be read for any id without a state. */
   #cleanUp(sid: string, state: State): void {
     if (state.holders === 0 && state.pendingInvalidation === undefined && state.lastWrite === undefined)
       this.#states.delete(sid)
   }
 }
 
-/** A `get` under way. */
-export interface Reading {
-  /** What the cache knows, if it may be asked and answers. */
+/** A `get` in progress. */
+interface CacheRead {
+  /** Resolves with the cached session, if there is one and the cache may be read. */
   find(): Promise<CachedSession | undefined>
-  /** Has the cache keep what the store answered, unless a change overtook it. */
-  fill(kept: CachedSession): void
+  /** Caches what the store returned, unless a change has overtaken it. */
+  fill(entry: CachedSession): void
   end(): void
 }
 
-const failed = Symbol('failed')
+/** Whether a change or a write is in progress, which invalidates by itself or would only be repeated. */
+function isBusy(state: State): boolean {
+  return state.changing > 0 || state.lastWrite !== undefined
+}
 
-function isKept(value: unknown): value is CachedSession {
+function isCachedSession(value: unknown): value is CachedSession {
   return typeof value === 'object' && value !== null && typeof Reflect.get(value, 'json') === 'string'
 }

@@ -1,4 +1,4 @@
-// The calls of a store that are under way: counted, waited for at the end, and what they fail with put into words.
+// Counts the operations in progress, so that close() can wait for them, and wraps their errors.
 import {
   ConflictError,
   DatabaseError,
@@ -9,18 +9,19 @@ import {
 } from '../types/errors.js'
 import { codeOf, redact } from '../util/driver-errors.js'
 
-/** Errors that say themselves what is wrong. */
+/** Errors that are passed on as they are. */
 const ownErrors = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
 
-/** The table or one of its columns went away, or its type changed: what setup found out isn't true any more. */
+/** The table or one of its columns is missing, or a type has changed: what setup found out is outdated. */
 const tableChangedCodes = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
 
 export class OperationTracker {
   readonly #onTableChanged: () => void
   #count = 0
   #isClosed = false
-  #idle: (() => void) | undefined
+  #onIdle: (() => void) | undefined
 
+  /** `onTableChanged` is called when an error shows that the table has changed. */
   constructor(onTableChanged: () => void) {
     this.#onTableChanged = onTableChanged
   }
@@ -29,39 +30,42 @@ export class OperationTracker {
     return this.#isClosed
   }
 
-  /** Runs a call that is called `what`. Its error holds none of the secrets. */
-  async run<T>(what: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
-    if (this.#isClosed) throw new Error(`can't ${what}: the session store is closed`)
+  /**
+   * Runs an operation. `description` appears in its errors, such as 'read the session'; `secrets` don't. Rejects if `close`
+   * has been called.
+   */
+  async run<T>(description: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
+    if (this.#isClosed) throw new Error(`can't ${description}: the session store is closed`)
     this.#count++
     try {
       return await work()
     } catch (error) {
-      throw this.toError(error, what, secrets)
+      throw this.toError(error, description, secrets)
     } finally {
       this.#count--
-      if (this.#count === 0) this.#idle?.()
+      if (this.#count === 0) this.#onIdle?.()
     }
   }
 
-  /** What a call that is called `what` rejects with. */
-  toError(error: unknown, what: string, secrets: string[] = []): Error {
+  /** Returns the error that an operation rejects with: one of the package's own, or a `DatabaseError` without the secrets. */
+  toError(error: unknown, description: string, secrets: string[] = []): Error {
     if (ownErrors.some((type) => error instanceof type)) return error as Error
-    // Set up again at the next use: somebody may just have mended or moved the table.
+    // The next operation sets the store up again: the table may have been repaired or moved.
     if (tableChangedCodes.has(codeOf(error) ?? '')) this.#onTableChanged()
     const cause = redact(error, secrets)
-    return new DatabaseError(`can't ${what}: ${cause.message}`, { cause })
+    return new DatabaseError(`can't ${description}: ${cause.message}`, { cause })
   }
 
-  /** Lets no further call in. */
+  /** Makes later operations reject. */
   close(): void {
     this.#isClosed = true
   }
 
-  /** Resolves when no call is under way. */
+  /** Resolves when no operation is in progress. */
   async drained(): Promise<void> {
     if (this.#count === 0) return
     await new Promise<void>((resolve) => {
-      this.#idle = resolve
+      this.#onIdle = resolve
     })
   }
 }

@@ -1,4 +1,4 @@
-// The options: their defaults, their checks, and a frozen copy that the rest of the store reads.
+// PgStore's options: their defaults, their validation, and the frozen settings made of them.
 import { readCodec } from '../codec/codec.js'
 import { maxTtl } from '../session/ttl.js'
 import { defaultUserId } from '../session/user-id.js'
@@ -25,6 +25,8 @@ export const cacheDefaults: CacheSettings = {
 }
 
 const touchDefaults = { interval: 60_000, batchSize: 5_000 }
+
+const cronForm = "a cron expression such as '*/15 * * * *', false or an object"
 
 const cleanupDefaults = {
   cron: '*/15 * * * *' as string | false,
@@ -56,7 +58,7 @@ const defaults = {
   cleanupTime: undefined,
 }
 
-/** Checks what the user gave and fills in the rest. Throws `TypeError` or `RangeError`, naming the option. */
+/** Returns the settings for the user's options. Throws a `TypeError` or `RangeError` that names the option. */
 export function readOptions(options: PgStoreOptions = {}): Settings {
   const { cleanupTime: _, ...given } = withDefaults<object>('options', defaults, options) as Settings & {
     cleanupTime: unknown
@@ -102,9 +104,9 @@ function readTouch({ touch = {} }: PgStoreOptions): Settings['touch'] {
 function readCleanup({ cleanup = {}, cleanupTime }: PgStoreOptions): CleanupSettings {
   if (typeof cleanup !== 'string' && cleanup !== false && (typeof cleanup !== 'object' || cleanup === null))
     invalidType('cleanup', cronForm, cleanup)
-  const isBare = typeof cleanup !== 'object'
-  const { cron, ...settings } = withDefaults('cleanup', cleanupDefaults, isBare ? { cron: cleanup } : cleanup)
-  const name = isBare ? 'cleanup' : 'cleanup.cron'
+  const isCron = typeof cleanup !== 'object'
+  const { cron, ...settings } = withDefaults('cleanup', cleanupDefaults, isCron ? { cron: cleanup } : cleanup)
+  const name = isCron ? 'cleanup' : 'cleanup.cron'
   if (typeof cron !== 'string' && cron !== false) invalidType(name, cronForm, cron)
   const problem = cron === false ? undefined : cronProblem(cron)
   if (problem !== undefined)
@@ -122,24 +124,25 @@ function readCleanup({ cleanup = {}, cleanupTime }: PgStoreOptions): CleanupSett
   if (cleanupTime === undefined)
     return Object.freeze({ ...settings, cron: cron || undefined, intervalMs: undefined })
   assertDuration('cleanupTime', cleanupTime)
-  // Node's timers end there.
+  // The longest delay of Node's timers.
   if (cleanupTime >= 2 ** 31) outOfRange('cleanupTime', 'less than 2,147,483,648 ms (24 days)', cleanupTime)
-  if (isBare || cleanup.cron !== undefined)
-    throw new TypeError('options "cleanup" and "cleanupTime" both say when to sweep: give one of them')
+  if (isCron || cleanup.cron !== undefined)
+    throw new TypeError('options "cleanup" and "cleanupTime" both set when to sweep; use only one')
   return Object.freeze({ ...settings, cron: undefined, intervalMs: cleanupTime })
 }
 
-const cronForm = "a cron expression such as '*/15 * * * *', false or an object"
-
 function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {
   if (cache === false) return false
-  const { worksWithoutListener: _, ...known } = cacheDefaults
-  const settings = { ...withDefaults('cache', known, cache), worksWithoutListener: cache?.ttl !== undefined }
+  const { worksWithoutListener: _, ...publicDefaults } = cacheDefaults
+  const settings = {
+    ...withDefaults('cache', publicDefaults, cache),
+    worksWithoutListener: cache?.ttl !== undefined,
+  }
   assertInteger('cache.max', settings.max, 'sessions', 1)
   assertInteger('cache.maxBytes', settings.maxBytes, 'bytes', 1)
   if (settings.ttl !== 0) assertDuration('cache.ttl', settings.ttl)
   assertDuration('cache.maxStaleness', settings.maxStaleness)
-  // A notification has to be there and back meanwhile; and Node's timers end at 2^31.
+  // Long enough for a heartbeat to return, and far below the longest delay of Node's timers.
   if (settings.maxStaleness < 100 || settings.maxStaleness > 3_600_000)
     outOfRange('cache.maxStaleness', 'between 100 ms and an hour (3,600,000)', settings.maxStaleness)
   if (settings.propagate !== 'invalidate' && settings.propagate !== 'update')

@@ -3,12 +3,15 @@ import type { ClientConfig, Pool, PoolConfig } from 'pg'
 import type { ExpiredSession } from './results.js'
 import type { Session } from './session-store.js'
 
-/** A row as the database answers it. */
+/** A row as the database returns it. */
 export type Row = Record<string, unknown>
 
 /**
- * Runs one statement with its values (`$1`, `$2`, …) and answers the rows, bare or as `{ rows }` as `pg` does.
- * Each call may run on another connection.
+ * Runs one statement with its values (`$1`, `$2`, …) and resolves with the rows, either as an array or as `{ rows }`, like
+ * `pg` does. Each call may use another connection.
+ *
+ * @example
+ * new PgStore((text, values) => client.query(text, values), { cache: { ttl: 5_000 } })
  */
 export type QueryFunction = (
   text: string,
@@ -16,131 +19,210 @@ export type QueryFunction = (
 ) => PromiseLike<readonly Row[] | { readonly rows: readonly Row[] }>
 
 /**
- * Where the database is: a connection string, a configuration as `pg.Pool` takes it, a `pg.Pool` of yours (used, never
- * ended), or a function that runs a statement.
+ * How to reach the database: a connection string, a configuration object as `pg.Pool` takes it, an existing `pg.Pool` (never
+ * closed by the store), or a function that runs a statement.
  */
 export type ConnectionSource = string | PoolConfig | Pool | QueryFunction
 
-/** Options of `PgStore`; each is checked when the store is made. All durations are in milliseconds. */
+/**
+ * Options of `PgStore`, checked by its constructor. All durations are in milliseconds.
+ *
+ * @example
+ * new PgStore(url, { ttl: 7 * 24 * 60 * 60 * 1000, maxSessionsPerUser: 5, cleanup: '0 3 * * *' })
+ */
 export interface PgStoreOptions {
-  /** The schema of the session table. Default `'public'`. */
+  /**
+   * The schema of the session table.
+   * @default 'public'
+   */
   schema?: string | undefined
-  /** The name of the session table. Default `'session'`. */
+  /**
+   * The name of the session table.
+   * @default 'session'
+   */
   table?: string | undefined
-  /** Create or upgrade schema and table at setup; `false`: use what is there. Default `true`. */
+  /**
+   * Create or upgrade the schema and the table during setup. `false`: use the table as it is.
+   * @default true
+   */
   create?: boolean | undefined
-  /** How long a session lives when the middleware doesn't say. Default a day. */
+  /**
+   * The lifetime of a session, in ms, when the middleware passes none.
+   * @default 86_400_000 (1 day)
+   */
   ttl?: number | undefined
-  /** Expire a session this long after its creation, whatever happens. Default: no such limit. */
+  /**
+   * Expire a session this many ms after its creation, however often it is used. At most 100 years.
+   * @default undefined (no limit)
+   */
   maxLifetime?: number | undefined
-  /** Expire a session neither read nor written for this long. Default: no such limit. */
+  /**
+   * Expire a session that was neither read nor written for this many ms. At most 100 years.
+   * @default undefined (no limit)
+   */
   idleTimeout?: number | undefined
   /**
-   * How often a session's later expiry and last access are written at most, and how many in one statement. Default
-   * `{ interval: 60_000, batchSize: 5_000 }`; an interval of 0 writes each at once. What waits is written before a quarter
-   * of the session's remaining life is over, and by `close()`.
+   * How touches are written. A session's new expiry and last access are written at most once per `interval` ms (at most a
+   * day; 0: immediately), and one statement updates up to `batchSize` sessions. A pending touch is written before a quarter
+   * of the session's remaining life has passed, and by `close()`.
+   * @default { interval: 60_000, batchSize: 5_000 }
    */
   touch?: { interval?: number | undefined; batchSize?: number | undefined } | undefined
   /**
-   * What becomes of a save when somebody else has changed the session since it was loaded. `'merge'`, the default: each
-   * attribute that the save changed is saved, the others stay as they are there. `'last-write'`: the session is replaced.
-   * `'reject'`: the save rejects with a `ConflictError`. A session that didn't come from `get`, as after
-   * `ctx.session = { … }`, replaces whatever is there.
+   * What to do when another request changed the session since it was loaded. `'merge'` saves the attributes that this
+   * request changed and keeps the others. `'last-write'` replaces the whole session. `'reject'` makes the save reject with a
+   * `ConflictError`. An object that was not loaded by `get`, as after `ctx.session = { … }`, always replaces the session.
+   * @default 'merge'
    */
   concurrency?: 'merge' | 'last-write' | 'reject' | undefined
   /**
-   * Whose a session is: a string or number, or `undefined`. Default: its `userId`, `user.id` or `passport.user`, the first
-   * that is one. Called at each save; what it throws, the save rejects with.
+   * Returns the user that a session belongs to, or `undefined`. Called by each save, which rejects with whatever the function
+   * throws.
+   * @default the first of `userId`, `user.id` and `passport.user` that is a string or a number
+   * @example
+   * userId: (session) => session.account?.email
    */
   userId?: ((session: Session) => string | number | null | undefined) | undefined
   /**
-   * How many sessions a user may have. When another comes to belong to a user who has so many, the longest unused are
-   * destroyed. Default: no such limit.
+   * The maximum number of sessions of one user. When a sign-in exceeds it, the user's least recently used sessions are
+   * destroyed.
+   * @default undefined (no limit)
    */
   maxSessionsPerUser?: number | undefined
   /**
-   * When to delete what has expired, one instance of all at a time: a cron expression, `false` (only `sweep()` does), or
-   * an object. Default: every 15 minutes.
+   * When to delete expired sessions: a cron expression, `false` (only when `sweep()` is called) or an object. One instance
+   * sweeps at a time.
+   * @default '*\/15 * * * *' (every 15 minutes)
+   * @example
+   * cleanup: { cron: '0 3 * * *', timezone: 'Europe/Berlin' }
    */
   cleanup?: string | false | CleanupOptions | undefined
-  /** Instead of a cron expression: sweep every so many ms, as `koa-pg-session` does. */
+  /**
+   * Sweep every this many ms, instead of by a cron expression; the name is `koa-pg-session`'s. Less than 2^31.
+   * @default undefined
+   */
   cleanupTime?: number | undefined
-  /** The largest session, in bytes of its JSON in UTF-8. Default 1 MiB. */
+  /**
+   * The maximum size of a session, in bytes of its JSON in UTF-8. A larger one is rejected with a `SessionTooLargeError`.
+   * @default 1_048_576 (1 MiB)
+   */
   maxBytes?: number | undefined
-  /** The largest attribute of a session, in bytes of its JSON in UTF-8. Default: no limit of its own. */
+  /**
+   * The maximum size of each attribute of a session, in bytes of its JSON in UTF-8.
+   * @default undefined (no limit besides `maxBytes`)
+   */
   maxAttributeBytes?: number | undefined
   /**
-   * Keep SHA-256 digests of session ids in the table, so that who reads it can't take a session over. Default `true`;
-   * `false` for a table that older software shares.
+   * Store SHA-256 digests of session ids, so that whoever reads the table can't take over a session. Use `false` for a table
+   * that `koa-pg-session` uses as well. Switching a table from `true` to `false` signs all users out.
+   * @default true
    */
   hashIds?: boolean | undefined
   /**
-   * Answer sessions from memory while what other processes change is heard at once; `false`: ask the database every time.
-   * What can't hear (a query function, `listen: false`, a pooler that swallows notifications) asks the database every
-   * time too, unless a `ttl` is given here: then that is the only bound on how old an answer may be.
+   * Keep sessions in memory, and drop those that another process changes. `false`: read from the database every time.
+   *
+   * Where notifications can't be received (a query function, `listen: false`, a pooler in transaction mode) nothing is cached,
+   * unless a `ttl` is given here: then reads may be stale for up to `ttl` ms.
+   * @default { max: 10_000, maxBytes: 67_108_864, ttl: 60_000, propagate: 'invalidate', maxStaleness: 5_000 }
    */
   cache?: CacheOptions | false | undefined
   /**
-   * A connection for LISTEN where `connection` goes through a pooler; `false`: none. Default: one of its own as
-   * `connection` says.
+   * A direct connection for LISTEN, needed where `connection` goes through a pooler in transaction mode or is a query
+   * function. `false`: don't listen.
+   * @default a separate connection to the server that `connection` names
    */
   listen?: string | ClientConfig | false | undefined
   /**
-   * What stands between a session and its column: `encrypted`, `compressed` or a codec of your own, or several, from the
-   * session to the column. The user id and the times stay readable to SQL. Default: none, the column holds the session.
+   * Transforms a session before it is stored, and back: `encrypted`, `compressed` or a codec of your own, or several of them,
+   * applied in this order. The user id and the times stay readable in SQL.
+   * @default undefined (the column holds the session's JSON)
+   * @example
+   * codec: [compressed(), encrypted({ keys: [{ id: '2026', key: process.env.SESSION_KEY_2026 }] })]
    */
   codec?: Codec | readonly Codec[] | undefined
   /**
-   * Use named prepared statements, which spare PostgreSQL the parsing and planning. Default `true`: where a pooler turns
-   * out not to keep them, the store goes on without. `false`: don't try.
+   * Use named prepared statements, which save PostgreSQL parsing and planning, until a pooler rejects them. `false`: never.
+   * @default true
    */
   prepare?: boolean | undefined
 }
 
+/** The option `cache`. */
 export interface CacheOptions {
-  /** How many sessions at most. Default 10,000. */
+  /**
+   * The maximum number of cached sessions.
+   * @default 10_000
+   */
   max?: number | undefined
-  /** How many characters of JSON at most. Default 64 Mi. */
+  /**
+   * The maximum size of the cached sessions, in characters of their JSON: one byte each for Latin-1 text, two otherwise.
+   * @default 67_108_864 (64 Mi)
+   */
   maxBytes?: number | undefined
-  /** How long a session may be answered from memory; 0: not at all. Default a minute. */
+  /**
+   * How long a session may be served from memory, in ms; 0 disables the cache. Where notifications can't be received, setting
+   * it enables the cache and makes it the only bound on staleness.
+   * @default 60_000
+   */
   ttl?: number | undefined
-  /** What to do with a cached session that another process changed: drop it, or read it again. Default `'invalidate'`. */
+  /**
+   * What to do with a cached session that another process changed: drop it (`'invalidate'`) or load it again (`'update'`).
+   * @default 'invalidate'
+   */
   propagate?: 'invalidate' | 'update' | undefined
   /**
-   * How old an answer may be in trouble: a cache whose listener has not proved itself for so long isn't used. In health
-   * it hears of a change within milliseconds. Default 5 seconds.
+   * The maximum staleness, in ms, if the LISTEN connection fails: without a heartbeat for this long, the cache is bypassed.
+   * While the connection works, changes arrive within milliseconds. Between 100 and 3,600,000.
+   * @default 5_000
    */
   maxStaleness?: number | undefined
 }
 
+/** The option `cleanup`. */
 export interface CleanupOptions {
-  /** Five fields, or six with seconds first. Default every 15 minutes; `false`: only `sweep()` sweeps. */
+  /**
+   * When to sweep: five fields, or six with seconds first. `false`: only when `sweep()` is called.
+   * @default '*\/15 * * * *'
+   */
   cron?: string | false | undefined
-  /** The time zone of the expression, such as `'Europe/Berlin'`. Default the process's. */
+  /**
+   * The time zone of `cron`, such as `'Europe/Berlin'`.
+   * @default the time zone of the process
+   */
   timezone?: string | undefined
-  /** How many sessions one statement deletes, about. Default 5,000. */
+  /**
+   * About how many sessions one statement deletes.
+   * @default 5_000
+   */
   batchSize?: number | undefined
-  /** How long, in ms, a session stays in the table after it has expired. Default 0. */
+  /**
+   * How long an expired session stays in the table, in ms. At most 100 years.
+   * @default 0
+   */
   grace?: number | undefined
   /**
-   * Gets each expired session before it is deleted, one after the other, and is awaited. One for which it throws or
-   * rejects stays for the next sweep. May get a session twice, if the process or the database fails in between.
+   * Called with each expired session before it is deleted, one at a time, and awaited. If it throws or rejects, the session
+   * stays until the next sweep. May receive a session twice if the process or the database fails in between.
+   * @default undefined
    */
   onExpired?: ((session: ExpiredSession) => unknown) | undefined
 }
 
-/** What a codec is told beside the value. */
+/** What a codec receives besides the value. */
 export interface CodecContext {
-  /**
-   * The stored id: a digest of the session id. The same for every save of a session, another for every session, and not
-   * a secret.
-   */
+  /** A digest of the session id: the same in every save of a session, different for every session, and not secret. */
   readonly id: string
 }
 
 /**
- * Turns a session into what its column is to hold, and back. Both are objects that JSON can hold; SQL sees the latter. May
- * answer a promise. What `decode` can't make a session of, it throws; it never answers another session instead.
+ * Converts a session to the object that is stored in its column, and back. Both are objects that JSON can hold, and SQL sees
+ * the stored one. Both methods may return a promise. `decode` throws if it can't restore the session that was encoded.
+ *
+ * @example
+ * const signed: Codec = {
+ *   encode: (value, { id }) => ({ value, signature: sign(value, id) }),
+ *   decode: (stored, { id }) => verify(stored, id),
+ * }
  */
 export interface Codec {
   encode(value: object, context: CodecContext): object | PromiseLike<object>

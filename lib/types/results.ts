@@ -1,77 +1,79 @@
-// What methods and events of PgStore return: sessions in lists, sweeps, conflicts, statistics.
+// What the methods and events of PgStore return: sessions in lists, sweeps, conflicts, statistics.
 import type { Session } from './session-store.js'
 
-/** A session that has expired, without its id. What the table has no column for is `undefined`. */
+/** An expired session, without its id, as `onExpired` and the event `expire` receive it. A column that the table lacks is `undefined`. */
 export interface ExpiredSession {
   readonly session: Session
   readonly userId: string | undefined
   readonly createdAt: Date | undefined
-  /** Written now and then; see the option `touch`. */
+  /** Accurate to `touch.interval`. */
   readonly lastAccessedAt: Date | undefined
   readonly expiresAt: Date
 }
 
-/** What a sweep did. */
+/** What a sweep did; all 0 if another instance was sweeping. */
 export interface SweepResult {
-  /** Rows: sessions, and the marks of those destroyed more than an hour ago. */
+  /** The number of deleted rows: expired sessions, and tombstones of sessions destroyed more than an hour ago. */
   readonly deleted: number
+  /** The number of statements that deleted them. */
   readonly batches: number
+  /** The duration in ms. */
   readonly ms: number
 }
 
-/** Two changes of one session met; the event `conflict`. Names attributes, never their content. */
+/** Two requests changed one session, as the event `conflict` reports it: names of attributes, never their values. */
 export interface Conflict {
   readonly outcome: 'merged' | 'rejected'
-  /** Attributes that both had changed, each to something else: the later save's value is there now. */
+  /** The attributes that both requests changed to different values; the later save's value is stored. */
   readonly overwritten: readonly string[]
 }
 
-/** A session as its user, or an operator, is told of it. */
+/** A session in a list, as `sessions()` and `sessionsOf()` return it. */
 export interface SessionInfo {
-  /** Names the session to `revoke`, and opens nothing: it isn't the session's id. */
+  /** Identifies the session in lists and in `revoke()`. It is not the session id and cannot be used as a cookie. */
   readonly handle: string
   readonly userId: string | undefined
   readonly session: Session
   readonly createdAt: Date | undefined
-  /** Written now and then; see the option `touch`. */
+  /** Accurate to `touch.interval`. */
   readonly lastAccessedAt: Date | undefined
-  /** `idleTimeout` may end it earlier. */
+  /** The session may expire earlier by `idleTimeout`. */
   readonly expiresAt: Date
 }
 
-/** What the store did and knows; numbers count from the store's beginning. */
+/** What `stats()` resolves with. Counters start at 0 with each store. */
 export interface Stats {
-  /** `false` where nothing is cached. */
+  /** `false` if the option `cache` is. */
   readonly cache: false | CacheStats
-  /**
-   * Notifications of changes, by this store and to it, and how full the server's queue of them is (0 to 1; full, it
-   * fails commits; `undefined` where the database doesn't answer).
-   */
   readonly notifications: {
+    /** The number of changes of which this store notified other instances. */
     readonly sent: number
+    /** The number of notifications received, including this store's own. */
     readonly received: number
+    /** How full the server's notification queue is, from 0 to 1; when it is full, commits fail. `undefined` in an outage. */
     readonly queueUsage: number | undefined
   }
-  /** How often a save met somebody else's change of the session. */
+  /** The number of saves that found the session changed by another request. */
   readonly conflicts: number
-  /** How often the listener lost its connection or couldn't get one. */
+  /** The number of times that the LISTEN connection was lost or could not be opened. */
   readonly reconnects: number
   /**
-   * Whether changes made past the store are heard of: the table has the triggers of sql/006-notify.sql. `undefined` before
-   * the first use.
+   * Whether the table has the triggers of sql/006-notify.sql, which send notifications for changes made outside the store.
+   * `undefined` before the first use.
    */
   readonly triggers: boolean | undefined
 }
 
+/** The cache in `stats()`. */
 export interface CacheStats {
   readonly hits: number
   readonly misses: number
-  /** Sessions held. */
+  /** The number of cached sessions. */
   readonly size: number
-  /** Characters of JSON held. */
+  /** The size of the cached sessions, in characters of their JSON. */
   readonly bytes: number
-  /** Whether it is answered from now. */
+  /** Whether sessions are served from the cache now. */
   readonly trusted: boolean
-  /** How long ago, in ms, the listener last proved itself; `undefined` if it has not, or there is none. */
+  /** The age of the last heartbeat that the LISTEN connection received, in ms; `undefined` if there was none. */
   readonly lastHeartbeatAge: number | undefined
 }

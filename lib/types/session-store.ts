@@ -1,60 +1,62 @@
 // The contract of a session store, and the types in its signatures.
+
 /** A session: a plain object whose attributes JSON can hold. */
 export type Session = Record<string, unknown>
 
 /**
- * A time to live in milliseconds. What the middlewares send when they know none (`undefined`, `null`, `NaN`,
- * koa-session's `'session'`) means the option `ttl`; 0 and less, expired at once; more than 100 years, 100 years.
+ * A time to live in milliseconds. `undefined`, `null`, `NaN` and koa-session's `'session'`, which the middlewares pass when
+ * they know none, mean the store's own `ttl`. 0 or less means already expired, and more than 100 years means 100 years.
  */
 export type Ttl = number | 'session' | null | undefined
 
 /**
- * A promise that generators may `yield` and, by its iterator, delegate to with `yield*`: the calling conventions of
- * `koa-generic-session` 1 and of `koa-pg-session`.
+ * A promise that generators may also `yield`, or delegate to with `yield*`, as `koa-generic-session` 1 and applications
+ * written for `koa-pg-session` do.
  */
 export type Yieldable<T> = Promise<T> & { [Symbol.iterator](): Generator<Promise<T>, T, unknown> }
 
 /**
- * A session store, as `koa-generic-session` and `koa-session` use one: `PgStore`, `MemoryStore`, `CachedStore`, or yours.
- * What every store keeps:
+ * A session store, as `koa-generic-session` and `koa-session` use it: `PgStore`, `MemoryStore`, `CachedStore`, or your own.
+ * Every store keeps these rules:
  *
- * - A session that isn't there, or has expired, is `undefined`. A `get` that can't know rejects: it never says that there
- *   is none because something failed, for that would sign a person out.
- * - When `set` or `destroy` resolves, it is done, and every later `get` of this process sees it. A `set` replaces all of
- *   the session, or rejects and leaves what was there.
- * - What `get` answers is the caller's own, as JSON would give it back; what `set` was given may be changed as soon as it
- *   has returned.
- * - A session lives for `ttl` ms from its last `set`; a `touch` makes that later, never earlier. Of a `set` with a `ttl` of
- *   0 or less nothing is left. What `Ttl` calls unknown (`undefined`, `null`, `NaN`, `'session'`) is the store's own ttl.
- * - To destroy or touch what isn't there is a no-op. Logout wins: for an hour after it was destroyed, no `set` or `touch`
- *   brings a session back, whether it was under way or comes late; they resolve and do nothing.
- * - A session id that isn't a string or is empty, a session that isn't an object or that JSON can't hold, and a `ttl` that
- *   is no `Ttl` are a `TypeError`. Neither ids nor what is in a session are in errors and events.
+ * - `get` resolves with `undefined` for a session that doesn't exist or has expired. If it can't find out, it rejects: a
+ *   failure must not look like a missing session, because that would sign the user out.
+ * - When `set` or `destroy` resolves, the change is made, and every later `get` in this process sees it. A `set` replaces the
+ *   whole session or nothing of it; a session that it refuses leaves the stored one unchanged.
+ * - `get` resolves with an object of the caller's own, as JSON would restore it. The object passed to `set` may be changed as
+ *   soon as the call has returned.
+ * - A session expires `ttl` ms after its last `set`. A `touch` moves the expiry later, never earlier. A `set` with a `ttl` of 0
+ *   or less leaves no session.
+ * - Destroying or touching a session that doesn't exist is a no-op. Logout wins: for an hour after `destroy`, a `set` or
+ *   `touch` of that id resolves without doing anything, whether it was called before or after.
+ * - An empty session id or one that isn't a string, a session that isn't an object or that JSON can't hold, and an invalid
+ *   `ttl` are rejected with a `TypeError`. Errors and events contain neither session ids nor session data.
  *
- * The contract's tests are run against every store of this package (test/stores/contract.ts).
+ * The tests in test/stores/contract.ts check these rules against every store of this package.
  */
 export interface SessionStore {
-  /** The session, or `undefined`. What the middlewares pass beyond the id is for the store to use or to ignore. */
+  /** Resolves with the session, or `undefined`. A store may use or ignore what the middlewares pass besides the id. */
   get(sid: string, ...context: unknown[]): Promise<Session | undefined>
-  /** Saves a session for `ttl` ms from now. */
+  /** Saves a session, to expire in `ttl` ms. */
   set(sid: string, session: object, ttl?: Ttl, ...context: unknown[]): Promise<void>
-  /** Ends a session. */
+  /** Destroys a session. */
   destroy(sid: string, ...context: unknown[]): Promise<void>
-  /** Optional: moves the expiry of a session that is there to `ttl` ms from now, never back. */
+  /** Optional: moves the expiry of an existing session to `ttl` ms from now, never earlier. */
   touch?(sid: string, ttl?: Ttl): Promise<void>
-  /** Optional: the session with how long it has to live. A `CachedStore` needs it to forget no later than the store. */
+  /** Optional: resolves with the session and its remaining life. A `CachedStore` uses it to expire sessions on time. */
   getWithTtl?(sid: string, ...context: unknown[]): Promise<SessionWithTtl | undefined>
 }
 
+/** A session and its remaining life. */
 export interface SessionWithTtl {
   readonly session: Session
-  /** Milliseconds that it has to live at least, unless somebody changes it. */
+  /** The time until the session expires, in ms. It may expire later, but not earlier unless it is changed. */
   readonly ttl: number
 }
 
 /**
- * What a `CachedStore` asks of its cache, which is less than of a store: it may fail, forget, or answer `null`. Any
- * `SessionStore` will do, and so will `koa-redis`.
+ * What `CachedStore` requires of its cache, which is less than a store guarantees: it may fail, drop entries, or resolve with
+ * `null`. Any `SessionStore` fits, and so does `koa-redis`.
  */
 export interface SessionCache {
   get(sid: string): PromiseLike<object | null | undefined>
@@ -62,8 +64,16 @@ export interface SessionCache {
   destroy(sid: string): PromiseLike<unknown>
 }
 
-/** How one call of `get` differs from others. */
+/**
+ * Options of a single `get`.
+ *
+ * @example
+ * await store.get(sid, { fresh: true })
+ */
 export interface GetOptions {
-  /** Ask the database, whatever is cached. */
+  /**
+   * Read from the database even if the session is cached.
+   * @default false
+   */
   fresh?: boolean | undefined
 }

@@ -1,9 +1,9 @@
-// The options once they are checked and have their defaults.
+// The options of PgStore after validation, with their defaults filled in.
 import type { ClientConfig } from 'pg'
 import type { CleanupOptions, Codec } from './options.js'
 import type { Session } from './session-store.js'
 
-/** The options as the store uses them. */
+/** `PgStoreOptions` as the store uses them. */
 export interface Settings {
   readonly schema: string
   readonly table: string
@@ -37,14 +37,13 @@ export interface CacheSettings {
   readonly ttl: number
   readonly propagate: 'invalidate' | 'update'
   readonly maxStaleness: number
-  /** The user set a `ttl`, and so a bound on staleness that holds without notifications. */
+  /** The user set `ttl`, which bounds staleness even without notifications. */
   readonly worksWithoutListener: boolean
 }
 
-/** When to sweep. `cron` or `every`, or neither: not by itself. */
+/** When to sweep: by `cron`, every `intervalMs`, or, with neither, only when `sweep()` is called. */
 export interface Schedule {
   readonly cron: string | undefined
   readonly timezone: string | undefined
-  /** Milliseconds. */
   readonly intervalMs: number | undefined
 }

@@ -1,6 +1,6 @@
-// The types of Standard Schema 1 (standardschema.dev), which invites to copy them: zod, valibot, arktype and others have them.
+// The types of Standard Schema 1, copied as standardschema.dev suggests, so that no dependency is needed.
 
-/** Anything that can check a value: a schema of zod, valibot, arktype and others. */
+/** A schema that validates a value, such as one of zod, valibot or arktype. */
 export interface StandardSchemaV1<Input = unknown, Output = Input> {
   readonly '~standard': {
     readonly version: 1
@@ -18,8 +18,8 @@ export type StandardSchemaResult<Output> =
 
 type Types<Schema extends StandardSchemaV1> = NonNullable<Schema['~standard']['types']>
 
-/** What a schema takes. */
+/** The type that a schema accepts. */
 export type InputOf<Schema extends StandardSchemaV1> = Types<Schema>['input']
 
-/** What a schema answers. */
+/** The type that a schema returns. */
 export type OutputOf<Schema extends StandardSchemaV1> = Types<Schema>['output']

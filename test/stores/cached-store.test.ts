@@ -11,12 +11,12 @@ const sid = 'OpenSesame-OpenSesame'
 
 type Call = 'get' | 'set' | 'destroy'
 
-/** A store in whose way a test can stand: it counts calls, lets them wait, and lets them fail. */
-class Steered implements SessionStore {
+/** A store that counts its calls and can be told to delay or fail them. */
+class ControlledStore implements SessionStore {
   readonly inner: MemoryStore
   readonly calls: Call[] = []
   readonly #gates = new Map<Call, Promise<void>>()
-  /** Calls that wait behind a gate. */
+  /** The number of calls that wait. */
   waiting = 0
   broken: false | 'before' | 'after' = false
 
@@ -24,7 +24,7 @@ class Steered implements SessionStore {
     this.inner = inner
   }
 
-  /** The next such call waits: a read with its answer, a change before it does anything. Answers what lets it go on. */
+  /** Makes the next such call wait: a read after it has read, a change before it changes. Returns a function that resumes it. */
   hold(call: Call): () => void {
     let open = () => {}
     this.#gates.set(call, new Promise((resolve) => (open = resolve)))
@@ -34,9 +34,9 @@ class Steered implements SessionStore {
   async #run<T>(call: Call, work: () => Promise<T>): Promise<T> {
     this.calls.push(call)
     if (this.broken === 'before') throw Object.assign(new Error(`down: ${sid}`), { command: [sid] })
-    // A read has looked, and its answer is under way; a change has not been made.
+    // A read waits with its result; a change waits before it is made.
     const isRead = call === 'get'
-    const looked = isRead ? await work() : undefined
+    const read = isRead ? await work() : undefined
     const gate = this.#gates.get(call)
     if (gate !== undefined) {
       this.#gates.delete(call)
@@ -44,9 +44,9 @@ class Steered implements SessionStore {
       await gate
       this.waiting--
     }
-    const answer = isRead ? (looked as T) : await work()
+    const result = isRead ? (read as T) : await work()
     if (this.broken === 'after') throw new Error('no answer')
-    return answer
+    return result
   }
 
   get(sid: string) {
@@ -66,54 +66,54 @@ class Steered implements SessionStore {
   }
 
   count(call: Call): number {
-    return this.calls.filter((made) => made === call).length
+    return this.calls.filter((one) => one === call).length
   }
 }
 
 describe('CachedStore', () => {
   let time = 0
-  let store: Steered
-  let cache: Steered
+  let store: ControlledStore
+  let cache: ControlledStore
   let cached: CachedStore
   let warnings: Error[]
 
   beforeEach(() => {
     const clock = () => time
-    store = new Steered(new MemoryStore({}, clock))
-    cache = new Steered(new MemoryStore({}, clock))
+    store = new ControlledStore(new MemoryStore({}, clock))
+    cache = new ControlledStore(new MemoryStore({}, clock))
     warnings = []
-    cached = make(store, cache)
+    cached = create(store, cache)
   })
 
-  function make(store: SessionStore, cache: SessionCache): CachedStore {
-    const made = new CachedStore(store, cache, { ttl: minute, timeout: 60_000 }, () => time)
-    made.on('warning', (error) => warnings.push(error))
-    return made
+  function create(store: SessionStore, cache: SessionCache): CachedStore {
+    const created = new CachedStore(store, cache, { ttl: minute, timeout: 60_000 }, () => time)
+    created.on('warning', (error) => warnings.push(error))
+    return created
   }
 
-  /** Puts a session in the store and, by a read, in the cache. */
+  /** Saves a session in the store and, by a read, in the cache. */
   async function warm(session: object = { a: 1 }): Promise<void> {
     await cached.set(sid, session, 10 * minute)
     await cached.get(sid)
     await until(async () => (await cache.inner.get(sid))?.json !== undefined)
   }
 
-  /** Whether the cache has something to answer. */
+  /** Whether the session is in the cache. */
   async function isCached(): Promise<boolean> {
     return (await cache.inner.get(sid))?.json !== undefined
   }
 
-  it('answers from the cache what was read before, and asks the store again after ttl', async () => {
+  it('serves from the cache what was read before, and reads from the store again after ttl', async () => {
     await warm()
-    const asked = store.count('get')
+    const reads = store.count('get')
     expect(await cached.get(sid)).to.deep.equal({ a: 1 })
-    expect(store.count('get')).to.equal(asked)
+    expect(store.count('get')).to.equal(reads)
     time += minute
     expect(await cached.get(sid)).to.deep.equal({ a: 1 })
-    expect(store.count('get')).to.equal(asked + 1)
+    expect(store.count('get')).to.equal(reads + 1)
   })
 
-  it('never answers a session for longer than it lives', async () => {
+  it('never serves a session after its expiry', async () => {
     await cached.set(sid, { a: 1 }, 10_500)
     await cached.get(sid)
     await until(isCached)
@@ -123,7 +123,7 @@ describe('CachedStore', () => {
     expect(await cached.get(sid)).to.equal(undefined)
   })
 
-  it('changes the store first, and what it refused is in no cache', async () => {
+  it('changes the store first, and caches nothing that the store ignored', async () => {
     await warm()
     await store.inner.destroy(sid)
     await cached.set(sid, { a: 2 }, minute)
@@ -131,7 +131,7 @@ describe('CachedStore', () => {
     expect(await isCached()).to.equal(false)
   })
 
-  it('says that a change failed when the store says so, and asks the store what came of it', async () => {
+  it('rejects a change that the store rejects, and then reads from the store', async () => {
     await warm()
     store.broken = 'after'
     for (const call of [() => cached.set(sid, { a: 2 }, minute), () => cached.destroy(sid)]) {
@@ -143,16 +143,16 @@ describe('CachedStore', () => {
     expect(await cached.get(sid)).to.equal(undefined)
   })
 
-  it('never says that there is no session because the store failed', async () => {
+  it('never reports a missing session because the store failed', async () => {
     store.broken = 'before'
     expect((await rejection(cached.get(sid))).message).to.match(/^down/)
   })
 
-  for (const [what, change, after] of [
+  for (const [kind, change, after] of [
     ['save', () => cached.set(sid, { a: 2 }, minute), { a: 2 }],
     ['destroy', () => cached.destroy(sid), undefined],
   ] as const) {
-    it(`refuses a fill that a ${what} overtook`, async () => {
+    it(`rejects a fill that a ${kind} overtook`, async () => {
       await cached.set(sid, { a: 1 }, minute)
       const open = store.hold('get')
       const read = cached.get(sid)
@@ -165,7 +165,7 @@ describe('CachedStore', () => {
       expect(await cached.get(sid)).to.deep.equal(after)
     })
 
-    it(`forgets, after a ${what}, also the fill that was on its way into the cache`, async () => {
+    it(`after a ${kind}, also invalidates a fill that was in progress`, async () => {
       await cached.set(sid, { a: 1 }, minute)
       const open = cache.hold('set')
       await cached.get(sid)
@@ -179,7 +179,7 @@ describe('CachedStore', () => {
       expect(await cached.get(sid)).to.deep.equal(after)
     })
 
-    it(`does not answer what the cache knew before a ${what} to who asked meanwhile, once that is done`, async () => {
+    it(`does not serve the cached session to a read that a ${kind} overtook`, async () => {
       await warm()
       const open = cache.hold('get')
       const read = cached.get(sid)
@@ -189,9 +189,9 @@ describe('CachedStore', () => {
       expect(await read).to.deep.equal(after)
     })
 
-    it(`asks the store while a ${what} is under way`, async () => {
+    it(`reads from the store while a ${kind} is in progress`, async () => {
       await warm()
-      const open = store.hold(what === 'save' ? 'set' : 'destroy')
+      const open = store.hold(kind === 'save' ? 'set' : 'destroy')
       const changed = change()
       await until(() => store.waiting === 1)
       expect(await cached.get(sid)).to.deep.equal({ a: 1 })
@@ -201,13 +201,13 @@ describe('CachedStore', () => {
       expect(await cached.get(sid)).to.deep.equal(after)
     })
 
-    it(`does not ask the cache again after a ${what} that it could not be told, until it has forgotten`, async () => {
+    it(`bypasses the cache after a ${kind} until a failed invalidation has succeeded`, async () => {
       await warm()
       cache.broken = 'before'
       await change()
       expect(await isCached()).to.equal(true)
       cache.broken = false
-      // Left alone for a second; after that the next call has it forget, and goes to the store itself.
+      // Bypassed for a second; after that the next call retries the invalidation, and itself reads from the store.
       for (let n = 0; n < 3; n++) expect(await cached.get(sid)).to.deep.equal(after)
       expect(await isCached()).to.equal(true)
       time += 1_000
@@ -216,60 +216,58 @@ describe('CachedStore', () => {
       expect(await cached.get(sid)).to.deep.equal(after)
     })
 
-    it(`has the cache forget what a ${what} changed as soon as it answers anything again`, async () => {
+    it(`retries the invalidation of a ${kind} as soon as the cache answers any call`, async () => {
       await warm()
       cache.broken = 'before'
       await change()
       cache.broken = false
       time += 1_000
-      await cached.get('somebody else')
+      await cached.get('another')
       await until(async () => !(await isCached()))
     })
 
-    it(`waits no longer than timeout for a cache that does not answer a ${what}`, async () => {
-      const impatient = new CachedStore(store, cache, { timeout: 50 })
-      impatient.on('warning', (error) => warnings.push(error))
-      await impatient.set(sid, { a: 1 }, minute)
-      await impatient.get(sid)
+    it(`waits no longer than timeout for a cache that does not answer a ${kind}`, async () => {
+      const limited = new CachedStore(store, cache, { timeout: 50 })
+      limited.on('warning', (error) => warnings.push(error))
+      await limited.set(sid, { a: 1 }, minute)
+      await limited.get(sid)
       await until(isCached)
-      const open = cache.hold(what === 'save' ? 'set' : 'destroy')
-      await (what === 'save' ? impatient.set(sid, { a: 2 }, minute) : impatient.destroy(sid))
-      expect(warnings.map(({ message }) => message)).to.deep.equal([
-        'the cache is passed over: no answer within 50 ms',
-      ])
+      const open = cache.hold(kind === 'save' ? 'set' : 'destroy')
+      await (kind === 'save' ? limited.set(sid, { a: 2 }, minute) : limited.destroy(sid))
+      expect(warnings.map(({ message }) => message)).to.deep.equal(['cache bypassed: no answer within 50 ms'])
       expect(await isCached()).to.equal(true)
-      expect(await impatient.get(sid)).to.deep.equal(after)
+      expect(await limited.get(sid)).to.deep.equal(after)
       open()
       await until(async () => !(await isCached()))
-      expect(await impatient.get(sid)).to.deep.equal(after)
+      expect(await limited.get(sid)).to.deep.equal(after)
     })
   }
 
-  it('goes on without a cache that fails, says so once, and comes back to it', async () => {
+  it('bypasses a cache that fails, warns once, and uses it again later', async () => {
     await warm()
     cache.broken = 'before'
     for (let n = 0; n < 3; n++) expect(await cached.get(sid)).to.deep.equal({ a: 1 })
-    expect(warnings.map(({ message }) => message)).to.deep.equal(['the cache is passed over: down: …'])
+    expect(warnings.map(({ message }) => message)).to.deep.equal(['cache bypassed: down: …'])
     expect(cache.count('get')).to.equal(2)
     cache.broken = false
     time += 1_000
-    const asked = store.count('get')
+    const reads = store.count('get')
     expect(await cached.get(sid)).to.deep.equal({ a: 1 })
-    expect(store.count('get')).to.equal(asked)
+    expect(store.count('get')).to.equal(reads)
   })
 
   it('waits no longer than timeout for a cache that does not answer a read', async () => {
-    const impatient = new CachedStore(store, cache, { timeout: 50 })
-    await impatient.set(sid, { a: 1 }, minute)
+    const limited = new CachedStore(store, cache, { timeout: 50 })
+    await limited.set(sid, { a: 1 }, minute)
     cache.hold('get')
-    expect(await impatient.get(sid)).to.deep.equal({ a: 1 })
-    // And not at all right after that.
-    const asked = cache.count('get')
-    expect(await impatient.get(sid)).to.deep.equal({ a: 1 })
-    expect(cache.count('get')).to.equal(asked)
+    expect(await limited.get(sid)).to.deep.equal({ a: 1 })
+    // The next read doesn't wait at all.
+    const reads = cache.count('get')
+    expect(await limited.get(sid)).to.deep.equal({ a: 1 })
+    expect(cache.count('get')).to.equal(reads)
   })
 
-  it('says no id and no content in a warning', async () => {
+  it('puts no id and no content into a warning', async () => {
     await warm({ secret: 'Xyzzy' })
     cache.broken = 'before'
     await cached.get(sid)
@@ -277,27 +275,27 @@ describe('CachedStore', () => {
     expect(inspect(warnings, { showHidden: true, depth: 9 })).not.to.match(/OpenSesame|Xyzzy/)
   })
 
-  it('asks the cache nothing, for as long as it keeps anything, once it owes too much', async () => {
+  it('bypasses the whole cache until its entries have expired, once too many invalidations have failed', async () => {
     await warm()
     cache.broken = 'before'
     await cached.destroy(sid)
-    // More than it remembers one by one.
+    // More than the number of pending invalidations that are tracked.
     const ids = Array.from({ length: 10_001 }, (_, n) => `session ${n}`)
     await Promise.all(ids.map((id) => cached.destroy(id)))
     await new Promise(setImmediate)
     cache.broken = false
-    const asked = cache.count('get')
+    const reads = cache.count('get')
     time += minute - 1
     expect(await isCached()).to.equal(true)
     expect(await cached.get(sid)).to.equal(undefined)
-    expect(cache.count('get')).to.equal(asked)
+    expect(cache.count('get')).to.equal(reads)
     time += 1_001
     expect(await isCached()).to.equal(false)
     expect(await cached.get(sid)).to.equal(undefined)
-    expect(cache.count('get')).to.equal(asked + 1)
+    expect(cache.count('get')).to.equal(reads + 1)
   })
 
-  it('takes what the cache may hold of others for nothing', async () => {
+  it('ignores entries that other software wrote to the cache', async () => {
     await store.inner.set(sid, { a: 1 }, minute)
     for (const other of [{ user: 'bob' }, { json: 1 }, {}]) {
       await cache.inner.set(sid, other, minute)
@@ -305,19 +303,19 @@ describe('CachedStore', () => {
     }
   })
 
-  it('gives the middleware’s further arguments to the store', async () => {
-    const seen: unknown[][] = []
+  it('passes the middleware’s further arguments on to the store', async () => {
+    const received: unknown[][] = []
     const context = { ctx: {} }
-    const note = async (...args: unknown[]) => {
-      seen.push(args)
+    const record = async (...args: unknown[]) => {
+      received.push(args)
       return undefined
     }
-    const noting = { get: note, set: note, destroy: note } as unknown as SessionStore
-    const passing = new CachedStore(noting, new MemoryStore())
+    const recording = { get: record, set: record, destroy: record } as unknown as SessionStore
+    const passing = new CachedStore(recording, new MemoryStore())
     await passing.get(sid, minute, context)
     await passing.set(sid, { a: 1 }, minute, context)
     await passing.destroy(sid, context)
-    expect(seen).to.deep.equal([
+    expect(received).to.deep.equal([
       [sid, minute, context],
       [sid, { a: 1 }, minute, context],
       [sid, context],
@@ -327,7 +325,7 @@ describe('CachedStore', () => {
     )
   })
 
-  it('touches the store, and the session lives on when the cache has forgotten it', async () => {
+  it('touches the session in the store, which keeps it after its cache entry has expired', async () => {
     await cached.set(sid, { a: 1 }, 10_000)
     await cached.get(sid)
     await cached.touch(sid, 5 * minute)
@@ -335,19 +333,19 @@ describe('CachedStore', () => {
     expect(await cached.get(sid)).to.deep.equal({ a: 1 })
   })
 
-  it('answers what another instance destroyed for ttl at most: this it cannot promise away', async () => {
-    const elsewhere = make(store, new Steered(new MemoryStore({}, () => time)))
+  it('serves a session that another instance destroyed for at most ttl, a documented limit', async () => {
+    const otherInstance = create(store, new ControlledStore(new MemoryStore({}, () => time)))
     await warm()
-    await elsewhere.destroy(sid)
+    await otherInstance.destroy(sid)
     time += minute - 1
     expect(await cached.get(sid)).to.deep.equal({ a: 1 })
     time += 1
     expect(await cached.get(sid)).to.equal(undefined)
   })
 
-  // Without a redis-server there is nothing to stop.
+  // Needs a redis-server to stop.
   if (hasRedis())
-    it('goes on when the redis-server behind koa-redis is stopped, and brings nobody back', async () => {
+    it('keeps working when koa-redis loses its server, and revives no destroyed session', async () => {
       const redis = await startRedis()
       const front = new RedisStore({ url: redis?.url(0) ?? '' })
       const behind = new CachedStore(store, front, { timeout: 200 })
@@ -357,34 +355,34 @@ describe('CachedStore', () => {
       await until(
         async () => (await front.get(sid)) !== null && Reflect.has((await front.get(sid)) ?? {}, 'json'),
       )
-      const asked = store.count('get')
+      const reads = store.count('get')
       expect(await behind.get(sid)).to.deep.equal({ a: 1 })
-      expect(store.count('get')).to.equal(asked)
+      expect(store.count('get')).to.equal(reads)
       await redis?.stop()
       expect(await behind.get(sid)).to.deep.equal({ a: 1 })
       await behind.destroy(sid)
       expect(await behind.get(sid)).to.equal(undefined)
       expect(await behind.get('another')).to.equal(undefined)
       expect(warnings.length).to.be.at.least(1)
-      expect(warnings[0]?.message).to.match(/^the cache is passed over: /)
+      expect(warnings[0]?.message).to.match(/^cache bypassed: /)
       front.client.disconnect()
     })
 
-  it('refuses what is no store, no cache and no option by name', () => {
+  it('rejects an invalid store, cache or option by name', () => {
     const good = new MemoryStore()
-    const make = (...args: unknown[]) =>
+    const create = (...args: unknown[]) =>
       new CachedStore(...(args as ConstructorParameters<typeof CachedStore>))
-    expect(() => make(undefined, good)).to.throw(
+    expect(() => create(undefined, good)).to.throw(
       TypeError,
       'store must have the methods get, set and destroy; received undefined',
     )
-    expect(() => make(good, {})).to.throw(
+    expect(() => create(good, {})).to.throw(
       TypeError,
       'cache must have the methods get, set and destroy; received an object',
     )
-    expect(() => make(good, good, { ttl: 0 })).to.throw(RangeError, 'option "ttl"')
-    expect(() => make(good, good, { timeout: '1s' })).to.throw(TypeError, 'option "timeout"')
-    expect(() => make(good, good, { max: 1 })).to.throw(
+    expect(() => create(good, good, { ttl: 0 })).to.throw(RangeError, 'option "ttl"')
+    expect(() => create(good, good, { timeout: '1s' })).to.throw(TypeError, 'option "timeout"')
+    expect(() => create(good, good, { max: 1 })).to.throw(
       TypeError,
       'option "max" is unknown; known are ttl, timeout',
     )

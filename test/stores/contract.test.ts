@@ -14,15 +14,15 @@ const postgres =
 
 const memory: MakeStore = ({ ttl }) => ({ store: new MemoryStore({ ttl }) })
 
-/** A store behind a cache. */
+/** A store with a cache in front of it. */
 const cached =
-  (makeStore: MakeStore, makeCache: () => Parameters<typeof newCachedStore>[1]): MakeStore =>
+  (makeStore: MakeStore, makeCache: () => Parameters<typeof makeCachedStore>[1]): MakeStore =>
   async (options) => {
     const { store, close } = await makeStore(options)
-    return { store: newCachedStore(store, makeCache()), ...(close && { close }) }
+    return { store: makeCachedStore(store, makeCache()), ...(close && { close }) }
   }
 
-function newCachedStore(...[store, cache]: ConstructorParameters<typeof CachedStore>): CachedStore {
+function makeCachedStore(...[store, cache]: ConstructorParameters<typeof CachedStore>): CachedStore {
   return new CachedStore(store, cache, { timeout: 60_000 })
 }
 
@@ -45,21 +45,21 @@ const stores: Record<string, MakeStore> = {
 let redis: Promise<RedisServer | undefined> | undefined
 let databases = 0
 
-/** koa-redis in front of a store, each time with a database of its own in one server. */
-const behindRedis =
+/** A store with koa-redis in front of it: one server, and a Redis database for each store. */
+const withRedisCache =
   (makeStore: MakeStore): MakeStore =>
   async (options) => {
     redis ??= startRedis()
     const url = (await redis)?.url(databases++) ?? ''
     const cache = new RedisStore({ url })
-    const made = await cached(makeStore, () => cache)(options)
-    return { ...made, close: () => Promise.all([made.close?.(), cache.quit()]) }
+    const created = await cached(makeStore, () => cache)(options)
+    return { ...created, close: () => Promise.all([created.close?.(), cache.quit()]) }
   }
 
 const storesWithRedis: Record<string, MakeStore> = {
-  'CachedStore(PgStore, koa-redis)': behindRedis(postgres({ cache: false })),
+  'CachedStore(PgStore, koa-redis)': withRedisCache(postgres({ cache: false })),
   'CachedStore(CachedStore(PgStore, koa-redis), MemoryStore)': cached(
-    behindRedis(postgres({ cache: false })),
+    withRedisCache(postgres({ cache: false })),
     () => new MemoryStore(),
   ),
 }
@@ -78,10 +78,10 @@ describe('every store', () => {
 
   after(async () => {
     await (await redis)?.stop()
-    console.log('\n    How many tests of the contract each store passed:')
+    console.log('\n    Contract tests passed by each store:')
     for (const [name, count] of passed) console.log(`      ${String(count).padStart(3)}  ${name}`)
     if (withRedis) return
     for (const name of Object.keys(storesWithRedis))
-      console.log(`        -  ${name}: skipped, there is no redis-server`)
+      console.log(`        -  ${name}: skipped, no redis-server found`)
   })
 })

@@ -1,4 +1,4 @@
-// What every session store keeps, whatever it is made of: the contract on `SessionStore` (lib/types/session-store.ts) as tests.
+// The contract of SessionStore (lib/types/session-store.ts), as tests that run against every store.
 import { expect } from 'chai'
 import co from 'co'
 import fc from 'fast-check'
@@ -12,44 +12,45 @@ import { Browser, listen } from '../helpers/http.js'
 import { rejection } from '../helpers/rejection.js'
 import { until } from '../helpers/until.js'
 
-/** A store of its own for a test. `ttl` is for what is set without one; `close` ends what was opened for it. */
-interface Made {
+/** A new store for a test; `close` ends what was opened for it. */
+interface CreatedStore {
   readonly store: SessionStore
   close?(): Promise<unknown>
 }
 
-export type MakeStore = (options: { ttl?: number }) => Promise<Made> | Made
+/** `ttl` is the store's own, for sessions set without one. */
+export type MakeStore = (options: { ttl?: number }) => Promise<CreatedStore> | CreatedStore
 
 const minute = 60_000
 
 /** Runs the contract against a store. */
 export function contract(name: string, makeStore: MakeStore): void {
   describe(`the contract of stores, kept by ${name}`, () => {
-    const made: Made[] = []
+    const created: CreatedStore[] = []
     let store: SessionStore
 
-    async function make(options: { ttl?: number } = {}): Promise<SessionStore> {
+    async function create(options: { ttl?: number } = {}): Promise<SessionStore> {
       const one = await makeStore(options)
-      made.push(one)
+      created.push(one)
       return one.store
     }
 
     before(async () => {
-      store = await make()
+      store = await create()
     })
     after(async () => {
-      for (const one of made.splice(0).reverse()) await one.close?.()
+      for (const one of created.splice(0).reverse()) await one.close?.()
     })
 
-    /** Asked twice: the second answer may come from elsewhere. */
+    /** Reads twice: the second time, a cache may serve the session. */
     async function expectBoth(sid: string, session: object | undefined): Promise<void> {
       for (let n = 0; n < 2; n++) expect(await store.get(sid)).to.deep.equal(session)
     }
 
-    it('answers what was set, and undefined for what was not', async () => {
+    it('returns what was set, and undefined for what was not', async () => {
       await store.set('a', { user: 'ann', cart: [1, { n: 2 }] }, minute)
       await expectBoth('a', { user: 'ann', cart: [1, { n: 2 }] })
-      await expectBoth('nobody', undefined)
+      await expectBoth('missing', undefined)
     })
 
     it('replaces all of a session, and the next get of this process sees it', async () => {
@@ -59,7 +60,7 @@ export function contract(name: string, makeStore: MakeStore): void {
       }
     })
 
-    it('answers an object of the caller’s own', async () => {
+    it('returns an object of the caller’s own', async () => {
       await store.set('own', { list: [1] }, minute)
       for (let n = 0; n < 3; n++) {
         const session = (await store.get('own')) as { list: number[]; more?: number }
@@ -69,7 +70,7 @@ export function contract(name: string, makeStore: MakeStore): void {
       }
     })
 
-    it('keeps nothing of the object that it was given', async () => {
+    it('keeps no reference to the object that it was given', async () => {
       const mine = { list: [1] }
       const saved = store.set('mine', mine, minute)
       mine.list.push(2)
@@ -78,7 +79,7 @@ export function contract(name: string, makeStore: MakeStore): void {
       await expectBoth('mine', { list: [1] })
     })
 
-    it('gives any JSON value back as JSON does', async () => {
+    it('restores any JSON value as JSON does', async () => {
       const value = fc.jsonValue({ maxDepth: 4, stringUnit: 'binary' })
       const key = fc.oneof(
         fc.string({ unit: 'binary' }),
@@ -98,20 +99,20 @@ export function contract(name: string, makeStore: MakeStore): void {
       )
     })
 
-    it('takes any string for an id', async () => {
+    it('accepts any string as an id', async () => {
       const ids = ['a b', `'; drop table session --`, '$1', '😀', '__proto__', 'sess:ü', 'x'.repeat(300)]
       for (const id of ids) await store.set(id, { id }, minute)
       for (const id of ids) await expectBoth(id, { id })
     })
 
-    it('keeps many sessions apart that are used at once', async () => {
+    it('keeps many sessions apart that are used at the same time', async () => {
       const ids = Array.from({ length: 200 }, (_, n) => `many ${n}`)
       await Promise.all(ids.map((id) => store.set(id, { id }, minute)))
-      const answers = await Promise.all([...ids, ...ids].map((id) => store.get(id)))
-      expect(answers).to.deep.equal([...ids, ...ids].map((id) => ({ id })))
+      const results = await Promise.all([...ids, ...ids].map((id) => store.get(id)))
+      expect(results).to.deep.equal([...ids, ...ids].map((id) => ({ id })))
     })
 
-    it('destroys a session, for good', async () => {
+    it('destroys a session for good', async () => {
       await store.set('gone', { a: 1 }, minute)
       await expectBoth('gone', { a: 1 })
       await store.destroy('gone')
@@ -122,7 +123,7 @@ export function contract(name: string, makeStore: MakeStore): void {
       await expectBoth('gone', undefined)
     })
 
-    it('takes the destroy and the touch of what is not there for no work', async () => {
+    it('ignores the destroy and the touch of a missing session', async () => {
       await store.destroy('never was')
       await store.touch?.('never was', minute)
       await expectBoth('never was', undefined)
@@ -133,9 +134,9 @@ export function contract(name: string, makeStore: MakeStore): void {
       await expectBoth('never was', undefined)
     })
 
-    it('lets no save, touch or read that is under way bring a destroyed session back', async () => {
+    it('lets no save, touch or read in progress bring a destroyed session back', async () => {
       for (let n = 0; n < 20; n++) {
-        const sid = `under way ${n}`
+        const sid = `in progress ${n}`
         await store.set(sid, { n }, minute)
         const calls = [
           () => store.get(sid),
@@ -143,14 +144,14 @@ export function contract(name: string, makeStore: MakeStore): void {
           () => store.touch?.(sid, minute),
           () => store.get(sid),
         ]
-        // The destroy is once before, between and behind the others.
+        // The destroy comes before, between and after the others.
         calls.splice(n % 5, 0, () => store.destroy(sid))
         await Promise.all(calls.map((call) => call()))
         await expectBoth(sid, undefined)
       }
     })
 
-    it('lets a session expire by itself', async () => {
+    it('expires a session by itself', async () => {
       await store.set('short', { a: 1 }, 300)
       expect(await store.get('short')).to.deep.equal({ a: 1 })
       await until(async () => (await store.get('short')) === undefined)
@@ -158,17 +159,17 @@ export function contract(name: string, makeStore: MakeStore): void {
       await expectBoth('short', undefined)
     })
 
-    it('leaves nothing of what is set with a ttl of 0 or less', async () => {
+    it('stores nothing that is set with a ttl of 0 or less', async () => {
       for (const ttl of [0, -1, Number.NEGATIVE_INFINITY]) {
-        await store.set('over', { a: 1 }, minute)
-        await store.set('over', { a: 2 }, ttl)
-        await expectBoth('over', undefined)
+        await store.set('expired', { a: 1 }, minute)
+        await store.set('expired', { a: 2 }, ttl)
+        await expectBoth('expired', undefined)
       }
     })
 
-    it('uses its own ttl where the middleware knows none', async () => {
+    it('uses its own ttl where the middleware passes none', async () => {
       const unknown = [undefined, null, Number.NaN, 'session'] as const
-      const short = await make({ ttl: 400 })
+      const short = await create({ ttl: 400 })
       await Promise.all(unknown.map((ttl) => short.set(`default ${ttl}`, { a: 1 }, ttl)))
       for (const ttl of unknown) await until(async () => (await short.get(`default ${ttl}`)) === undefined)
       for (const ttl of unknown) {
@@ -178,7 +179,7 @@ export function contract(name: string, makeStore: MakeStore): void {
       }
     })
 
-    it('lives on when it is touched, and when it is saved as it was', async () => {
+    it('keeps a session longer that is touched, or saved unchanged', async () => {
       const { touch } = store
       const sids = touch === undefined ? ['saved'] : ['touched', 'saved']
       for (const sid of [...sids, 'neither']) await store.set(sid, { a: 1 }, 500)
@@ -189,7 +190,7 @@ export function contract(name: string, makeStore: MakeStore): void {
       for (const sid of sids) await expectBoth(sid, { a: 1 })
     })
 
-    it('refuses what is no session id, and what is no ttl', async () => {
+    it('rejects invalid session ids and ttls', async () => {
       for (const sid of [undefined, null, 1, {}, '']) {
         const calls = [
           () => store.get(sid as string),
@@ -208,7 +209,7 @@ export function contract(name: string, makeStore: MakeStore): void {
       expect(error.message).to.equal('ttl must be a number of milliseconds; received "1 day" (a string)')
     })
 
-    it('refuses what JSON cannot hold, says neither id nor content, and leaves the stored session as it was', async () => {
+    it('rejects what JSON cannot hold, without its id or content, and leaves the stored session unchanged', async () => {
       const sid = 'OpenSesame-OpenSesame'
       await store.set(sid, { a: 1 }, minute)
       const circle: Record<string, unknown> = {}
@@ -230,7 +231,7 @@ export function contract(name: string, makeStore: MakeStore): void {
       await expectBoth(sid, { a: 1 })
     })
 
-    it('answers promises that generators may yield and delegate to', async () => {
+    it('returns promises that generators may yield and delegate to', async () => {
       const session = await co(function* () {
         yield store.set('yielded', { a: 1 }, minute)
         const first: unknown = yield store.get('yielded')
@@ -241,19 +242,19 @@ export function contract(name: string, makeStore: MakeStore): void {
       expect(session).to.deep.equal([{ a: 1 }, { a: 1 }, undefined])
     })
 
-    it('says how long a session has to live, if it says so: no longer than it does', async () => {
+    it('reports no more than the remaining life, if it reports that', async () => {
       if (store.getWithTtl === undefined) return
-      await store.set('left', { a: 1 }, minute)
+      await store.set('remaining', { a: 1 }, minute)
       for (let n = 0; n < 2; n++) {
-        const { session, ttl } = (await store.getWithTtl('left')) ?? {}
+        const { session, ttl } = (await store.getWithTtl('remaining')) ?? {}
         expect(session).to.deep.equal({ a: 1 })
         expect(ttl).to.be.within(0, minute)
       }
-      expect(await store.getWithTtl('not there')).to.equal(undefined)
+      expect(await store.getWithTtl('missing')).to.equal(undefined)
     })
 
     for (const [middleware, serve] of Object.entries(middlewares))
-      it(`keeps people signed in, and signs them out, behind ${middleware}`, async () => {
+      it(`keeps users signed in, and signs them out, with ${middleware}`, async () => {
         const site = await listen(serve(store))
         try {
           const ann = new Browser()
@@ -277,7 +278,7 @@ interface Visited {
   visits?: number
 }
 
-/** Applications that count a person's visits. */
+/** Applications that count a user's visits. */
 const middlewares: Record<string, (store: SessionStore) => Parameters<typeof listen>[0]> = {
   'koa-generic-session 2': (store) => {
     const app = new Koa()
@@ -289,7 +290,7 @@ const middlewares: Record<string, (store: SessionStore) => Parameters<typeof lis
     const app = new Koa1()
     app.keys = ['a key']
     app.use(genericSession1({ store }))
-    // biome-ignore lint/correctness/useYield: what Koa 1 takes for a middleware
+    // biome-ignore lint/correctness/useYield: Koa 1 middlewares are generators
     return app.use(function* () {
       visit(this as unknown as Visit)
     })

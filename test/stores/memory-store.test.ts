@@ -9,7 +9,7 @@ describe('MemoryStore', () => {
   let time = 0
   const clock = () => time
 
-  it('lets a session expire on time, and says how long it has to live', async () => {
+  it('expires a session on time, and reports its remaining life', async () => {
     const store = new MemoryStore({ ttl: 1_000 }, clock)
     await store.set('a', { a: 1 })
     await store.set('b', { b: 1 }, 5_000)
@@ -23,7 +23,7 @@ describe('MemoryStore', () => {
     expect(await store.count()).to.equal(1)
   })
 
-  it('moves the expiry by touch, never back', async () => {
+  it('moves the expiry by touch, never earlier', async () => {
     const store = new MemoryStore({ ttl: 1_000 }, clock)
     await store.set('a', { a: 1 })
     time += 500
@@ -36,7 +36,7 @@ describe('MemoryStore', () => {
     expect(await store.get('a')).to.equal(undefined)
   })
 
-  it('has a destroyed session’s id free again after an hour', async () => {
+  it('accepts a destroyed session’s id again after an hour', async () => {
     const store = new MemoryStore({}, clock)
     await store.set('a', { a: 1 })
     await store.destroy('a')
@@ -48,7 +48,7 @@ describe('MemoryStore', () => {
     expect(await store.get('a')).to.deep.equal({ a: 2 })
   })
 
-  it('remembers an expired session that is destroyed, as a late save may still be under way', async () => {
+  it('leaves a tombstone for an expired session too, as a save may still be in progress', async () => {
     const store = new MemoryStore({ ttl: 1_000 }, clock)
     await store.set('a', { a: 1 })
     time += 2_000
@@ -57,7 +57,7 @@ describe('MemoryStore', () => {
     expect(await store.get('a')).to.equal(undefined)
   })
 
-  it('keeps at most max sessions: the one unused for longest goes', async () => {
+  it('keeps at most max sessions, and removes the least recently used', async () => {
     const store = new MemoryStore({ max: 2 })
     await store.set('a', { a: 1 })
     await store.set('b', { b: 1 })
@@ -83,17 +83,17 @@ describe('MemoryStore', () => {
     [{ maxAge: 1 }, 'option "maxAge" is unknown; known are ttl, max'],
     [null, 'options must be an object; received null'],
   ] as const)
-    it(`refuses ${JSON.stringify(options)} by name`, () => {
+    it(`rejects ${JSON.stringify(options)}, naming the option`, () => {
       expect(() => new MemoryStore(options as object)).to.throw(message)
     })
 
-  it('shows no session when it is printed', async () => {
+  it('reveals no session when it is printed', async () => {
     const store = new MemoryStore()
     await store.set('OpenSesame', { content: 'Xyzzy' })
     expect(inspect(store, { showHidden: true, depth: 9 })).not.to.match(/OpenSesame|Xyzzy/)
   })
 
-  it('keeps no process alive', () => {
+  it('does not keep the process running', () => {
     const code = `import { MemoryStore } from 'koa-pg-store'; await new MemoryStore().set('a', {}, 1e6); console.log('end')`
     const { stdout, status } = spawnSync(process.execPath, ['--input-type=module', '--eval', code], {
       encoding: 'utf8',

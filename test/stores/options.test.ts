@@ -5,7 +5,7 @@ import { type ConnectionSource, PgStore, type PgStoreOptions } from '../../lib/i
 const url = 'postgres://user:secret@localhost/app'
 
 describe('new PgStore', () => {
-  const cases: [PgStoreOptions | unknown, typeof TypeError | typeof RangeError, string][] = [
+  const cases: [unknown, typeof TypeError | typeof RangeError, string][] = [
     [null, TypeError, 'options must be an object; received null'],
     ['public', TypeError, 'options must be an object; received "public" (a string)'],
     [{ shema: 'x' }, TypeError, 'option "shema" is unknown; known are schema, table,'],
@@ -116,7 +116,7 @@ describe('new PgStore', () => {
     [
       { cleanupTime: 60_000, cleanup: false },
       TypeError,
-      'options "cleanup" and "cleanupTime" both say when to sweep: give one of them',
+      'options "cleanup" and "cleanupTime" both set when to sweep; use only one',
     ],
     [
       { maxBytes: '1mb' },
@@ -160,13 +160,13 @@ describe('new PgStore', () => {
       `option "concurrency" must be 'merge', 'last-write' or 'reject'; received "last" (a string)`,
     ],
   ]
-  for (const [options, kind, message] of cases)
-    it(`throws a ${kind.name}: ${message}`, () => {
-      expect(() => new PgStore(url, options as PgStoreOptions)).to.throw(kind, message)
+  for (const [options, type, message] of cases)
+    it(`throws a ${type.name}: ${message}`, () => {
+      expect(() => new PgStore(url, options as PgStoreOptions)).to.throw(type, message)
     })
 
-  it('takes every way to say when to sweep', () => {
-    const ways: PgStoreOptions[] = [
+  it('accepts every form of the sweep schedule', () => {
+    const forms: PgStoreOptions[] = [
       { cleanup: false },
       { cleanup: '*/5 * * * * *' },
       { cleanup: '@hourly' },
@@ -174,10 +174,10 @@ describe('new PgStore', () => {
       { cleanup: { timezone: 'Europe/Berlin', grace: 0 } },
       { cleanupTime: 60_000, cleanup: { batchSize: 100 } },
     ]
-    for (const options of ways) expect(() => new PgStore(url, options)).not.to.throw()
+    for (const options of forms) expect(() => new PgStore(url, options)).not.to.throw()
   })
 
-  it('takes undefined for an option as not given', () => {
+  it('treats an option that is undefined as not given', () => {
     expect(
       () => new PgStore(url, { schema: undefined, ttl: undefined, maxLifetime: undefined }),
     ).not.to.throw()
@@ -216,7 +216,7 @@ describe('new PgStore', () => {
     })
 
   it('does no I/O', async () => {
-    // Nothing listens there: a connection would be an error.
+    // No server listens on this port: connecting would fail.
     const store = new PgStore('postgres://user:secret@127.0.0.1:1/app')
     const warnings: Error[] = []
     store.on('warning', (error) => warnings.push(error))

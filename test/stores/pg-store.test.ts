@@ -14,19 +14,19 @@ describe('PgStore', () => {
   })
   after(() => store.close())
 
-  it('answers what was set, and undefined for what was not', async () => {
+  it('returns what was set, and undefined for what was not', async () => {
     await store.set('a', { user: 'ann', cart: [1, 2] }, 60_000)
     expect(await store.get('a')).to.deep.equal({ user: 'ann', cart: [1, 2] })
-    expect(await store.get('nobody')).to.equal(undefined)
+    expect(await store.get('missing')).to.equal(undefined)
   })
 
-  it('replaces a session that is there', async () => {
+  it('replaces an existing session', async () => {
     await store.set('replaced', { a: 1 })
     await store.set('replaced', { b: 2 })
     expect(await store.get('replaced')).to.deep.equal({ b: 2 })
   })
 
-  it('forgets a destroyed session, keeps its row empty, and lets no save or touch bring it back', async () => {
+  it('leaves a tombstone of a destroyed session, which no save or touch brings back', async () => {
     const sid = await store.create({ user: 'bob' })
     await store.destroy(sid)
     expect(await store.get(sid)).to.equal(undefined)
@@ -40,7 +40,7 @@ describe('PgStore', () => {
     expect(row).to.deep.equal({ session: null, user_id: null, soon: true })
   })
 
-  it('writes no row for the destroy of what is not there', async () => {
+  it('writes no row for the destroy of a missing session', async () => {
     const before = await sql(url, 'select count(*) from session')
     await store.destroy('never was')
     expect(await sql(url, 'select count(*) from session')).to.deep.equal(before)
@@ -53,10 +53,10 @@ describe('PgStore', () => {
     expect(await store.get(ids[0] as string)).to.deep.equal({ n: 1 })
   })
 
-  it('counts the sessions that are alive: neither destroyed nor expired ones', async () => {
+  it('counts active sessions, neither destroyed nor expired ones', async () => {
     const other = new PgStore(url, { table: 'counted' })
     expect(await other.count()).to.equal(0)
-    await other.set('alive', {}, 60_000)
+    await other.set('active', {}, 60_000)
     await other.set('expired', {}, 0)
     await other.set('destroyed', {}, 60_000)
     await other.destroy('destroyed')
@@ -64,24 +64,24 @@ describe('PgStore', () => {
     await other.close()
   })
 
-  it('moves the expiry by touch, never back, and leaves the session as it is', async () => {
+  it('moves the expiry by touch, never earlier, and leaves the session unchanged', async () => {
     const store = new PgStore(url, { touch: { interval: 0 } })
     await store.set('touched', { a: 1 }, 60_000)
-    const left = async () => {
-      const rows = await sql<{ left: number }>(
+    const remaining = async () => {
+      const rows = await sql<{ seconds: number }>(
         url,
-        `select extract(epoch from expiry - now())::float8 as left from session where session->>'a' = '1' and session->>'t' = 'x'`,
+        `select extract(epoch from expiry - now())::float8 as seconds from session where session->>'a' = '1' and session->>'t' = 'x'`,
       )
-      return rows[0]?.left as number
+      return rows[0]?.seconds as number
     }
     await store.set('touched', { a: 1, t: 'x' }, 60_000)
     await store.touch('touched', 600_000)
-    expect(await left()).to.be.within(500, 600)
+    expect(await remaining()).to.be.within(500, 600)
     await store.touch('touched', 1_000)
-    expect(await left()).to.be.within(500, 600)
+    expect(await remaining()).to.be.within(500, 600)
     expect(await store.get('touched')).to.deep.equal({ a: 1, t: 'x' })
-    await store.touch('not there', 60_000)
-    expect(await store.get('not there')).to.equal(undefined)
+    await store.touch('missing', 60_000)
+    expect(await store.get('missing')).to.equal(undefined)
     await store.close()
   })
 
@@ -91,7 +91,7 @@ describe('PgStore', () => {
     expect(await store.get('gone')).to.equal(undefined)
   })
 
-  it('hands out an object of the caller’s own, and keeps none of the caller’s', async () => {
+  it('returns an object of the caller’s own, and keeps no reference to the one it was given', async () => {
     const mine = { list: [1] }
     const saved = store.set('own', mine)
     mine.list.push(2)
@@ -102,7 +102,7 @@ describe('PgStore', () => {
     expect(await store.get('own')).to.deep.equal({ list: [1] })
   })
 
-  it('gives any JSON value back as JSON does', async () => {
+  it('restores any JSON value as JSON does', async () => {
     const awkward = fc.constantFrom(
       '\u0000',
       '\ud800',
@@ -141,7 +141,7 @@ describe('PgStore', () => {
     expect(Object.getPrototypeOf(back)).to.equal(Object.prototype)
   })
 
-  it('takes deep nesting as far as PostgreSQL does, and refuses the rest with the stored session untouched', async () => {
+  it('accepts nesting as deep as PostgreSQL does, and rejects deeper, leaving the stored session unchanged', async () => {
     const nested = (depth: number): object => {
       let value: unknown = 1
       for (let i = 0; i < depth; i++) value = i % 2 ? [value] : { a: value }
@@ -154,7 +154,7 @@ describe('PgStore', () => {
     expect(await store.get('deep')).to.deep.equal(nested(1_000))
   })
 
-  it('refuses a session that JSON cannot hold, naming the attribute, and leaves the stored one untouched', async () => {
+  it('rejects a session that JSON cannot hold, naming the attribute, and leaves the stored one unchanged', async () => {
     await store.set('kept', { ok: true })
     const circle: Record<string, unknown> = {}
     circle.self = circle
@@ -185,7 +185,7 @@ describe('PgStore', () => {
     expect(await store.get('kept')).to.deep.equal({ ok: true })
   })
 
-  it('refuses a session larger than maxBytes, in bytes of UTF-8, and leaves the stored one untouched', async () => {
+  it('rejects a session larger than maxBytes, in bytes of UTF-8, and leaves the stored one unchanged', async () => {
     const small = new PgStore(url, { maxBytes: 20 })
     await small.set('kept small', { a: '12345678901' })
     for (const [session, bytes] of [
@@ -202,7 +202,7 @@ describe('PgStore', () => {
   })
 
   for (const hashIds of [true, false]) {
-    it(`handles any string as an id, with hashIds: ${hashIds}`, async () => {
+    it(`accepts any string as an id, with hashIds: ${hashIds}`, async () => {
       const odd = new PgStore(url, { hashIds, table: `odd_${hashIds}` })
       const ids = [
         `'; drop table session; --`,
@@ -237,7 +237,7 @@ describe('PgStore', () => {
     })
   }
 
-  it('answers promises that generators may yield and delegate to', async () => {
+  it('returns promises that generators may yield and delegate to', async () => {
     function* delegating(): Generator<unknown, unknown, unknown> {
       yield* store.set('yielded', { y: 1 })
       const session = yield* store.get('yielded')
@@ -254,19 +254,19 @@ describe('PgStore', () => {
     expect(await store.get('yielded')).to.equal(undefined)
   })
 
-  it('shows nothing of its connection when it is printed', async () => {
+  it('reveals nothing of its connection when it is printed', async () => {
     const { inspect } = await import('node:util')
     const password = new URL(url).password
     expect(inspect(store, { depth: 9, showHidden: true })).not.to.include(password)
     expect(JSON.stringify(store)).not.to.include(password)
   })
 
-  it('refuses what is called after close, and closes once', async () => {
+  it('rejects calls after close, which may be called twice', async () => {
     const closed = new PgStore(url)
-    const pending = closed.set('under way', { a: 1 })
+    const pending = closed.set('in progress', { a: 1 })
     await Promise.all([closed.close(), closed.close()])
     await pending
-    expect(await store.get('under way')).to.deep.equal({ a: 1 })
+    expect(await store.get('in progress')).to.deep.equal({ a: 1 })
     for (const call of [
       closed.get('a'),
       closed.set('a', {}),
