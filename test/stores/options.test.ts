@@ -196,14 +196,14 @@ describe('new PgStore', () => {
     [[], 'received an array'],
     [
       '',
-      'connection string must look like postgres://user:password@host:5432/database; received an empty one',
+      'connection string must look like postgres://user:password@host:5432/database; received an empty string',
     ],
     ['redis://localhost', 'received one that begins with redis://'],
     ['user:secret@localhost/app', 'received one without postgres://'],
-    ['postgres://user:secret@localhost:port/app', "received one that can't be read"],
+    ['postgres://user:secret@localhost:port/app', "received one that can't be parsed"],
     [{ connectionString: 7 }, 'connection string must look like'],
     [{ connectionString: 'mysql://user:secret@localhost/app' }, 'received one that begins with mysql://'],
-    [new pg.Client(), 'received a client: give (text, values) => client.query(text, values)'],
+    [new pg.Client(), 'received a client: pass (text, values) => client.query(text, values)'],
   ]
   for (const [connection, message] of connections)
     it(`throws a TypeError for a connection: ${message}`, () => {
