@@ -1,4 +1,4 @@
-// The advisory lock that lets one instance of all sweep, and the connection that holds it.
+// The advisory lock that only one sweeping instance holds, and its connection.
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import pg, { type ClientConfig } from 'pg'
@@ -6,16 +6,16 @@ import { openCursor } from '../postgres/pool-connection.js'
 import type { Row } from '../types/options.js'
 import { withTimeout } from '../util/timeout.js'
 
-/** How long one of its statements, none of which has much to do, may take. */
+/** Time limit for each statement on this connection; all of them are short. */
 const queryTimeoutMs = 10_000
 
-/** How often the holder makes sure that it still is one. */
+/** How often the holder checks that its connection still works. */
 const checkIntervalMs = 1_000
 
 /**
- * A transaction on a connection of its own, idle but for the reading of sessions. So the lock ends with its holder,
- * goes through a pooler that hands each transaction another connection, and takes none from a pool that may have only one.
- * It holds no rows, and vacuum back only while it reads.
+ * A transaction on a dedicated connection, idle except while sessions are read. So the lock is released when its holder
+ * exits, works through a pooler in transaction mode, and uses no connection of a pool that may have only one. The
+ * transaction locks no rows, and holds back vacuum only while sessions are read.
  */
 export class SweepLock {
   readonly #client: pg.Client
@@ -42,13 +42,13 @@ export class SweepLock {
     this.#client.on('end', lost)
   }
 
-  /** The lock, or `undefined` if another instance has it. Rejects if there is no connection within `connectMs`. */
+  /** Resolves with the lock, or with `undefined` if another instance has it. Rejects without a connection in `connectMs`. */
   static async take(config: ClientConfig, name: string, connectMs: number): Promise<SweepLock | undefined> {
     const lock = new SweepLock(config)
     try {
-      await withTimeout(lock.#client.connect(), connectMs, 'no connection to sweep with')
-      // An instance that is cut off, or a machine that is gone, must not keep it. No time limit that is meant for
-      // transactions which hold something ends it either.
+      await withTimeout(lock.#client.connect(), connectMs, 'no connection for the sweep')
+      // Keepalives release the lock if this machine loses its network or power. The server must not end the transaction for
+      // being idle.
       await lock.#query(
         `begin; set local tcp_keepalives_idle = 10; set local tcp_keepalives_interval = 5; set local tcp_keepalives_count = 3;
          set local idle_in_transaction_session_timeout = 0`,
@@ -64,9 +64,9 @@ export class SweepLock {
     }
   }
 
-  /** Rejects if the lock is lost, as far as anybody can know. */
+  /** Rejects if the lock is known to be lost. */
   async check(): Promise<void> {
-    // Nothing gets past a cursor, and the next of its rows say as much.
+    // While a cursor is open, no other statement can run; the cursor itself fails if the connection is lost.
     const isDue = !this.#isReading && performance.now() - this.#checked > checkIntervalMs
     if (this.#loss === undefined && isDue) {
       await this.#query('select')
@@ -75,12 +75,12 @@ export class SweepLock {
     if (this.#loss !== undefined) throw this.#loss
   }
 
-  /** Reads rows through a cursor, so many at a time. */
-  async *read(text: string, values: unknown[], most: number): AsyncGenerator<Row[]> {
+  /** Yields rows from a cursor, up to `batchSize` at a time. */
+  async *read(text: string, values: unknown[], batchSize: number): AsyncGenerator<Row[]> {
     this.#isReading = true
     const cursor = openCursor(this.#client, text, values)
     const next = (): Promise<Row[]> =>
-      withTimeout(cursor.read(most), queryTimeoutMs, 'no answer of the cursor')
+      withTimeout(cursor.read(batchSize), queryTimeoutMs, 'no rows from the cursor')
     try {
       for (let rows = await next(); rows.length > 0; rows = await next()) yield rows
     } finally {
@@ -97,6 +97,6 @@ export class SweepLock {
 
   async #query(text: string, values: unknown[] = []): Promise<Row[]> {
     const query = this.#client.query<Row>({ text, values, ...{ query_timeout: queryTimeoutMs } })
-    return (await withTimeout(query, queryTimeoutMs, 'no answer to the sweeper')).rows
+    return (await withTimeout(query, queryTimeoutMs, 'no response to the sweep')).rows
   }
 }
