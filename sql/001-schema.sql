@@ -1,4 +1,4 @@
--- The schema that holds the session table. Not needed where it exists already (`public` does).
+-- Creates the schema for the session table. Not needed if the schema exists, as `public` does.
 --
 --   psql -v schema=public -f sql/001-schema.sql
 

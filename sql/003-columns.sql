@@ -1,9 +1,9 @@
--- Adds to a table of koa-pg-session (id, expiry, session) what koa-pg-store keeps beside it.
+-- Adds the columns of koa-pg-store to a table of koa-pg-session (id, expiry, session).
 --
 --   psql -v schema=public -v table=session -f sql/003-columns.sql
 --
--- Takes a moment whatever the table's size: no row is rewritten. koa-pg-session goes on working with it.
--- `version` has a default here, for rows that koa-pg-session inserts.
+-- Takes a moment whatever the table's size, as no row is rewritten. koa-pg-session keeps working with the table: `version`
+-- has a default for the rows that it inserts.
 
 alter table :"schema".:"table"
   add column if not exists user_id     text,

@@ -1,10 +1,10 @@
--- Turns raw session ids, as koa-pg-session stores them, into digests: `sha256:` and the SHA-256 in base64url.
--- Works on the rows between two places in the table, so that a big one can be done in parts; answers how many it turned.
+-- Replaces raw session ids, as koa-pg-session stores them, by digests: `sha256:` and the SHA-256 in base64url.
+-- Works on a range of places in the table, so that a large one can be done in batches. Returns the number of raw ids.
 --
 --   psql -v schema=public -v table=session -v first='(0,0)' -v after='(4294967295,0)' -f sql/005-hash-ids.sql
 --
--- Only for a table that no koa-pg-session and no store with `hashIds: false` uses any more: they'd not find the sessions.
--- A raw row whose digest is there already is older than it, and goes.
+-- Only when neither koa-pg-session nor a store with `hashIds: false` uses the table any more: they could not find the
+-- sessions. If a row with the digest already exists, the raw row is older and is deleted.
 
 with raw as (
   select ctid, id,

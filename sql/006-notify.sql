@@ -1,18 +1,19 @@
--- Tells the stores' caches of changes that are made past the store: an update, delete or truncate in psql, or by other
--- software. What the store itself changes it tells itself, and raises `version`: these triggers pass it over.
+-- Notifies the stores' caches of changes made outside the store: an update, delete or truncate in psql, or by other
+-- software. The store's own changes raise `version`, which these triggers ignore, and the store sends their notifications.
 --
 --   psql -v schema=public -v table=session -v function=koa_pg_store_session -f sql/006-notify.sql
 --
--- `function` is the name of the trigger function; each table has one of its own.
+-- `function` is the name of the trigger function; each table has its own.
 --
--- Optional: without it such a change is seen when a cached session is read anew, after the cache's `ttl`.
--- Needs the columns of sql/003-columns.sql. A payload names a session by SHA-256 of its id and the version that it now has.
+-- Optional: without it, a cache returns the old session until the cache's `ttl` has passed.
+-- Needs the columns of sql/003-columns.sql. A payload is the SHA-256 of the session id, followed by the row's new version.
 
--- The search path is fixed: the function runs as whoever changes a session, and must call nothing that somebody else made.
+-- The fixed search path keeps the function, which runs as the role that changes a session, from calling functions that
+-- another role has created.
 create or replace function :"schema".:"function"() returns trigger language plpgsql
 set search_path = pg_catalog, pg_temp as $function$
 declare
-  -- A partition's trigger speaks for the whole table.
+  -- A partition's trigger notifies the channel of the whole table.
   whole regclass := coalesce(pg_partition_root(tg_relid), tg_relid);
   channel text := (
     select 'koa_pg_store_' || left(encode(sha256(convert_to(n.nspname || '.' || c.relname, 'UTF8'::name)), 'hex'), 16)
@@ -27,7 +28,7 @@ begin
     new.version := old.version + 1;
   end if;
   perform set_config('koa_pg_store.changes', changes::text, true);
-  -- Of many changes in one transaction each instance would rather forget everything once than be told of every one.
+  -- After many changes in one transaction, clearing the caches once costs less than a notification for each.
   if changes > 1000 then
     perform pg_notify(channel, 'flush');
   else
@@ -45,8 +46,8 @@ drop trigger if exists koa_pg_store_update_expiry on :"schema".:"table";
 drop trigger if exists koa_pg_store_delete on :"schema".:"table";
 drop trigger if exists koa_pg_store_truncate on :"schema".:"table";
 
--- A row whose raw id is turned into its digest is the same session. So is one that is encrypted with another key by
--- `koa-pg-store migrate --reencrypt`, which says so by a setting.
+-- Ignores a raw id that is replaced by its digest, and a session that `koa-pg-store migrate --reencrypt` encrypts with
+-- another key, for which that command sets koa_pg_store.reencrypt: the session stays the same.
 create trigger koa_pg_store_update before update of id, session, user_id, created_at on :"schema".:"table"
   for each row when (new.version = old.version
     and current_setting('koa_pg_store.reencrypt', true) is distinct from 'on' and (
@@ -56,12 +57,12 @@ create trigger koa_pg_store_update before update of id, session, user_id, create
     or new.id <> old.id and not (new.id like 'sha256:%' and old.id not like 'sha256:%')))
   execute function :"schema".:"function"();
 
--- Later is a touch, and tells nobody anything that a cache must know.
+-- Only an earlier expiry: moving it later is a touch, which caches need not know of.
 create trigger koa_pg_store_update_expiry before update of expiry on :"schema".:"table"
   for each row when (new.version = old.version and new.expiry < old.expiry)
   execute function :"schema".:"function"();
 
--- A sweep deletes what no cache answers any more, and says so by a setting.
+-- Ignores a sweep, which sets koa_pg_store.sweep: caches don't return the expired sessions that it deletes.
 create trigger koa_pg_store_delete after delete on :"schema".:"table"
   for each row when (old.session is not null and old.expiry > now()
     and current_setting('koa_pg_store.sweep', true) is distinct from 'on')

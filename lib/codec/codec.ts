@@ -1,83 +1,84 @@
-// What stands between a session and its column: the codecs of an application, in order, and what came of them checked.
-
+// Runs the option `codec` between a session and its column: chains several codecs and checks what they return.
 import { parse } from '../session/json.js'
 import { DecodeError, EncodeError } from '../types/errors.js'
 import type { Codec, CodecContext } from '../types/options.js'
 import { describe } from '../util/validate.js'
 
-/** Several codecs as one: the first is the nearest to the session, the last the nearest to the column. */
+/** Returns one codec for several: the first one encodes first and decodes last. */
 export function chain(codecs: readonly Codec[]): Codec {
   return {
-    encode: (value, context) => inTurn(codecs, value, (codec, part) => codec.encode(part, context)),
+    encode: (value, context) => runEach(codecs, value, (codec, input) => codec.encode(input, context)),
     decode: (value, context) =>
-      inTurn(codecs.toReversed(), value, (codec, part) => codec.decode(part, context)),
+      runEach(codecs.toReversed(), value, (codec, input) => codec.decode(input, context)),
   }
 }
 
-/** Waits only for who answers a promise: the others cost no turn. */
-function inTurn(
+/** Synchronous unless a codec returns a promise: awaiting the others would only cost time. */
+function runEach(
   codecs: readonly Codec[],
   value: object,
-  step: (codec: Codec, value: object) => object | PromiseLike<object>,
+  step: (codec: Codec, input: object) => object | PromiseLike<object>,
 ): object | PromiseLike<object> {
-  const [first, ...more] = codecs
+  const [first, ...rest] = codecs
   if (first === undefined) return value
-  const next = step(first, value)
-  return isPromise(next)
-    ? Promise.resolve(next).then((known) => inTurn(more, known, step))
-    : inTurn(more, next, step)
+  const output = step(first, value)
+  return isPromise(output)
+    ? Promise.resolve(output).then((resolved) => runEach(rest, resolved, step))
+    : runEach(rest, output, step)
 }
 
-/** The option `codec`: one, or several from the session to the column. Throws a `TypeError`. */
+/** Returns the codec for the option `codec`: one, or several in the order of encoding. Throws a `TypeError`. */
 export function readCodec(option: unknown): Codec {
-  const list: unknown[] = Array.isArray(option) ? option : [option]
-  for (const [n, codec] of list.entries())
+  const codecs: unknown[] = Array.isArray(option) ? option : [option]
+  for (const [index, codec] of codecs.entries())
     for (const method of ['encode', 'decode'])
       if (typeof Object(codec)[method] !== 'function')
         throw new TypeError(
-          `option "codec${Array.isArray(option) ? `[${n}]` : ''}" must have the methods encode and decode; received ${describe(codec)}`,
+          `option "codec${Array.isArray(option) ? `[${index}]` : ''}" must have the methods encode and decode; received ${describe(codec)}`,
         )
-  return list.length === 1 ? (list[0] as Codec) : chain(list as Codec[])
+  return codecs.length === 1 ? (codecs[0] as Codec) : chain(codecs as Codec[])
 }
 
-/** The column's JSON for a session's JSON. Throws an `EncodeError`. */
-export async function toColumn(codec: Codec, text: string, context: CodecContext): Promise<string> {
+/** Resolves with the column's JSON for a session's JSON. Rejects with an `EncodeError`. */
+export async function toColumn(codec: Codec, json: string, context: CodecContext): Promise<string> {
   let value: unknown
   try {
-    value = await codec.encode(parse(text) as object, context)
+    value = await codec.encode(parse(json) as object, context)
   } catch (error) {
-    throw new EncodeError(`the session can’t be encoded: codec.encode failed (${nameOfError(error)})`)
+    throw new EncodeError(`the session can't be encoded: codec.encode failed (${nameOfError(error)})`)
   }
   const column = typeof value === 'object' && value !== null ? JSON.stringify(value) : undefined
   if (column?.[0] !== '{')
     throw new EncodeError(
-      'the session can’t be encoded: codec.encode must answer an object that JSON can hold',
+      "the session can't be encoded: codec.encode must return an object that can be stored as JSON",
     )
   return column
 }
 
-/** The session's JSON for the column's. Throws a `DecodeError`. */
+/** Returns the session's JSON for the column's, or a promise if the codec does. Fails with a `DecodeError`. */
 export function fromColumn(codec: Codec, column: string, context: CodecContext): string | Promise<string> {
-  const read = (value: unknown): string => {
-    if (typeof value !== 'object' || value === null)
-      throw new DecodeError('the session can’t be decoded: codec.decode answered no object')
-    return JSON.stringify(value)
+  const toJson = (session: unknown): string => {
+    if (typeof session !== 'object' || session === null)
+      throw new DecodeError("the session can't be decoded: codec.decode didn't return an object")
+    return JSON.stringify(session)
   }
   try {
-    const stored = parse(column)
-    if (stored === undefined)
-      throw new DecodeError('the session can’t be decoded: its column holds no JSON object')
-    const decoded = codec.decode(stored, context)
-    return isPromise(decoded) ? Promise.resolve(decoded).then(read).catch(fail) : read(decoded)
+    const value = parse(column)
+    if (value === undefined)
+      throw new DecodeError("the session can't be decoded: its column doesn't hold a JSON object")
+    const session = codec.decode(value, context)
+    return isPromise(session)
+      ? Promise.resolve(session).then(toJson).catch(throwDecodeError)
+      : toJson(session)
   } catch (error) {
-    return fail(error)
+    return throwDecodeError(error)
   }
 }
 
-/** Only what the package's own codecs say is known to hold nothing of a session. */
-function fail(error: unknown): never {
+/** Only the messages of this package's own codecs are known to quote nothing of a session. */
+function throwDecodeError(error: unknown): never {
   if (error instanceof DecodeError) throw error
-  throw new DecodeError(`the session can’t be decoded: codec.decode failed (${nameOfError(error)})`)
+  throw new DecodeError(`the session can't be decoded: codec.decode failed (${nameOfError(error)})`)
 }
 
 function nameOfError(error: unknown): string {

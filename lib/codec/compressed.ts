@@ -1,4 +1,4 @@
-// compressed: a codec that keeps large sessions deflated.
+// compressed: a codec that deflates large sessions.
 import { deflateSync, inflateSync } from 'node:zlib'
 import { DecodeError } from '../types/errors.js'
 import type { Codec } from '../types/options.js'
@@ -6,13 +6,19 @@ import { assertInteger, withDefaults } from '../util/validate.js'
 
 /** Options of `compressed`. */
 export interface CompressedOptions {
-  /** Compress sessions of more bytes of JSON than this. Default 1024. */
+  /**
+   * Compress sessions larger than this, in bytes of JSON in UTF-8.
+   * @default 1024
+   */
   over?: number | undefined
-  /** Larger ones, in bytes of JSON, are not compressed, and nothing is made larger by decompressing. Default 16 MiB. */
+  /**
+   * Don't compress sessions larger than this, in bytes of JSON in UTF-8, and refuse to decompress anything to more.
+   * @default 16_777_216 (16 MiB)
+   */
   max?: number | undefined
 }
 
-/** What the column holds: deflated JSON with its checksum (zlib's format) in base64. */
+/** What the column holds: deflated JSON with a checksum (the zlib format), in base64. */
 interface Deflated {
   readonly '~deflate': string
 }
@@ -20,10 +26,13 @@ interface Deflated {
 const defaults = { over: 1024, max: 16 * 1024 * 1024 }
 
 /**
- * Keeps sessions deflated where that makes them smaller; small ones stay JSON that SQL can read, and so do those that are
- * in the table already. In a list with `encrypted` it comes first: `[compressed(), encrypted({ keys })]`.
+ * Returns a codec that compresses large sessions where that makes them smaller. All others remain JSON that SQL can read.
+ * Sessions that were stored before the codec was added can still be read. Beside `encrypted` it comes first, as encrypted
+ * data can't be compressed.
  *
- * Throws a `TypeError` or a `RangeError`, naming the option, for what it can't use.
+ * @throws {TypeError | RangeError} if an option can't be used; the message names it
+ * @example
+ * new PgStore(url, { codec: [compressed(), encrypted({ keys })] })
  */
 export function compressed(options: CompressedOptions = {}): Codec {
   const { over, max } = withDefaults('options', defaults, options)
@@ -32,24 +41,24 @@ export function compressed(options: CompressedOptions = {}): Codec {
 
   return {
     encode(value): object {
-      const text = JSON.stringify(value)
-      const bytes = Buffer.byteLength(text)
-      // What looks like this codec's own work has to be, or it would be taken for it.
-      const mustBe = isDeflated(value)
-      if (!mustBe && (bytes <= over || bytes > max)) return value
-      const deflated: Deflated = { '~deflate': deflateSync(text).toString('base64') }
-      return mustBe || deflated['~deflate'].length < bytes ? deflated : value
+      const json = JSON.stringify(value)
+      const bytes = Buffer.byteLength(json)
+      // A session that looks like this codec's output must be compressed: decode would take it for compressed data.
+      const isLookalike = isDeflated(value)
+      if (!isLookalike && (bytes <= over || bytes > max)) return value
+      const deflated: Deflated = { '~deflate': deflateSync(json).toString('base64') }
+      return isLookalike || deflated['~deflate'].length < bytes ? deflated : value
     },
 
     decode(value): object {
       if (!isDeflated(value)) return value
       try {
-        const bytes = inflateSync(Buffer.from(value['~deflate'], 'base64'), { maxOutputLength: max })
-        return JSON.parse(bytes.toString()) as object
+        const json = inflateSync(Buffer.from(value['~deflate'], 'base64'), { maxOutputLength: max })
+        return JSON.parse(json.toString()) as object
       } catch (error) {
-        const isBomb = Reflect.get(error as Error, 'code') === 'ERR_BUFFER_TOO_LARGE'
+        const isTooLarge = Reflect.get(error as Error, 'code') === 'ERR_BUFFER_TOO_LARGE'
         throw new DecodeError(
-          `the session can’t be decompressed: ${isBomb ? `it has more than ${max} bytes` : 'it was changed past the store'}`,
+          `the session can't be decompressed: ${isTooLarge ? `it is larger than ${max} bytes` : 'it was changed outside the store'}`,
         )
       }
     },

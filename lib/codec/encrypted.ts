@@ -1,29 +1,31 @@
-// encrypted: a codec that keeps sessions as AES-256-GCM.
+// encrypted: a codec that encrypts sessions with AES-256-GCM.
 import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
 import { DecodeError } from '../types/errors.js'
 import type { Codec, CodecContext } from '../types/options.js'
 import { describe, withDefaults } from '../util/validate.js'
 
+/** A key of `encrypted`. */
 export interface EncryptionKey {
-  /** Its name: stored with each session, no secret, never given to another key. At most 64 characters. */
+  /** The key's name, up to 64 characters. It is stored with each session and not secret. Never reuse it for another key. */
   readonly id: string
-  /** 32 random bytes, themselves or as base64 or hexadecimal: `openssl rand -base64 32`. */
+  /** 32 random bytes, raw or in base64 or hexadecimal: `openssl rand -base64 32`. */
   readonly key: Uint8Array | string
 }
 
 /** Options of `encrypted`. */
 export interface EncryptedOptions {
-  /** The first writes, all read. */
+  /** The first key encrypts; all keys decrypt. */
   keys: readonly EncryptionKey[]
   /**
-   * Also read sessions that aren't encrypted, while an application is moved over. Whoever can write to the table could
-   * put such a session there: take it out again when all are encrypted. Default `false`.
+   * Also read sessions that aren't encrypted, while an application starts to encrypt. Anyone who can write to the table
+   * can forge such a session, so remove this option once all sessions are encrypted.
+   * @default false
    */
   allowPlain?: boolean | undefined
 }
 
-/** What the column holds: the name of the key, and nonce, ciphertext and tag in base64url. */
-interface Sealed {
+/** What the column holds: the key's id, and nonce, ciphertext and tag in base64url. */
+interface Encrypted {
   readonly '~aes256gcm': string
   readonly data: string
 }
@@ -32,122 +34,127 @@ const algorithm = 'aes-256-gcm'
 const keyBytes = 32
 const nonceBytes = 12
 const tagBytes = 16
-const longestId = 64
+const maxKeyIdLength = 64
+
+const defaults = { keys: undefined as unknown, allowPlain: false as unknown }
 
 /**
- * Encrypts sessions with AES-256-GCM, each time with a random nonce of 96 bits. The stored id and the key's name are bound
- * in as additional data: what is pasted into another row, or given another key's name, doesn't open (what the same row
- * held before does). What doesn't open is a `DecodeError` that names the key that was wanted.
+ * Returns a codec that encrypts sessions with AES-256-GCM, with a new random nonce of 96 bits at each save. The stored id
+ * and the key's id are authenticated too: a value that was copied to another row, or given another key's id, is refused. An
+ * older value of the same row is not.
  *
- * To rotate, put a new key in front and keep the old ones as long as there are sessions that they wrote; and do so before
- * one key has written 2^32 times, which is how often random nonces are safe.
+ * A session that can't be decrypted fails with a `DecodeError` that names the key it needs.
  *
- * Throws a `TypeError` or a `RangeError` for keys that can't be used, which never quotes one.
+ * To rotate keys, put a new key first, and keep the old ones for as long as they are needed to decrypt sessions. Rotate
+ * before one key has encrypted 2^32 times: that is how often random nonces are safe.
+ *
+ * @throws {TypeError | RangeError} if an option can't be used; the message names it and never quotes a key
+ * @example
+ * new PgStore(url, { codec: encrypted({ keys: [{ id: '2026', key }] }) })
  */
 export function encrypted(options: EncryptedOptions): Codec {
-  const { keys: given, allowPlain } = withDefaults('options', defaults, options)
+  const { keys: keysOption, allowPlain } = withDefaults('options', defaults, options)
   if (typeof allowPlain !== 'boolean')
     throw new TypeError(`option "allowPlain" must be true or false; received ${describe(allowPlain)}`)
-  const keys = readKeys(given)
+  const keys = readKeys(keysOption)
   const [first] = keys
   if (first === undefined) throw new RangeError('option "keys" must have at least one key; received none')
-  const [writer, key] = first
+  const [firstId, firstKey] = first
 
   return {
-    encode(value, context): Sealed {
+    encode(value, context): Encrypted {
       const nonce = randomBytes(nonceBytes)
-      const cipher = createCipheriv(algorithm, key, nonce, { authTagLength: tagBytes })
-      cipher.setAAD(bound(writer, context))
-      const text = [cipher.update(JSON.stringify(value), 'utf8'), cipher.final()]
-      const data = Buffer.concat([nonce, ...text, cipher.getAuthTag()]).toString('base64url')
-      return { '~aes256gcm': writer, data }
+      const cipher = createCipheriv(algorithm, firstKey, nonce, { authTagLength: tagBytes })
+      cipher.setAAD(additionalData(firstId, context))
+      const ciphertext = [cipher.update(JSON.stringify(value), 'utf8'), cipher.final()]
+      const data = Buffer.concat([nonce, ...ciphertext, cipher.getAuthTag()]).toString('base64url')
+      return { '~aes256gcm': firstId, data }
     },
 
     decode(value, context): object {
-      if (!isSealed(value)) {
+      if (!isEncrypted(value)) {
         if (allowPlain) return value
         throw new DecodeError(
-          `the session isn’t encrypted, and only such as ${names(keys)} opens is read (see allowPlain)`,
+          `the session is not encrypted, and option "allowPlain" is off; configured keys: ${quotedIds(keys)}`,
         )
       }
-      const wanted = value['~aes256gcm']
-      const name = JSON.stringify(wanted.slice(0, longestId))
-      const key = keys.get(wanted)
+      const keyId = value['~aes256gcm']
+      const quotedId = JSON.stringify(keyId.slice(0, maxKeyIdLength))
+      const key = keys.get(keyId)
       if (key === undefined)
         throw new DecodeError(
-          `the session can’t be decrypted: it wants the key ${name}; there are ${names(keys)}`,
-          wanted,
+          `the session can't be decrypted: it needs the key ${quotedId}; configured keys: ${quotedIds(keys)}`,
+          keyId,
         )
-      const text = open(key, value.data, bound(wanted, context))
-      if (text === undefined)
+      const json = decrypt(key, value.data, additionalData(keyId, context))
+      if (json === undefined)
         throw new DecodeError(
-          `the session can’t be decrypted with the key ${name}: it was changed past the store, is another session’s, or was encrypted with another key of that name`,
-          wanted,
+          `the session can't be decrypted with the key ${quotedId}: it was changed outside the store, is another session's, or was encrypted with another key of that id`,
+          keyId,
         )
-      return JSON.parse(text) as object
+      return JSON.parse(json) as object
     },
   }
 }
 
-const defaults = { keys: undefined as unknown, allowPlain: false as unknown }
-
-function readKeys(given: unknown): Map<string, KeyObject> {
-  if (!Array.isArray(given))
-    throw new TypeError(`option "keys" must be an array of { id, key }; received ${describe(given)}`)
+function readKeys(option: unknown): Map<string, KeyObject> {
+  if (!Array.isArray(option))
+    throw new TypeError(`option "keys" must be an array of { id, key }; received ${describe(option)}`)
   const keys = new Map<string, KeyObject>()
-  for (const [n, entry] of (given as unknown[]).entries()) {
+  for (const [index, entry] of (option as unknown[]).entries()) {
     const { id, key } = Object(entry) as { id?: unknown; key?: unknown }
     if (typeof id !== 'string')
-      throw new TypeError(`option "keys[${n}].id" must be a string; received ${describe(id)}`)
-    if (id === '' || id.length > longestId)
+      throw new TypeError(`option "keys[${index}].id" must be a string; received ${describe(id)}`)
+    if (id === '' || id.length > maxKeyIdLength)
       throw new RangeError(
-        `option "keys[${n}].id" must have 1 to ${longestId} characters; received ${id.length}`,
+        `option "keys[${index}].id" must have 1 to ${maxKeyIdLength} characters; received ${id.length}`,
       )
     if (keys.has(id))
-      throw new RangeError(`option "keys[${n}].id" must be no other key's; received ${describe(id)}`)
-    keys.set(id, createSecretKey(readKey(n, key)))
+      throw new RangeError(`option "keys[${index}].id" must be unique; received ${describe(id)}`)
+    keys.set(id, createSecretKey(readKey(index, key)))
   }
   return keys
 }
 
-/** Says what a key is, and never the key. */
-function readKey(n: number, key: unknown): Uint8Array {
-  const right = `option "keys[${n}].key" must be ${keyBytes} bytes, or those as base64 or hexadecimal`
+/** Returns the bytes of a key. The messages of its errors describe the key and never quote it. */
+function readKey(index: number, key: unknown): Uint8Array {
+  const requirement = `option "keys[${index}].key" must be ${keyBytes} bytes, raw or in base64 or hexadecimal`
   if (key instanceof Uint8Array) {
-    if (key.length !== keyBytes) throw new RangeError(`${right}; received ${key.length} bytes`)
+    if (key.length !== keyBytes) throw new RangeError(`${requirement}; received ${key.length} bytes`)
     return key
   }
   if (typeof key !== 'string')
-    throw new TypeError(`${right}; received ${typeof key === 'object' ? describe(key) : typeof key}`)
+    throw new TypeError(`${requirement}; received ${typeof key === 'object' ? describe(key) : typeof key}`)
   if (/^[0-9a-f]{64}$/i.test(key)) return Buffer.from(key, 'hex')
-  // Node reads both alphabets of base64.
+  // Node decodes base64 and base64url alike.
   if (/^[\w+/-]{43}=?$/.test(key)) return Buffer.from(key, 'base64')
-  throw new RangeError(`${right}; received a string of ${key.length} characters that is neither`)
+  throw new RangeError(`${requirement}; received a string of ${key.length} characters that is neither`)
 }
 
-/** No two pairs of key and session are bound by the same bytes. */
-function bound(key: string, { id }: CodecContext): Buffer {
-  return Buffer.from(JSON.stringify(['koa-pg-store', key, id]))
+/** The data that is authenticated beside the session. As JSON, it differs for any two pairs of key and session. */
+function additionalData(keyId: string, { id }: CodecContext): Buffer {
+  return Buffer.from(JSON.stringify(['koa-pg-store', keyId, id]))
 }
 
-function open(key: KeyObject, data: string, additional: Buffer): string | undefined {
+/** Returns the session's JSON, or `undefined` if the data isn't authentic. */
+function decrypt(key: KeyObject, data: string, additional: Buffer): string | undefined {
   const bytes = Buffer.from(data, 'base64url')
-  // Node passes over what isn't base64: then it isn't what was written.
+  // Node ignores characters that aren't base64, but data with such characters was changed.
   if (bytes.toString('base64url') !== data || bytes.length < nonceBytes + tagBytes) return undefined
   const decipher = createDecipheriv(algorithm, key, bytes.subarray(0, nonceBytes), {
     authTagLength: tagBytes,
   })
   decipher.setAAD(additional)
   decipher.setAuthTag(bytes.subarray(-tagBytes))
-  const text = decipher.update(bytes.subarray(nonceBytes, -tagBytes))
+  const json = decipher.update(bytes.subarray(nonceBytes, -tagBytes))
   try {
-    return Buffer.concat([text, decipher.final()]).toString()
+    return Buffer.concat([json, decipher.final()]).toString()
   } catch {
     return undefined
   }
 }
 
-function isSealed(value: object): value is Sealed {
+function isEncrypted(value: object): value is Encrypted {
   return (
     typeof Reflect.get(value, '~aes256gcm') === 'string' &&
     typeof Reflect.get(value, 'data') === 'string' &&
@@ -155,6 +162,6 @@ function isSealed(value: object): value is Sealed {
   )
 }
 
-function names(keys: Map<string, KeyObject>): string {
+function quotedIds(keys: Map<string, KeyObject>): string {
   return [...keys.keys()].map((id) => JSON.stringify(id)).join(', ')
 }

@@ -1,13 +1,12 @@
 // The text of every statement that runs on a request's path, each for one session or for many. Pure.
 
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
+import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
 
-/** What the options say: the ends of a session's life, in ms, and what the table's ids are. */
-export interface StatementOptions {
+/** The options that the statements depend on. */
+export interface StatementOptions extends ExpiryLimits {
   readonly hashIds: boolean
-  readonly maxLifetime: number | undefined
-  readonly idleTimeout: number | undefined
 }
 
 /** How long a destroyed session's row stays, so that a save that was under way can't bring it back. */
@@ -41,12 +40,9 @@ export class SessionStatements {
     this.#channel = channel
   }
 
-  /** What is alive, of a table called by its name. */
+  /** For the table under its own name, without an alias. */
   get activeCondition(): string {
-    const { maxLifetime, idleTimeout } = this.#limits
-    const since = (column: string, ms: number | undefined): string =>
-      ms === undefined ? '' : ` and ${column} > now() - ${ms} * interval '1 millisecond'`
-    return `session is not null and expiry > now()${since('created_at', maxLifetime)}${since('last_access', idleTimeout)}`
+    return activeCondition(this.#limits)
   }
 
   get readOne(): string {

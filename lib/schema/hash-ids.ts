@@ -1,4 +1,4 @@
-// Turns the raw ids of a table that comes from koa-pg-session into digests, in the background, in parts.
+// Replaces the raw session ids in a table of koa-pg-session by digests: in the background, in batches.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Connection } from '../postgres/connection.js'
 import type { Settings } from '../types/settings.js'
@@ -7,15 +7,16 @@ import { recordHashed } from './migrate.js'
 import { sql } from './sql.js'
 import { qualifiedName, substituteVariables } from './table.js'
 
-/** About 2,000 sessions: few enough that nobody waits long for one of their rows. */
+/** About 2,000 sessions: few enough that requests don't wait long for their rows. */
 const blocksPerBatch = 128
 
-/** Other processes may still write raw ids, and an error may pass. */
+/** The pause before the next pass: until then another process may write raw ids, or an error may go away. */
 const pauseMs = 60_000
 
 /**
- * Goes on until a look at the whole table finds no raw id any more, and notes that at the table. Errors go to `warn` and
- * don't end it; `signal` does. A session whose row isn't turned yet is turned when it is used (`Queries.turn`).
+ * Repeats until a pass over the whole table finds no raw id, and then records that at the table. Errors are passed to
+ * `warn` and followed by another pass; aborting `signal` ends it. Until its id is hashed, a session is still found: the
+ * first request for it hashes its id.
  */
 export async function hashStoredIds(
   connection: Connection,
@@ -29,33 +30,33 @@ export async function hashStoredIds(
         return await recordHashed(connection, settings)
     } catch (error) {
       if (signal.aborted) return
-      warn(new Error(`not all session ids are hashed yet, it goes on in a minute: ${messageOf(error)}`))
+      warn(new Error(`can't hash all session ids yet, trying again in a minute: ${messageOf(error)}`))
     }
-    // An aborted pause is the end, not an error.
+    // Aborting rejects the pause, which ends the loop without an error.
     await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => undefined)
   }
 }
 
-/** One look at the whole table; answers how many ids were raw. `onProgress` is told how far it is, between 0 and 1. */
+/** One pass over the whole table. Resolves with the number of raw ids. `onProgress` receives a number between 0 and 1. */
 export async function hashAllIds(
   connection: Connection,
   settings: Settings,
   signal: AbortSignal,
-  onProgress?: (done: number) => void,
+  onProgress?: (progress: number) => void,
 ): Promise<number> {
+  const { schema, table } = settings
   const [size] = await connection.query(
     `select (pg_relation_size($1::text::regclass) / current_setting('block_size')::int)::float8 as blocks`,
     [qualifiedName(settings)],
   )
-  let turned = 0
-  for (let block = 0; block <= (size?.blocks as number) && !signal.aborted; block += blocksPerBatch) {
-    const { schema, table } = settings
+  const blocks = size?.blocks as number
+  let hashed = 0
+  for (let block = 0; block <= blocks && !signal.aborted; block += blocksPerBatch) {
     const range = { first: `(${block},0)`, after: `(${block + blocksPerBatch},0)` }
-    const [row] = await connection.query(
-      substituteVariables(sql['005-hash-ids'], { schema, table, ...range }),
-    )
-    turned += row?.turned as number
-    onProgress?.(Math.min(1, (block + blocksPerBatch) / (size?.blocks as number)))
+    const statement = substituteVariables(sql['005-hash-ids'], { schema, table, ...range })
+    const [row] = await connection.query(statement)
+    hashed += row?.turned as number
+    onProgress?.(Math.min(1, (block + blocksPerBatch) / blocks))
   }
-  return turned
+  return hashed
 }

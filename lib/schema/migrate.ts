@@ -1,29 +1,30 @@
-// Applies sql/ under an advisory lock, and says what the table can do.
+// Creates or upgrades the table with the files of sql/, and checks that it can be used.
 import type { Connection } from '../postgres/connection.js'
 import { SetupError } from '../types/errors.js'
 import type { Settings } from '../types/settings.js'
 import { codeOf, redact } from '../util/driver-errors.js'
 import {
   assertCompatible,
-  commentOnId,
+  hasUserIndexSql,
   hint,
+  idCommentSql,
   inspect,
-  isSmall,
+  isSmallSql,
   missing,
   problems,
+  type TableState,
   upgradedColumns,
   usableColumns,
-  userIndex,
 } from './inspect.js'
 import { sql } from './sql.js'
 import {
   functionOf,
-  hashedMark,
+  hashedIdComment,
   literal,
   psqlCommand,
   qualifiedName,
   quote,
-  rawMark,
+  rawIdComment,
   substituteVariables,
   type Table,
   variables,
@@ -33,15 +34,15 @@ const minServerVersion = 130_000
 
 const setupTimeoutMs = 60_000
 
-/** PostgreSQL's codes for: no such right, no lock in time. */
+/** PostgreSQL's codes for insufficient privilege, and for a lock that wasn't granted within lock_timeout. */
 const refusalCodes = new Set(['42501', '55P03'])
 
-/** How many triggers sql/006-notify.sql makes. */
-const triggerCount = 4
+/** The number of triggers that sql/006-notify.sql creates. */
+const expectedTriggers = 4
 
 /**
- * Makes the table ready: creates or upgrades what is missing if `create` says so, then checks. Throws a `SetupError` that
- * says what to run. What couldn't be upgraded but can be used is used as it is, and told to `warn`.
+ * Makes sure that the table can be used: with `create`, creates or upgrades it, and then checks it. Rejects with a
+ * `SetupError` that says what to run. If only the upgrade fails, the table is used as it is, and `warn` receives the reason.
  */
 export async function ensureTable(
   connection: Connection,
@@ -50,45 +51,41 @@ export async function ensureTable(
 ): Promise<Table> {
   const name = qualifiedName(settings)
   try {
-    let found = await inspect(connection, settings)
-    if (found.server < minServerVersion)
+    let state = await inspect(connection, settings)
+    if (state.serverVersion < minServerVersion)
       throw new SetupError(
-        `PostgreSQL is version ${Math.floor(found.server / 10_000)}; koa-pg-store needs 13 or newer`,
+        `PostgreSQL is version ${Math.floor(state.serverVersion / 10_000)}; koa-pg-store needs 13 or newer`,
       )
-    if (found.exists) assertCompatible(found, name)
-    let refusal: unknown
-    const lacksIndex = !found.userIndex && found.small
-    if (
-      settings.create &&
-      (missing(found, settings).length > 0 || found.triggers < triggerCount || lacksIndex)
-    ) {
-      refusal = await connection.query(upgradeStatement(settings), [], setupTimeoutMs).then(
+    if (state.exists) assertCompatible(state, name)
+    let upgradeError: unknown
+    if (settings.create && needsUpgrade(state, settings)) {
+      upgradeError = await connection.query(upgradeStatement(settings), [], setupTimeoutMs).then(
         () => undefined,
         (error) => error,
       )
-      found = await inspect(connection, settings)
+      state = await inspect(connection, settings)
     }
-    const wrong = problems(found, settings)
-    // Without the right or the lock that an upgrade needs, it isn't the table that is wrong.
-    if (wrong.length > 0 && refusalCodes.has(codeOf(refusal) ?? '')) throw refusal
-    if (wrong.length > 0) throw new SetupError(`${name} can't be used: ${wrong.join('; ')}`)
-    const lacking = settings.create ? missing(found, settings) : []
-    if (lacking.length > 0) {
-      const why =
-        refusal === undefined
+    const found = problems(state, settings)
+    // If the upgrade lacked a right or a lock, that is the problem to report, not what it would have fixed.
+    if (found.length > 0 && refusalCodes.has(codeOf(upgradeError) ?? '')) throw upgradeError
+    if (found.length > 0) throw new SetupError(`${name} can't be used: ${found.join('; ')}`)
+    const stillMissing = settings.create ? missing(state, settings) : []
+    if (stillMissing.length > 0) {
+      const advice =
+        upgradeError === undefined
           ? `at a quiet time, run ${psqlCommand('004-expiry', settings)}`
-          : hint(refusal, settings)
-      warn(new SetupError(`${name} is used as it is, without ${lacking.join(', ')}: ${why}`))
+          : hint(upgradeError, settings)
+      warn(new SetupError(`${name} is used as it is, without ${stillMissing.join(', ')}: ${advice}`))
     }
     return {
       name,
-      columns: usableColumns(found),
-      hasRawIds: settings.hashIds && !(found.idsHashed && found.hashedLongAgo),
-      hasTriggers: found.triggersEnabled === triggerCount,
-      isDistributed: found.distributed,
-      lacksUserIndex: settings.create && !found.userIndex && !found.small,
-      hasPages: found.ordinary && !found.distributed && found.server >= 140_000,
-      isLocked: codeOf(refusal) === '55P03',
+      columns: usableColumns(state),
+      hasRawIds: settings.hashIds && !(state.hasHashedIds && state.wasHashedLongAgo),
+      hasTriggers: state.enabledTriggers === expectedTriggers,
+      isDistributed: state.isDistributed,
+      lacksUserIndex: settings.create && !state.hasUserIndex && !state.isSmall,
+      hasPages: state.isOrdinary && !state.isDistributed && state.serverVersion >= 140_000,
+      isLocked: codeOf(upgradeError) === '55P03',
     }
   } catch (error) {
     if (error instanceof SetupError) throw error
@@ -96,59 +93,71 @@ export async function ensureTable(
   }
 }
 
-/** Notes at the table that it holds digests alone, so that the stores of tomorrow needn't look for raw ids. */
+function needsUpgrade(state: TableState, settings: Settings): boolean {
+  return (
+    missing(state, settings).length > 0 ||
+    state.triggers < expectedTriggers ||
+    (!state.hasUserIndex && state.isSmall)
+  )
+}
+
+/** Records in a comment on the column `id` that all ids are digests: a day later, stores no longer look for raw ids. */
 export async function recordHashed(connection: Connection, settings: Settings): Promise<void> {
   const [row] = await connection.query(
     `select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as now`,
   )
-  const comment = literal(`${hashedMark}, and of no other since ${row?.now}`)
+  const comment = literal(`${hashedIdComment}, and of no other since ${row?.now}`)
   await connection.query(`comment on column ${qualifiedName(settings)}.id is ${comment}`)
 }
 
-/** One statement, so that it is atomic over any kind of connection: the files of sql/ that are needed. */
+/**
+ * Returns one statement that runs those files of sql/ that the table needs, under an advisory lock. As it is one statement,
+ * it is atomic on any kind of connection.
+ */
 export function upgradeStatement(settings: Settings): string {
   const { schema, hashIds } = settings
   const relation = `to_regclass(${literal(qualifiedName(settings))})`
-  const column = (name: string) =>
+  const columnSql = (name: string): string =>
     `(select 1 from pg_attribute where attrelid = ${relation} and attname = '${name}')`
-  const utc = `current_setting('TimeZone') in ('UTC', 'Etc/UTC', 'GMT', 'Etc/GMT')`
+  const isUtc = `current_setting('TimeZone') in ('UTC', 'Etc/UTC', 'GMT', 'Etc/GMT')`
   const steps: [keyof typeof sql, string][] = [
     ['001-schema', `not exists (select from pg_namespace where nspname = ${literal(schema)})`],
     ['002-table', `${relation} is null`],
-    ['003-columns', upgradedColumns.map((name) => `not exists ${column(name)}`).join(' or ')],
+    ['003-columns', upgradedColumns.map((name) => `not exists ${columnSql(name)}`).join(' or ')],
   ]
   const triggers = `(select count(*) from pg_trigger where tgrelid = ${relation} and tgname like 'koa\\_pg\\_store\\_%')`
-  const body = steps.map(
+  const statements = steps.map(
     ([file, condition]) =>
       `if ${condition} then ${substituteVariables(sql[file], variables(settings))} end if;`,
   )
-  // What a view, a right or the kind of the table forbids is done without; \`stats()\` tells whether there are triggers.
+  // The store works without these steps if a view, a missing right or the kind of the table forbids them. `stats()` returns
+  // whether there are triggers.
   const forbidden =
     'insufficient_privilege or feature_not_supported or wrong_object_type or dependent_objects_still_exist'
   const optional = (condition: string, file: keyof typeof sql): string =>
     `if ${condition} then begin ${substituteVariables(sql[file], variables(settings))} exception when ${forbidden} then null; end; end if;`
-  body.push(
+  statements.push(
     optional(
       `(select atttypid = 'timestamp'::regtype from pg_attribute where attrelid = ${relation} and attname = 'expiry')` +
-        ` and (${utc} or ${isSmall(relation)})`,
+        ` and (${isUtc} or ${isSmallSql(relation)})`,
       '004-expiry',
     ),
-    // A function of that name which somebody else has made, and could change, isn't ours to run.
+    // Not if another role owns a function of that name: it could change what the trigger runs.
     optional(
-      `${triggers} < ${triggerCount} and not exists (select from pg_proc where proname = ${literal(functionOf(settings))}` +
+      `${triggers} < ${expectedTriggers} and not exists (select from pg_proc where proname = ${literal(functionOf(settings))}` +
         ` and pronamespace = ${literal(quote(schema))}::regnamespace and proowner <> current_user::regrole)`,
       '006-notify',
     ),
   )
-  body.push(optional(`not ${userIndex(relation)} and ${isSmall(relation)}`, '007-users'))
+  statements.push(optional(`not ${hasUserIndexSql(relation)} and ${isSmallSql(relation)}`, '007-users'))
   if (!hashIds)
-    body.push(`if ${commentOnId(relation)} like '${hashedMark}%' then
-      comment on column ${qualifiedName(settings)}.id is ${literal(rawMark)}; end if;`)
+    statements.push(`if ${idCommentSql(relation)} like '${hashedIdComment}%' then
+      comment on column ${qualifiedName(settings)}.id is ${literal(rawIdComment)}; end if;`)
   let tag = '$do$'
-  while (body.some((step) => step.includes(tag))) tag = tag.replace('d', 'dd')
+  while (statements.some((statement) => statement.includes(tag))) tag = tag.replace('d', 'dd')
   return `do ${tag} begin
     perform set_config('lock_timeout', '2s', true);
     perform pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext('setup'));
-    ${body.join('\n')}
+    ${statements.join('\n')}
   end ${tag}`
 }

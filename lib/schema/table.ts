@@ -1,55 +1,57 @@
-// The table: what the store knows of it, its names, and quoting.
+// What the store knows of its table; the names of what belongs to it, and quoting.
 import { hash } from 'node:crypto'
 import type { Settings } from '../types/settings.js'
 import { sql } from './sql.js'
 
-/** What the rest of the store has to know of the table. */
+/** What the store has to know of its table. */
 export interface Table {
-  /** Schema and name, quoted. */
+  /** Schema and table, quoted. */
   readonly name: string
   readonly columns: ReadonlySet<string>
-  /** Rows under raw ids may be there, though ids are to be hashed: they came from older software. */
+  /** There may be rows with raw ids although `hashIds` is on: koa-pg-session wrote them. */
   readonly hasRawIds: boolean
-  /** Changes made past the store are notified. */
+  /** Changes made outside the store send notifications. */
   readonly hasTriggers: boolean
-  /** Citus has spread the rows over other servers. */
+  /** Citus distributes the rows over several servers. */
   readonly isDistributed: boolean
-  /** A user's sessions could be found faster, and the index for that can't be made at once: the table is big. */
+  /** The index on user_id is missing, and the table is too large to create it during setup. */
   readonly lacksUserIndex: boolean
-  /** Its rows can be found by the page that they are on: an ordinary table, on PostgreSQL 14 or newer. */
+  /** Rows can be found by their page: it is an ordinary table, on PostgreSQL 14 or newer. */
   readonly hasPages: boolean
-  /** It would have been upgraded, but for somebody's lock. */
+  /** It could not be upgraded because another connection holds a lock on it. */
   readonly isLocked: boolean
 }
 
-/** What the comment on the column `id` begins with, once nothing but digests is there. */
-export const hashedMark = 'SHA-256 of the session id'
+/** The comment on the column `id` begins with this if all ids are digests. */
+export const hashedIdComment = 'SHA-256 of the session id'
 
-export const rawMark = 'session id'
+/** The comment on the column `id` if ids are raw. */
+export const rawIdComment = 'session id'
 
+/** Returns the command that runs a file of sql/, for messages. */
 export function psqlCommand(file: keyof typeof sql, settings: Settings): string {
   const used = Object.entries(variables(settings)).filter(([name]) =>
     new RegExp(`:['"]${name}['"]`).test(sql[file]),
   )
-  const given = used.map(
+  const flags = used.map(
     ([name, value]) => `-v ${name}=${/^\w+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`}`,
   )
-  return `psql ${given.join(' ')} -f node_modules/koa-pg-store/sql/${file}.sql`
+  return `psql ${flags.join(' ')} -f node_modules/koa-pg-store/sql/${file}.sql`
 }
 
-/** What the files of sql/ have to be told. */
+/** The values of the psql variables in the files of sql/. */
 export function variables(settings: Settings): Record<string, string> {
   const { schema, table, hashIds } = settings
   return {
     schema,
     table,
-    ids: hashIds ? hashedMark : rawMark,
+    ids: hashIds ? hashedIdComment : rawIdComment,
     function: functionOf(settings),
     index: userIndexOf(settings),
   }
 }
 
-/** The name of the table's index of users, with its schema, quoted. */
+/** Schema and name of the index on user_id, quoted. */
 export function userIndexName(settings: Settings): string {
   return qualifiedName({ schema: settings.schema, table: userIndexOf(settings) })
 }
@@ -67,16 +69,16 @@ export function functionOf({ table }: Settings): string {
     : `koa_pg_store_${hash('sha256', table).slice(0, 16)}`
 }
 
-/** Fills in a file's variables as psql does: :"name" an identifier, :'name' a string. */
+/** Replaces variables as psql does: :"name" by an identifier, :'name' by a string literal. */
 export function substituteVariables(text: string, values: Record<string, string>): string {
-  return text.replace(/:(["'])(\w+)\1/g, (all, mark: string, name: string) => {
+  return text.replace(/:(["'])(\w+)\1/g, (match, quotes: string, name: string) => {
     const value = values[name]
-    if (value === undefined) return all
-    return mark === '"' ? quote(value) : literal(value)
+    if (value === undefined) return match
+    return quotes === '"' ? quote(value) : literal(value)
   })
 }
 
-/** Schema and table, quoted. */
+/** Returns schema and table, quoted. */
 export function qualifiedName({ schema, table }: { schema: string; table: string }): string {
   return `${quote(schema)}.${quote(table)}`
 }
@@ -86,14 +88,14 @@ export function quote(identifier: string): string {
 }
 
 export function literal(text: string): string {
-  // Holds whatever standard_conforming_strings says.
+  // Independent of the setting standard_conforming_strings.
   return text.includes('\\')
     ? `e'${text.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
     : `'${text.replaceAll("'", "''")}'`
 }
 
 /**
- * The row that notes the last sweep. It has the form of a digest, so that no session id can be presented for it, and counts
- * as a session that has expired.
+ * The id of the row that records the last sweep. It has the form of a digest, so that no cookie opens it, and the row counts
+ * as an expired session.
  */
 export const sweepRecordId = `sha256:${'koa-pg-store-sweep'.padEnd(43, '_')}`

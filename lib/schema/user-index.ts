@@ -1,4 +1,4 @@
-// Makes the index of users on a big table: in the background, on a connection of its own, while everybody goes on.
+// Creates the index on user_id of a large table: in the background, on a dedicated connection, without blocking requests.
 import type { ClientConfig } from 'pg'
 import { type Connection, defaultConnectTimeoutMs } from '../postgres/connection.js'
 import { DedicatedClient } from '../postgres/dedicated-client.js'
@@ -7,14 +7,14 @@ import type { Settings } from '../types/settings.js'
 import { sql } from './sql.js'
 import { qualifiedName, substituteVariables, userIndexName, variables } from './table.js'
 
-/** How long it may take. */
+/** Creating the index may take an hour. */
 const timeoutMs = 3_600_000
 
 type Query = (text: string, values: unknown[]) => Promise<Row[]>
 
 /**
- * Makes the index unless another instance is at it. `signal` lets go of it: the server finishes it by itself. One that an
- * attempt has left unfinished is made anew.
+ * Creates the index unless another instance is already doing so. An index that an earlier attempt left unfinished is
+ * created again. Aborting `signal` closes the connection; the server then finishes the index by itself.
  */
 export async function createUserIndex(
   connection: Connection,
@@ -30,16 +30,16 @@ export async function createUserIndex(
 async function createIndex(query: Query, settings: Settings): Promise<void> {
   const index = userIndexName(settings)
   const lock = `(hashtext('koa-pg-store'), hashtext('index ' || $1::text))`
-  // Two that are made at once would wait for each other, until PostgreSQL ends one of them half made.
-  const [mine] = await query(`select pg_try_advisory_lock${lock} as locked`, [index])
-  if (mine?.locked !== true) return
+  // Two at the same time would deadlock, and PostgreSQL would leave one of them unfinished.
+  const [lockRow] = await query(`select pg_try_advisory_lock${lock} as locked`, [index])
+  if (lockRow?.locked !== true) return
   try {
     const [state] = await query(
       `select exists (select from pg_index where indexrelid = to_regclass($1) and not indisvalid) as unfinished,
         exists (select from pg_locks where relation = to_regclass($2) and mode = 'ShareUpdateExclusiveLock' and granted) as busy`,
       [index, qualifiedName(settings)],
     )
-    // A person is making it by hand, perhaps. If not, the next start of an instance will.
+    // Someone may be creating it by hand. If not, the next instance that starts will.
     if (state?.unfinished && state.busy) return
     if (state?.unfinished) await query(`drop index concurrently if exists ${index}`, [])
     const statement = substituteVariables(sql['007-users'], variables(settings))

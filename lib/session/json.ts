@@ -1,40 +1,40 @@
-// A session as JSON: writing, reading and cloning it. Pure.
+// Serializes, parses and clones sessions. Pure.
 import { SessionTooLargeError } from '../types/errors.js'
 import type { Session } from '../types/session-store.js'
 
-/** How large, in bytes of JSON in UTF-8, a session and each of its attributes may be. */
-export interface Sizes {
+/** The largest session, and the largest attribute, in bytes of JSON in UTF-8. */
+interface SizeLimits {
   readonly maxBytes: number
   readonly maxAttributeBytes: number | undefined
 }
 
-const unlimited: Sizes = { maxBytes: Number.POSITIVE_INFINITY, maxAttributeBytes: undefined }
+const unlimited: SizeLimits = { maxBytes: Number.POSITIVE_INFINITY, maxAttributeBytes: undefined }
 
 /**
- * A session as JSON. Throws a `TypeError` for what isn't an object that JSON can hold, naming the attribute and not its
- * content, and a `SessionTooLargeError`.
+ * Returns a session as JSON. Throws a `SessionTooLargeError`, or a `TypeError` for what can't be stored as a JSON object;
+ * its message names the attribute, never its content.
  */
-export function serialize(session: unknown, { maxBytes, maxAttributeBytes }: Sizes = unlimited): string {
-  // Its kind, not itself: what is in a session isn't for error messages.
+export function serialize(session: unknown, { maxBytes, maxAttributeBytes }: SizeLimits = unlimited): string {
+  // Error messages quote nothing of a session: name only its type.
   const kind = session === null ? 'null' : Array.isArray(session) ? 'an array' : typeof session
   if (kind !== 'object') throw new TypeError(`session must be an object; received ${kind}`)
-  // As koa-generic-session's saveSession gives it with `defer`; JSON would make an empty session of it.
+  // koa-generic-session's saveSession passes one with `defer`. JSON.stringify would turn it into an empty session.
   if (typeof Reflect.get(session as object, 'then') === 'function')
     throw new TypeError('session must be an object; received a promise')
-  const text = stringify(session as object)
-  if (text?.[0] !== '{')
-    throw new TypeError(`session must become a JSON object; its toJSON() answers otherwise`)
-  // No character of UTF-16 takes more than three bytes of UTF-8: most sessions needn't be measured.
-  if (text.length * 3 > maxBytes) {
-    const bytes = Buffer.byteLength(text)
+  const json = stringify(session as object)
+  if (json?.[0] !== '{')
+    throw new TypeError(`session must be a JSON object; its toJSON() returns something else`)
+  // A UTF-16 code unit takes at most three bytes in UTF-8, so most sessions need not be measured.
+  if (json.length * 3 > maxBytes) {
+    const bytes = Buffer.byteLength(json)
     if (bytes > maxBytes) throw new SessionTooLargeError(bytes, maxBytes)
   }
-  if (maxAttributeBytes !== undefined && text.length * 3 > maxAttributeBytes)
-    for (const [name, value] of Object.entries(JSON.parse(text) as Session)) {
+  if (maxAttributeBytes !== undefined && json.length * 3 > maxAttributeBytes)
+    for (const [name, value] of Object.entries(JSON.parse(json) as Session)) {
       const bytes = Buffer.byteLength(JSON.stringify(value))
       if (bytes > maxAttributeBytes) throw new SessionTooLargeError(bytes, maxAttributeBytes, name)
     }
-  return text
+  return json
 }
 
 function stringify(session: object): string | undefined {
@@ -56,15 +56,15 @@ function canStringify(value: () => unknown): boolean {
   }
 }
 
-/** The session that `encode` wrote: an object of the caller's own. Other software may have written no object at all. */
-export function parse(text: string): Session | undefined {
-  const value: unknown = JSON.parse(text)
+/** Returns the session in a JSON text, or `undefined` if it isn't an object: other software may have written it. */
+export function parse(json: string): Session | undefined {
+  const value: unknown = JSON.parse(json)
   return typeof value === 'object' && value !== null ? (value as Session) : undefined
 }
 
 /**
- * A deep copy of what `decode` answered. Three times as fast as parsing the text again (bench/experiments/copy.ts); an own
- * `__proto__` stays one.
+ * Returns a deep copy of a parsed JSON object. Three times as fast as parsing the text again (see
+ * bench/experiments/copy.ts). An own property named `__proto__` is copied as such.
  */
 export function clone<T extends object>(value: T): T {
   if (Array.isArray(value)) {

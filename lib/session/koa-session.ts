@@ -1,13 +1,13 @@
-// What koa-session keeps in a session's JSON about its expiry, and who decides it: the store. Pure.
+// How koa-session keeps an expiry inside a session, and how the store replaces it by its own. Pure.
 import type { Session } from '../types/session-store.js'
 
-/** How much longer than `maxAge` koa-session lets the store keep a session. */
+/** How much longer than `maxAge` koa-session asks the store to keep a session. */
 const graceMs = 10_000
 
 /**
- * A session as it is to be stored: without koa-session's `_expire`. That is the application's clock, it is another one at
- * every save, so that no save would be of an unchanged session, and koa-session would sign a person out by it whose session
- * was only touched. The object given stays as it is; another middleware's session is answered itself.
+ * Returns the session to store: without koa-session's `_expire`, as the store decides when a session expires. `_expire`
+ * also differs at every save, so that no session would count as unchanged, and a touch doesn't update it, so that
+ * koa-session would reject a session that was only touched. Doesn't modify the given session.
  */
 export function withoutExpire(session: Session): Session {
   if (!isKoaSession(session) || !('_expire' in session)) return session
@@ -16,21 +16,20 @@ export function withoutExpire(session: Session): Session {
 }
 
 /**
- * Tells koa-session by `_expire` how long a session that was stored has to live, which it compares with the
- * application's clock: `left` ms from `now`, less what it had the store add. Changes the session, if it is one of
- * koa-session's.
+ * Sets the `_expire` of a session that koa-session saved, and returns the session. koa-session compares it with the
+ * application's clock, and had added its grace period to the ttl that it gave the store.
  */
-export function withExpire(session: Session, left: number, now: number): Session {
-  if (isKoaSession(session)) session._expire = now + left - graceMs
+export function withExpire(session: Session, ttlMs: number, now: number): Session {
+  if (isKoaSession(session)) session._expire = now + ttlMs - graceMs
   return session
 }
 
-/** With `maxAge: 'session'` it keeps no `_maxAge`, and looks at no expiry. */
+/** With `maxAge: 'session'`, koa-session sets no `_maxAge` and checks no expiry. */
 export function isKoaSession(session: Session): boolean {
   return typeof session._maxAge === 'number'
 }
 
-/** What koa-session says beside the id: its context, which is there from the first `get` of a request to its last `set`. */
+/** Returns the context that koa-session passes to the store. It is the same object in all calls of one request. */
 export function contextOf(more: object | undefined): object | undefined {
   const context: unknown = more && Reflect.get(more, 'ctx')
   return typeof context === 'object' && context !== null ? context : undefined

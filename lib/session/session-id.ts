@@ -1,51 +1,51 @@
-// Session ids: creating, checking and hashing them. Pure.
+// Session ids: creates, validates and hashes them. Pure.
 import { hash, randomBytes } from 'node:crypto'
 
-// A b-tree entry has at most 2704 bytes.
+/** An entry of PostgreSQL's b-tree index has at most 2704 bytes. */
 const maxRawIdLength = 1024
 
-/** What PostgreSQL's text can't hold: NUL, and halves of characters. */
+/** What PostgreSQL's type text can't hold: NUL and lone surrogates. */
 const unstorable = /[\0\ud800-\udfff]/u
 
-/** Stands between ids, or sessions, on their way to PostgreSQL: JSON never has it, and no id that we take. */
+/** Separates ids, or sessions, that are sent as one parameter. Neither JSON nor a valid id contains it. */
 export const separator = '\x1e'
 
-/** Whether this is what the table holds for an id. A raw id that looks like it is nobody's. */
-function isDigest(id: string): boolean {
-  return id.startsWith('sha256:') && id.length === 50
+/** Whether a stored id is a digest. No raw id has this form; see `rawId`. */
+function isHashed(storedId: string): boolean {
+  return storedId.startsWith('sha256:') && storedId.length === 50
 }
 
-/** A new session id: 192 random bits in 32 characters. */
+/** Returns a new session id: 192 random bits in 32 characters. */
 export function createId(): string {
   return randomBytes(24).toString('base64url')
 }
 
 /**
- * A session id as a table of raw ids would hold it, `undefined` if no such table can hold it. One that has the form of
- * a digest is refused too: otherwise what is read in the table could be presented as a cookie.
+ * Returns a session id as a table of raw ids stores it, or `undefined` if it can't be stored. A sid in the form of a
+ * stored digest is refused too: otherwise a stored id could be presented as a cookie.
  */
 export function rawId(sid: string): string | undefined {
-  return sid.length <= maxRawIdLength && isStorable(sid) && !isDigest(sid) ? sid : undefined
+  return sid.length <= maxRawIdLength && isStorable(sid) && !isHashed(sid) ? sid : undefined
 }
 
-/** Whether a statement can take it for an id. */
+/** Whether an id can be sent as a parameter. */
 export function isStorable(id: string): boolean {
   return !unstorable.test(id) && !id.includes(separator)
 }
 
-/** Throws a `TypeError` if `sid` can't be a session id. Never quotes it: ids are secrets. */
+/** Throws a `TypeError` if `sid` can't be a session id. Ids are secrets: the message doesn't quote it. */
 export function assertSessionId(sid: unknown): asserts sid is string {
   if (typeof sid !== 'string')
     throw new TypeError(`session id must be a string; received ${sid === null ? 'null' : typeof sid}`)
   if (sid === '') throw new TypeError('session id must not be empty')
 }
 
-/** What payloads call a session: its digest, whatever the table calls it. It opens nothing. */
+/** Returns the digest of a session id. Notifications use it even if the table has raw ids, as it opens no session. */
 export function digestOf(sid: string): string {
   return hash('sha256', sid, 'base64url')
 }
 
-/** The same of the id that the table has. It is also what users and operators are told of a session. */
-export function handleOf(id: string): string {
-  return isDigest(id) ? id.slice('sha256:'.length) : digestOf(id)
+/** Returns the digest for a stored id. Users and operators know it as the session's handle. */
+export function handleOf(storedId: string): string {
+  return isHashed(storedId) ? storedId.slice('sha256:'.length) : digestOf(storedId)
 }

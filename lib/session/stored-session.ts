@@ -1,31 +1,56 @@
-// What a store keeps of a session's JSON, and what it makes of it again: everything but what depends on the time. Pure.
-
+// Converts a session to and from its stored JSON: removes expired attributes and koa-session's `_expire`. Pure.
 import type { Session } from '../types/session-store.js'
-import { withoutExpiredAttributes } from './expiring-attribute.js'
 import { parse } from './json.js'
 import { withExpire, withoutExpire } from './koa-session.js'
 
-/** The JSON to be stored for the JSON of a session: without attributes that have expired, and koa-session's `_expire`. */
-export function toStored(text: string, now = Date.now()): string {
-  if (!text.includes('"~expires"') && !text.includes('"_expire"')) return text
-  const session = parse(text) as Session
-  const kept = withoutExpire(withoutExpiredAttributes(session, now))
-  return kept === session ? text : JSON.stringify(kept)
-}
-
-/** The session for what was stored, if that has `left` ms to live; may change the object that it is given. */
-export function fromStored(session: Session, left: number | undefined, now = Date.now()): Session {
-  const kept = withoutExpiredAttributes(session, now)
-  return left === undefined ? kept : withExpire(kept, left, now)
-}
-
-/** A session as the database answered it. */
+/** A session as read from the database. */
 export interface StoredSession {
-  /** The id that the table has. */
   readonly id: string
-  /** The JSON. */
   readonly json: string
   readonly version: number
-  /** Milliseconds that it had to live when it was asked for. */
+  /** Milliseconds until the session expires, at the time of the read. */
   readonly ttlMs: number
+}
+
+/**
+ * The stored form of an attribute with its own ttl. Code that reads the attribute without its key can't mistake this
+ * object for the value.
+ */
+interface ExpiringAttribute {
+  readonly '~value': unknown
+  /** Milliseconds since 1970. */
+  readonly '~expires': number
+}
+
+export function isExpiring(value: unknown): value is ExpiringAttribute {
+  return typeof value === 'object' && value !== null && typeof Reflect.get(value, '~expires') === 'number'
+}
+
+/** Returns the JSON to store for a session's JSON. */
+export function toStored(json: string, now = Date.now()): string {
+  if (!json.includes('"~expires"') && !json.includes('"_expire"')) return json
+  const session = parse(json) as Session
+  const stored = withoutExpire(withoutExpiredAttributes(session, now))
+  return stored === session ? json : JSON.stringify(stored)
+}
+
+/**
+ * Returns the session for what was stored. With `ttlMs`, the time until it expires, a session of koa-session gets its
+ * `_expire` back. May modify the given object.
+ */
+export function fromStored(session: Session, ttlMs: number | undefined, now = Date.now()): Session {
+  const current = withoutExpiredAttributes(session, now)
+  return ttlMs === undefined ? current : withExpire(current, ttlMs, now)
+}
+
+/** Returns the given session if none of its attributes has expired, otherwise a copy without the expired ones. */
+function withoutExpiredAttributes(session: Session, now: number): Session {
+  let copy: Session | undefined
+  for (const name in session) {
+    const value = session[name]
+    if (!isExpiring(value) || value['~expires'] > now) continue
+    copy ??= { ...session }
+    delete copy[name]
+  }
+  return copy ?? session
 }

@@ -1,18 +1,20 @@
-// Whose a session is. Pure.
-
+// Finds the user that a session belongs to. Pure.
 import type { Session } from '../types/session-store.js'
 import { describe } from '../util/validate.js'
 import { isStorable } from './session-id.js'
 
-/** What a b-tree entry holds, with room to spare. */
+/** Fits into an entry of PostgreSQL's b-tree index, with room to spare. */
 const maxUserIdLength = 512
 
-/** Where applications keep it: `userId`, `user.id` (most), `passport.user` (koa-passport). A guess: what can't be one isn't. */
+/**
+ * The default of the option `userId`. Returns the first usable id where applications keep it: `userId`, `user.id` (most
+ * of them), `passport.user` (koa-passport).
+ */
 export function defaultUserId(session: Session): unknown {
   return (
-    usable(session.userId) ??
-    usable(attribute(session.user, 'id')) ??
-    usable(attribute(session.passport, 'user'))
+    usableId(session.userId) ??
+    usableId(attribute(session.user, 'id')) ??
+    usableId(attribute(session.passport, 'user'))
   )
 }
 
@@ -20,9 +22,9 @@ function attribute(value: unknown, name: string): unknown {
   return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined
 }
 
-function usable(id: unknown): unknown {
+function usableId(id: unknown): unknown {
   if (id === undefined || id === null) return undefined
-  // As a session that is loaded has it: an ObjectId is text there.
+  // An ObjectId is an object at the first save, and text once the session was loaded.
   const toJson = typeof id === 'object' ? attribute(id, 'toJSON') : undefined
   const plain: unknown = typeof toJson === 'function' ? Reflect.apply(toJson, id, []) : id
   return (typeof plain === 'string' || Number.isFinite(plain)) && isUsable(`${plain}`) ? plain : undefined
@@ -32,22 +34,22 @@ function isUsable(text: string): boolean {
   return text !== '' && text.length <= maxUserIdLength && isStorable(text)
 }
 
-/** A user's id as the table has it. Throws a `TypeError` or `RangeError`, naming `what`, for what can't be one. */
+/** Returns a user's id as the table stores it. Throws a `TypeError` or `RangeError` that begins with `what`. */
 export function toUserId(id: unknown, what: string): string {
   if (typeof id !== 'string' && !Number.isFinite(id))
     throw new TypeError(`${what} must be a string or a finite number; received ${describe(id)}`)
   const text = `${id}`
   if (!isUsable(text))
     throw new RangeError(
-      `${what} must have 1 to ${maxUserIdLength} characters that PostgreSQL can hold; received ${describe(id)}`,
+      `${what} must have 1 to ${maxUserIdLength} characters that PostgreSQL can store; received ${describe(id)}`,
     )
   return text
 }
 
-/** Applies the option `userId` to a session. */
-export function findUserId(option: (session: Session) => unknown, session: Session): string | undefined {
-  const id = option(session)
+/** Returns the user id that the option `userId` finds in a session. */
+export function findUserId(userId: (session: Session) => unknown, session: Session): string | undefined {
+  const id = userId(session)
   return id === undefined || id === null || id === ''
     ? undefined
-    : toUserId(id, 'what the option "userId" answers')
+    : toUserId(id, 'the result of the option "userId"')
 }

@@ -21,8 +21,8 @@ async function read(codec: Codec, column: string, where = context): Promise<unkn
   return JSON.parse(await fromColumn(codec, column, where))
 }
 
-/** The error of a read: a DecodeError, which has nothing of a session or a key in it. */
-async function refusal(codec: Codec, column: string, where = context): Promise<DecodeError> {
+/** Returns the error of a read: a DecodeError that quotes nothing of a session or a key. */
+async function decodeError(codec: Codec, column: string, where = context): Promise<DecodeError> {
   const error = await rejection(read(codec, column, where))
   expect(error).to.be.instanceOf(DecodeError)
   expect(inspect(error, { showHidden: true, depth: 9 })).not.to.match(/Xyzzy|the-digest/)
@@ -32,7 +32,7 @@ async function refusal(codec: Codec, column: string, where = context): Promise<D
 describe('encrypted', () => {
   const [first, second, third] = [newKey('2024'), newKey('2025'), newKey('2026')]
 
-  it('keeps a session as JSON that says only which key opens it, each time anew', async () => {
+  it('stores JSON that shows only the id of its key, with a new nonce at each save', async () => {
     const codec = encrypted({ keys: [first] })
     const columns = [await write(codec, session), await write(codec, session)]
     for (const column of columns) {
@@ -46,7 +46,7 @@ describe('encrypted', () => {
     expect(new Set(nonces).size).to.equal(2)
   })
 
-  it('gives any JSON object back', async () => {
+  it('returns any JSON object as it was', async () => {
     const codec = encrypted({ keys: [first] })
     const value = fc.dictionary(fc.string({ unit: 'binary' }), fc.jsonValue({ stringUnit: 'binary' }), {
       noNullPrototype: true,
@@ -62,7 +62,7 @@ describe('encrypted', () => {
     )
   })
 
-  it('reads what an old key wrote, while the new one writes', async () => {
+  it('decrypts with the old key, and encrypts with the new one', async () => {
     const old = await write(encrypted({ keys: [first] }), session)
     const rotated = encrypted({ keys: [second, first] })
     expect(await read(rotated, old)).to.deep.equal(session)
@@ -70,18 +70,18 @@ describe('encrypted', () => {
     expect(await read(encrypted({ keys: [second] }), await write(rotated, session))).to.deep.equal(session)
   })
 
-  it('names the key that is missing, and those that are there', async () => {
+  it('names the key that is missing, and the configured ones', async () => {
     const column = await write(encrypted({ keys: [first] }), session)
-    const error = await refusal(encrypted({ keys: [third, second] }), column)
+    const error = await decodeError(encrypted({ keys: [third, second] }), column)
     expect(error.message).to.equal(
-      'the session can’t be decrypted: it wants the key "2024"; there are "2026", "2025"',
+      'the session can\'t be decrypted: it needs the key "2024"; configured keys: "2026", "2025"',
     )
     expect(error.key).to.equal('2024')
-    // Nothing is lost: with the key it opens.
+    // Nothing is lost: with its key the session can be read.
     expect(await read(encrypted({ keys: [third, first] }), column)).to.deep.equal(session)
   })
 
-  it('opens nothing in which a bit was flipped, wherever it was', async () => {
+  it('refuses a value in which any bit was flipped', async () => {
     const codec = encrypted({ keys: [first] })
     const column = await write(codec, session)
     const bytes = Buffer.from(column)
@@ -93,36 +93,36 @@ describe('encrypted', () => {
       try {
         JSON.parse(text)
       } catch {
-        // No column holds it: PostgreSQL refuses what isn't JSON.
+        // Such a value can't be stored: PostgreSQL refuses what isn't JSON.
         continue
       }
-      messages.add((await refusal(codec, text)).message.replace(/"[^"]*"/, '…').replace(/".*"/, '…'))
+      messages.add((await decodeError(codec, text)).message.replace(/"[^"]*"/, '…').replace(/".*"/, '…'))
     }
     expect([...messages].sort()).to.deep.equal([
-      'the session can’t be decrypted with the key …: it was changed past the store, is another session’s, or was encrypted with another key of that name',
-      'the session can’t be decrypted: it wants the key …; there are …',
-      'the session isn’t encrypted, and only such as … opens is read (see allowPlain)',
+      "the session can't be decrypted with the key …: it was changed outside the store, is another session's, or was encrypted with another key of that id",
+      "the session can't be decrypted: it needs the key …; configured keys: …",
+      'the session is not encrypted, and option … is off; configured keys: …',
     ])
     expect(await read(codec, column)).to.deep.equal(session)
   })
 
-  it('opens no value that was pasted into another row, or given another key’s name', async () => {
+  it('refuses a value that was copied to another row, or given another key’s id', async () => {
     const codec = encrypted({ keys: [first, second] })
     const column = await write(codec, session)
-    expect((await refusal(codec, column, other)).key).to.equal('2024')
+    expect((await decodeError(codec, column, other)).key).to.equal('2024')
     const same = encrypted({
       keys: [
         { id: '2024', key: first.key },
         { id: '2025', key: first.key },
       ],
     })
-    expect((await refusal(same, column.replace('2024', '2025'))).key).to.equal('2025')
-    expect((await refusal(encrypted({ keys: [{ id: '2024', key: second.key }] }), column)).message).to.match(
-      /another key of that name$/,
-    )
+    expect((await decodeError(same, column.replace('2024', '2025'))).key).to.equal('2025')
+    expect(
+      (await decodeError(encrypted({ keys: [{ id: '2024', key: second.key }] }), column)).message,
+    ).to.match(/another key of that id$/)
   })
 
-  it('opens nothing that is too short, too long or of another form', async () => {
+  it('refuses a value that is too short, too long or of another form', async () => {
     const codec = encrypted({ keys: [first] })
     const column = JSON.parse(await write(codec, session)) as { data: string }
     for (const data of [
@@ -133,21 +133,21 @@ describe('encrypted', () => {
       `${column.data}AAAA`,
       `${column.data}=`,
     ])
-      await refusal(codec, JSON.stringify({ ...column, data }))
+      await decodeError(codec, JSON.stringify({ ...column, data }))
     for (const form of [{ ...column, more: 1 }, { ...column, data: 1 }, { data: column.data }, {}])
-      await refusal(codec, JSON.stringify(form))
-    for (const form of ['[]', '1', 'null', '""']) await refusal(codec, form)
+      await decodeError(codec, JSON.stringify(form))
+    for (const form of ['[]', '1', 'null', '""']) await decodeError(codec, form)
   })
 
-  it('reads plain sessions only where that is allowed', async () => {
+  it('reads plain sessions only with allowPlain', async () => {
     const column = JSON.stringify(session)
-    expect((await refusal(encrypted({ keys: [first] }), column)).message).to.equal(
-      'the session isn’t encrypted, and only such as "2024" opens is read (see allowPlain)',
+    expect((await decodeError(encrypted({ keys: [first] }), column)).message).to.equal(
+      'the session is not encrypted, and option "allowPlain" is off; configured keys: "2024"',
     )
     expect(await read(encrypted({ keys: [first], allowPlain: true }), column)).to.deep.equal(session)
   })
 
-  it('takes a key as 32 bytes, base64, base64url or hexadecimal', async () => {
+  it('accepts a key as 32 bytes, base64, base64url or hexadecimal', async () => {
     const { key } = first
     const column = await write(encrypted({ keys: [first] }), session)
     for (const form of [
@@ -161,45 +161,49 @@ describe('encrypted', () => {
       expect(await read(encrypted({ keys: [{ id: '2024', key: form }] }), column)).to.deep.equal(session)
   })
 
-  it('keeps a key of its own', async () => {
-    const mine = randomBytes(32)
-    const codec = encrypted({ keys: [{ id: 'mine', key: mine }] })
+  it('copies the key, so that the caller may overwrite it', async () => {
+    const bytes = randomBytes(32)
+    const codec = encrypted({ keys: [{ id: 'mine', key: bytes }] })
     const column = await write(codec, session)
-    mine.fill(0)
+    bytes.fill(0)
     expect(await read(codec, column)).to.deep.equal(session)
     expect(await read(codec, await write(codec, session))).to.deep.equal(session)
   })
 
   const secret = 'a secret of thirty-two characters'
   for (const [what, options, message] of [
-    ['none', {}, 'option "keys" must be an array of { id, key }; received undefined'],
-    ['no key', { keys: [] }, 'option "keys" must have at least one key; received none'],
-    ['no id', { keys: [{ key: first.key }] }, 'option "keys[0].id" must be a string; received undefined'],
+    ['no keys', {}, 'option "keys" must be an array of { id, key }; received undefined'],
+    ['an empty list of keys', { keys: [] }, 'option "keys" must have at least one key; received none'],
+    [
+      'a key without id',
+      { keys: [{ key: first.key }] },
+      'option "keys[0].id" must be a string; received undefined',
+    ],
     ['an empty id', { keys: [{ id: '', key: first.key }] }, 'must have 1 to 64 characters; received 0'],
     [
       'an id twice',
       { keys: [first, { ...second, id: '2024' }] },
-      'option "keys[1].id" must be no other key\'s',
+      'option "keys[1].id" must be unique; received "2024" (a string)',
     ],
     [
       'a short key',
       { keys: [{ id: 'a', key: randomBytes(16) }] },
-      'option "keys[0].key" must be 32 bytes, or those as base64 or hexadecimal; received 16 bytes',
+      'option "keys[0].key" must be 32 bytes, raw or in base64 or hexadecimal; received 16 bytes',
     ],
     [
       'a password',
       { keys: [{ id: 'a', key: secret }] },
       'received a string of 33 characters that is neither',
     ],
-    ['a number', { keys: [{ id: 'a', key: 5 }] }, 'or those as base64 or hexadecimal; received number'],
-    ['an option', { keys: [first], key: 'a' }, 'option "key" is unknown; known are keys, allowPlain'],
+    ['a number', { keys: [{ id: 'a', key: 5 }] }, 'raw or in base64 or hexadecimal; received number'],
+    ['an unknown option', { keys: [first], key: 'a' }, 'option "key" is unknown; known are keys, allowPlain'],
   ] as const)
-    it(`refuses ${what} by name, and quotes no key`, () => {
+    it(`refuses ${what}, naming the option and quoting no key`, () => {
       const make = () => encrypted(options as unknown as Parameters<typeof encrypted>[0])
       expect(make).to.throw(message).with.property('message').which.does.not.include(secret)
     })
 
-  it('shows no key when it is printed', () => {
+  it('shows no key when it is inspected', () => {
     const text = inspect(encrypted({ keys: [first] }), { showHidden: true, depth: 9 })
     expect(text).not.to.include(first.key.toString('hex').slice(0, 8))
   })
@@ -208,7 +212,7 @@ describe('encrypted', () => {
 describe('compressed', () => {
   const large = { user: 'ann', text: 'Xyzzy '.repeat(1_000) }
 
-  it('makes a large session small, and leaves small ones and what does not get smaller as they are', async () => {
+  it('compresses large sessions, and leaves small and incompressible ones as they are', async () => {
     const codec = compressed()
     const column = await write(codec, large)
     expect(Object.keys(JSON.parse(column) as object)).to.deep.equal(['~deflate'])
@@ -220,34 +224,34 @@ describe('compressed', () => {
     }
   })
 
-  it('counts bytes of UTF-8: over is the largest that is left as it is', async () => {
+  it('measures `over` in bytes of UTF-8: a session of that size is not compressed', async () => {
     const text = JSON.stringify({ text: 'é'.repeat(500) })
     const bytes = Buffer.byteLength(text)
     expect(await toColumn(compressed({ over: bytes }), text, context)).to.equal(text)
     expect(await toColumn(compressed({ over: bytes - 1 }), text, context)).not.to.equal(text)
   })
 
-  it('gives a session back that looks like its own work', async () => {
+  it('returns a session that looks like its own output as it was', async () => {
     const codec = compressed()
     const column = await write(codec, large)
     const lookalike = JSON.parse(column) as object
     expect(await read(codec, await write(codec, lookalike))).to.deep.equal(lookalike)
   })
 
-  it('makes nothing larger than max: what is, it leaves as it is, and refuses to decompress', async () => {
+  it('neither compresses nor decompresses more than max', async () => {
     const codec = compressed({ max: 5_000 })
     expect(await read(codec, await write(codec, large))).to.deep.equal(large)
     expect(await write(codec, large)).to.equal(JSON.stringify(large))
     const bomb = deflateSync(`{"a":"${'x'.repeat(50_000_000)}"}`).toString('base64')
-    expect((await refusal(codec, JSON.stringify({ '~deflate': bomb }))).message).to.equal(
-      'the session can’t be decompressed: it has more than 5000 bytes',
+    expect((await decodeError(codec, JSON.stringify({ '~deflate': bomb }))).message).to.equal(
+      "the session can't be decompressed: it is larger than 5000 bytes",
     )
-    expect((await refusal(compressed(), JSON.stringify({ '~deflate': bomb }))).message).to.match(
+    expect((await decodeError(compressed(), JSON.stringify({ '~deflate': bomb }))).message).to.match(
       /16777216 bytes$/,
     )
   })
 
-  it('takes nothing that was changed for a session', async () => {
+  it('refuses a value that was changed', async () => {
     const codec = compressed()
     const { '~deflate': deflated } = JSON.parse(await write(codec, large)) as { '~deflate': string }
     for (const changed of [
@@ -256,12 +260,12 @@ describe('compressed', () => {
       deflated.slice(0, 40),
       `${deflated.slice(0, 30)}AAAA${deflated.slice(34)}`,
     ])
-      expect((await refusal(codec, JSON.stringify({ '~deflate': changed }))).message).to.equal(
-        'the session can’t be decompressed: it was changed past the store',
+      expect((await decodeError(codec, JSON.stringify({ '~deflate': changed }))).message).to.equal(
+        "the session can't be decompressed: it was changed outside the store",
       )
   })
 
-  it('refuses options by name', () => {
+  it('refuses invalid options, naming them', () => {
     expect(() => compressed({ over: -1 })).to.throw(
       RangeError,
       'option "over" must be a whole number of bytes, 0',
@@ -275,18 +279,18 @@ describe('the option codec', () => {
   const keys = [newKey('a')]
   const large = { text: 'Xyzzy '.repeat(1_000) }
 
-  it('is one codec or several, from the session to the column', async () => {
+  it('takes one codec, or several in the order of encoding', async () => {
     const codec = readCodec([compressed(), encrypted({ keys })])
     const column = await write(codec, large)
     expect(Object.keys(JSON.parse(column) as object)).to.deep.equal(['~aes256gcm', 'data'])
     expect(column.length).to.be.below(250)
     expect(await read(codec, column)).to.deep.equal(large)
-    await refusal(codec, column, other)
-    const one = encrypted({ keys })
-    expect(readCodec(one)).to.equal(one)
+    await decodeError(codec, column, other)
+    const single = encrypted({ keys })
+    expect(readCodec(single)).to.equal(single)
   })
 
-  it('takes codecs that answer promises, and waits for no other', async () => {
+  it('takes codecs that return promises, and is synchronous with others', async () => {
     const wrapped: Codec = {
       encode: async (value) => ({ wrapped: value }),
       decode: async (value) => (value as { wrapped: object }).wrapped,
@@ -298,30 +302,30 @@ describe('the option codec', () => {
     expect(fromColumn(chain([compressed()]), '{}', context)).to.equal('{}')
   })
 
-  it('keeps no column that is no JSON object', async () => {
+  it('refuses to store anything but a JSON object', async () => {
     for (const wrong of [undefined, null, 1, 'a', [1], () => 1]) {
       for (const encode of [() => wrong, async () => wrong]) {
         const codec = { encode, decode: (value: object) => value } as unknown as Codec
         expect((await rejection(write(codec, session))).message).to.equal(
-          'the session can’t be encoded: codec.encode must answer an object that JSON can hold',
+          "the session can't be encoded: codec.encode must return an object that can be stored as JSON",
         )
       }
     }
   })
 
-  it('says nothing of a session in the error of a codec that fails to decode, now or later', async () => {
+  it('quotes nothing of a session when decode throws, rejects or returns no object', async () => {
     const failing = (decode: () => unknown) =>
       ({ encode: (value: object) => value, decode }) as unknown as Codec
     for (const [decode, message] of [
       [() => JSON.parse('Xyzzy'), /codec.decode failed \(SyntaxError\)$/],
       [async () => JSON.parse('Xyzzy'), /codec.decode failed \(SyntaxError\)$/],
-      [() => undefined, /codec.decode answered no object$/],
-      [async () => 'Xyzzy', /codec.decode answered no object$/],
+      [() => undefined, /codec.decode didn't return an object$/],
+      [async () => 'Xyzzy', /codec.decode didn't return an object$/],
     ] as const)
-      expect((await refusal(failing(decode), '{"a":"Xyzzy"}')).message).to.match(message)
+      expect((await decodeError(failing(decode), '{"a":"Xyzzy"}')).message).to.match(message)
   })
 
-  it('refuses what is no codec by name', () => {
+  it('refuses what is not a codec, naming the option', () => {
     expect(() => readCodec({ encode: () => ({}) })).to.throw(
       TypeError,
       'option "codec" must have the methods encode and decode; received an object',

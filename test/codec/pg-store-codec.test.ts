@@ -25,7 +25,7 @@ describe('a store with a codec', () => {
     (await sql<{ session: string }>(url, 'select session::text from session'))[0]?.session ?? ''
 
   for (const cache of [undefined, false] as const)
-    it(`keeps nothing of a session readable but its user and its times (cache: ${cache})`, () =>
+    it(`leaves only the user id and the times readable (cache: ${cache})`, () =>
       withStore({ codec: encrypted({ keys: [current] }), cache }, async (store) => {
         await store.set('x', { userId: 'ann', card: '4111-1111' })
         const [row] = await sql(url, 'select session::text, user_id from session')
@@ -33,11 +33,11 @@ describe('a store with a codec', () => {
         expect(row?.user_id).to.equal('ann')
         const session = (await store.get('x')) as Record<string, unknown>
         expect(session).to.deep.equal({ userId: 'ann', card: '4111-1111' })
-        // A merge is one of sessions, not of columns.
+        // The sessions are merged, not the columns.
         await store.set('x', { ...((await store.get('x')) as object), other: 1 })
         await store.set('x', Object.assign(session, { mine: 2 }))
         const list = await store.sessionsOf('ann')
-        expect(list.map((one) => one.session)).to.deep.equal([
+        expect(list.map((info) => info.session)).to.deep.equal([
           { userId: 'ann', card: '4111-1111', other: 1, mine: 2 },
         ])
         for await (const { session } of store.sessions()) expect(session).to.have.property('mine', 2)
@@ -45,7 +45,7 @@ describe('a store with a codec', () => {
         expect(await store.get('x', { fresh: true })).to.deep.equal({ userId: 'ann', other: 1, mine: 2 })
       }))
 
-  it('reads what an older key wrote, and writes with the first', async () => {
+  it('decrypts with an older key, and encrypts with the first', async () => {
     await withStore({ codec: encrypted({ keys: [old] }) }, (store) => store.set('x', { n: 1 }))
     expect(await column()).to.include('2024')
     await withStore({ codec: encrypted({ keys: [current, old] }) }, async (store) => {
@@ -57,7 +57,7 @@ describe('a store with a codec', () => {
     expect(await column()).to.include('2026')
   })
 
-  it('rejects what was changed, pasted or has lost its key, each clearly, and loses nothing', async () => {
+  it('rejects a session that was changed, was copied or lacks its key, and loses nothing', async () => {
     const codec = encrypted({ keys: [current] })
     const before = await withStore({ codec }, async (store) => {
       await store.set('x', { n: 1 })
@@ -67,15 +67,15 @@ describe('a store with a codec', () => {
     })
     const refusal = (options: PgStoreOptions, sid: string): Promise<Error> =>
       withStore({ cache: false, ...options }, async (store) => {
-        const [error, neighbour] = await Promise.allSettled([store.get(sid), store.get('nobody')])
-        // Who asks in the same statement is answered.
+        const [error, neighbour] = await Promise.allSettled([store.get(sid), store.get('other')])
+        // A read in the same statement succeeds.
         expect(neighbour.status).to.equal('fulfilled')
-        return error.status === 'rejected' ? (error.reason as Error) : new Error('it was answered')
+        return error.status === 'rejected' ? (error.reason as Error) : new Error('it was not rejected')
       })
     const missing = (await refusal({ codec: encrypted({ keys: [old] }) }, 'x')) as DecodeError
     expect(missing).to.include({ name: 'DecodeError', key: '2026' })
     expect(missing.message).to.match(/2026/)
-    // Pasted into another row.
+    // Copied to another row.
     const [x, y] = await sql<{ id: string; session: string }>(
       url,
       'select id, session::text from session order by session::text = $1 desc',
@@ -85,7 +85,7 @@ describe('a store with a codec', () => {
     expect(await refusal({ codec }, 'y')).to.include({ name: 'DecodeError' })
     await sql(url, 'update session set session = $1 where id = $2', [y?.session, y?.id])
     expect(await withStore({ codec }, (store) => store.get('y'))).to.deep.equal({ n: 2 })
-    // One bit.
+    // One character changed.
     const flipped = before.replace(/("data":"...)(.)/, (_, head, c) => `${head}${c === 'A' ? 'B' : 'A'}`)
     await sql(url, 'update session set session = $1 where id = $2', [flipped, x?.id])
     expect(await refusal({ codec }, 'x')).to.include({ name: 'DecodeError' })
@@ -93,13 +93,13 @@ describe('a store with a codec', () => {
     expect(await withStore({ codec }, (store) => store.get('x'))).to.deep.equal({ n: 1 })
   })
 
-  it('opens a session whose row was turned from its raw id to its digest', async () => {
+  it('decrypts a session whose raw id was replaced by its digest', async () => {
     const codec = encrypted({ keys: [current] })
     await withStore({ codec, hashIds: false }, (store) => store.set('x', { n: 1 }))
     await withStore({ codec }, async (store) => expect(await store.get('x')).to.deep.equal({ n: 1 }))
   })
 
-  it('shows onExpired and the event what an older key wrote; keeps what it can’t decode, and says so once', async () => {
+  it('passes sessions of an older key to onExpired and the event; keeps those that it can’t decode, with one warning', async () => {
     const lost = { id: '2022', key: randomBytes(32) }
     for (const [key, count] of [
       [lost, 120],
@@ -110,7 +110,7 @@ describe('a store with a codec', () => {
       })
     await sql(url, `update session set expiry = now() - interval '1 second'`)
     const seen: unknown[] = []
-    const heard: unknown[] = []
+    const emitted: unknown[] = []
     const warnings: Error[] = []
     const sweep = (keys: { id: string; key: Buffer }[]) =>
       withStore(
@@ -120,22 +120,22 @@ describe('a store with a codec', () => {
         },
         async (store) => {
           store.on('warning', (error) => warnings.push(error))
-          store.on('expire', ({ session }) => heard.push(session.key))
+          store.on('expire', ({ session }) => emitted.push(session.key))
           return (await store.sweep()).deleted
         },
       )
     expect(await sweep([current, old])).to.equal(2)
     expect(seen).to.deep.equal(['2024', '2024'])
-    expect(heard).to.deep.equal(seen)
+    expect(emitted).to.deep.equal(seen)
     expect(warnings.map(({ message }) => message)).to.deep.equal([
-      '120 expired sessions that can’t be shown to onExpired are kept for the next sweep: the session can’t be decrypted: it wants the key "2022"; there are "2026", "2024"',
+      '120 expired sessions can\'t be decoded for onExpired, kept for the next sweep: the session can\'t be decrypted: it needs the key "2022"; configured keys: "2026", "2024"',
     ])
     expect(await sweep([current, lost])).to.equal(120)
     expect(seen).to.have.length(122)
     expect(warnings).to.have.length(1)
   })
 
-  it('takes several, and one that answers promises', () =>
+  it('takes several, and one that returns promises', () =>
     withStore(
       {
         codec: [
@@ -154,7 +154,7 @@ describe('a store with a codec', () => {
       },
     ))
 
-  it('fails a save that it can’t encode, and not those of others', () =>
+  it('rejects only the save that can’t be encoded', () =>
     withStore(
       {
         codec: {
@@ -177,7 +177,7 @@ describe('a store with a codec', () => {
       },
     ))
 
-  it('must have both methods', () => {
+  it('refuses a codec that lacks a method', () => {
     for (const codec of [{}, null, [compressed({}), 1]])
       expect(() => new PgStore('postgres://x', { codec: codec as never })).to.throw(
         TypeError,

@@ -1,4 +1,4 @@
-// The files of sql/ as a DBA runs them: by the command at the head of each, with the psql of the server's own version.
+// Runs the files of sql/ as a DBA does: with the command in the header of each, and the psql of the server's version.
 import { execFile } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { delimiter } from 'node:path'
@@ -14,11 +14,11 @@ const root = fileURLToPath(new URL('../../../', import.meta.url))
 const bin = process.env.TEST_POSTGRES_BIN ?? ''
 const files = readdirSync(`${root}sql`).filter((name) => name.endsWith('.sql'))
 
-const tried = new Set<string>()
+const usedNumbers = new Set<string>()
 
-/** The command at the head of a numbered file. */
+/** Returns the command in the header of a numbered file. */
 function command(number: string): string {
-  tried.add(number)
+  usedNumbers.add(number)
   const file = files.find((name) => name.startsWith(number)) ?? ''
   const commands = [...readFileSync(`${root}sql/${file}`, 'utf8').matchAll(/^-- +(psql .*)$/gm)]
   const [[, text = ''] = []] = commands
@@ -27,21 +27,26 @@ function command(number: string): string {
   return text
 }
 
-/** Types a command into a shell whose environment says which database; answers what psql printed. */
+/** Runs a command in a shell whose environment names the database, and returns what psql printed. */
 async function psql(url: string, text: string): Promise<string> {
   const { hostname, port, username, password, pathname } = new URL(url)
   const env = {
-    ...{ PATH: `${bin}${delimiter}${process.env.PATH}`, PSQLRC: '/dev/null', LC_ALL: 'C' },
-    ...{ PGHOST: hostname, PGPORT: port, PGUSER: username, PGPASSWORD: password },
+    PATH: `${bin}${delimiter}${process.env.PATH}`,
+    PSQLRC: '/dev/null',
+    LC_ALL: 'C',
+    PGHOST: hostname,
+    PGPORT: port,
+    PGUSER: username,
+    PGPASSWORD: password,
     PGDATABASE: pathname.slice(1),
   }
   const { stdout, stderr } = await promisify(execFile)('sh', ['-c', text], { cwd: root, env })
-  // psql goes on after an error, and ends well.
+  // psql continues after an error and exits with status 0.
   expect(stderr.replaceAll(/^.*NOTICE: .* (does not exist|already exists), skipping\n/gm, '')).to.equal('')
   return stdout
 }
 
-/** All that there is to know about the session table, and about what belongs to it. */
+/** Returns all properties of the session table, and of what belongs to it. */
 async function shape(url: string): Promise<object> {
   const columns = await sql(
     url,
@@ -69,7 +74,7 @@ async function shape(url: string): Promise<object> {
   return { columns, indexes, relation, triggers, functions }
 }
 
-/** What a store's own setup makes of a database. */
+/** Sets a store up, and returns the properties of its table. */
 async function setUp(url: string, options: PgStoreOptions): Promise<object> {
   const store = new PgStore(url, options)
   await store.setup()
@@ -77,7 +82,7 @@ async function setUp(url: string, options: PgStoreOptions): Promise<object> {
   return shape(url)
 }
 
-/** The table as koa-pg-session creates it, with two people in it. */
+/** Creates a table as koa-pg-session does, with two sessions. */
 async function formerTable(url: string): Promise<void> {
   await sql(
     url,
@@ -117,7 +122,7 @@ describe('a file of sql/', () => {
     expect(await shape(byHand)).to.deep.equal(await setUp(byStore, {}))
   })
 
-  it('002 creates the table for raw ids that setup creates, with the variable its head names for that', async () => {
+  it('002 creates the table for raw ids that setup creates, with the variable that its header names', async () => {
     const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
     const [other = ''] = /-v ids='session id'/.exec(readFileSync(`${root}sql/002-table.sql`, 'utf8')) ?? []
     await psql(byHand, command('002').replace(/-v ids='[^']*'/, other))
@@ -125,7 +130,7 @@ describe('a file of sql/', () => {
     expect(await shape(byHand)).to.deep.equal(await setUp(byStore, { hashIds: false }))
   })
 
-  it('002 creates a table that a role with the rights that its head names can use', async () => {
+  it('002 creates a table that a role can use with the rights that the header names', async () => {
     const url = await freshDatabase()
     await psql(url, command('002'))
     const [, grant = ''] = /(grant .* to) …;/.exec(readFileSync(`${root}sql/002-table.sql`, 'utf8')) ?? []
@@ -150,14 +155,14 @@ describe('a file of sql/', () => {
     expect(await sql(byHand, rows)).to.deep.equal(await sql(byStore, rows))
   })
 
-  it('004, 006 and 007 can be run on a table that setup made, and leave it as it was', async () => {
+  it('004, 006 and 007 don’t change a table that setup created', async () => {
     const url = await freshDatabase()
     const made = await setUp(url, {})
     for (const number of ['004', '006', '006', '007']) await psql(url, command(number))
     expect(await shape(url)).to.deep.equal(made)
   })
 
-  it('004 moves no expiry, whatever the TimeZone of the server is', async () => {
+  it('004 changes no expiry, whatever the TimeZone of the server is', async () => {
     const url = await freshDatabase()
     const name = new URL(url).pathname.slice(1)
     await sql(url, `alter database ${name} set timezone to 'America/St_Johns'`)
@@ -170,7 +175,7 @@ describe('a file of sql/', () => {
     expect(row).to.deep.equal({ same: true })
   })
 
-  it('005 turns the ids that the store turns, and says how many', async () => {
+  it('005 hashes ids as the store does, and returns their number', async () => {
     const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
     for (const url of [byHand, byStore]) await formerTable(url)
     const ids = 'select id from session order by id'
@@ -181,21 +186,21 @@ describe('a file of sql/', () => {
     await until(async () => (await sql(byStore, `${ids} limit 1`))[0]?.id !== 'koa:sess:bob')
     await until(async () => (await sql(byStore, `select from session where id like 'koa:%'`)).length === 0)
     await store.close()
-    const turned = await sql(byHand, ids)
-    expect(turned).to.have.length(2)
-    expect(turned).to.deep.equal(await sql(byStore, ids))
+    const hashed = await sql(byHand, ids)
+    expect(hashed).to.have.length(2)
+    expect(hashed).to.deep.equal(await sql(byStore, ids))
     const later = new PgStore(byHand)
     expect(await later.get('koa:sess:bob')).to.deep.equal({ user: 'Bob' })
     await later.close()
   })
 
-  it('007 can be run on a big table in use as its head says, and the store needs no other index', async () => {
+  it('007 can be run concurrently as its header says, and the store needs no other index', async () => {
     const url = await freshDatabase()
     await psql(url, command('002'))
     const [, text = ''] =
       /(create index if not exists .*);/.exec(readFileSync(`${root}sql/007-users.sql`, 'utf8')) ?? []
     const [, advice = ''] =
-      /say `(create index concurrently)`/.exec(readFileSync(`${root}sql/007-users.sql`, 'utf8')) ?? []
+      /run `(create index concurrently)`/.exec(readFileSync(`${root}sql/007-users.sql`, 'utf8')) ?? []
     const [, variables = ''] = /(-v .*) -f/.exec(command('007')) ?? []
     await psql(url, `echo '${text.replace('create index', advice)}' | psql ${variables}`)
     const index = `select indexdef from pg_indexes where indexname = 'session_user_id'`
@@ -206,17 +211,17 @@ describe('a file of sql/', () => {
     expect(await sql(url, `select from pg_indexes where tablename = 'session'`)).to.have.length(2)
   })
 
-  it('is the way out that a store names which may not create: setup fails, the command is run, the store works', async () => {
+  it('is named by the error of a store that may not create the table, which works once the file was run', async () => {
     const url = await freshDatabase()
     await sql(url, 'drop schema public')
     const store = new PgStore(url, { create: false })
     for (const number of ['001', '002']) {
       const { message } = await rejection(store.setup())
-      const found = new RegExp(`run (psql .*-f node_modules/koa-pg-store/sql/${number}\\S+\\.sql)`).exec(
+      const match = new RegExp(`run (psql .*-f node_modules/koa-pg-store/sql/${number}\\S+\\.sql)`).exec(
         message,
       )
-      // As the package lies in an application; here it is the folder itself.
-      const advice = found?.[1]?.replace('node_modules/koa-pg-store/', '') ?? ''
+      // The path is that of an installed package; here it is the root folder.
+      const advice = match?.[1]?.replace('node_modules/koa-pg-store/', '') ?? ''
       expect(advice, message).to.equal(command(number))
       await psql(url, advice)
     }
@@ -225,7 +230,7 @@ describe('a file of sql/', () => {
     await store.close()
   })
 
-  it('is run above, whatever its number', () => {
-    expect([...tried].sort()).to.deep.equal(files.map((name) => name.slice(0, 3)))
+  it('is run by a test above, for every number', () => {
+    expect([...usedNumbers].sort()).to.deep.equal(files.map((name) => name.slice(0, 3)))
   })
 })

@@ -8,7 +8,7 @@ import { until } from '../helpers/until.js'
 
 const types = ['timestamp', 'timestamptz'] as const
 
-/** A table as koa-pg-session makes it, or somebody made for it, with `rows` sessions. */
+/** Creates a table like koa-pg-session's, with `rows` sessions and a further column. */
 async function oldTable(type: string, rows = 3): Promise<string> {
   const url = await freshDatabase()
   await sql(
@@ -42,7 +42,7 @@ const digest = (sid: string): string => `sha256:${digestOf(sid)}`
 
 describe('a table of koa-pg-session', () => {
   for (const type of types) {
-    it(`is used as it is with create: false (${type})`, async () => {
+    it(`is used without changes with create: false (${type})`, async () => {
       const url = await oldTable(type)
       const columns = `select attname, atttypid::regtype from pg_attribute where attrelid = 'session'::regclass and attnum > 0`
       const before = await sql(url, columns)
@@ -91,14 +91,14 @@ describe('a table of koa-pg-session', () => {
       expect(await rawIds(url)).to.have.length(4)
     })
 
-    it(`loses nobody when its ids are hashed (${type})`, async () => {
+    it(`loses no session when its ids are hashed (${type})`, async () => {
       const url = await oldTable(type, 5_000)
       await withStore(url, {}, async (store) => {
-        // Some before their row is turned, some after, some while it is.
-        const found = await Promise.all(
+        // Read before, while and after their ids are hashed.
+        const sessions = await Promise.all(
           Array.from({ length: 500 }, (_, i) => store.get(`koa:sess:${5_000 - i * 10}`)),
         )
-        expect(found.map((session) => session?.n)).to.deep.equal(
+        expect(sessions.map((session) => session?.n)).to.deep.equal(
           Array.from({ length: 500 }, (_, i) => 5_000 - i * 10),
         )
         await until(async () => (await rawIds(url)).length === 0)
@@ -112,7 +112,7 @@ describe('a table of koa-pg-session', () => {
     })
   }
 
-  it('keeps working for a process of the old software while it is upgraded', async () => {
+  it('keeps working for a process with koa-pg-session while it is upgraded', async () => {
     const url = await freshDatabase()
     const child = start('old-software.js', [url])
     try {
@@ -136,7 +136,7 @@ describe('a table of koa-pg-session', () => {
     }
   })
 
-  it('never opens a session to a digest, before, while and after ids are hashed', async () => {
+  it('never opens a session for a digest: before, while and after ids are hashed', async () => {
     const url = await oldTable('timestamptz', 2_000)
     const digests = Array.from({ length: 2_000 }, (_, i) => digest(`koa:sess:${i + 1}`))
     for (const create of [false, true])
@@ -165,7 +165,7 @@ describe('a table of koa-pg-session', () => {
     })
   })
 
-  it('lets every call find a row that is not turned yet', async () => {
+  it('finds a row by its raw id in every method', async () => {
     const url = await oldTable('timestamptz')
     await withStore(url, { create: false }, async (store) => {
       await store.set('koa:sess:1', { n: 'saved' })
@@ -174,7 +174,7 @@ describe('a table of koa-pg-session', () => {
       expect(await rawIds(url)).to.deep.equal([{ id: 'koa:sess:expired' }])
       expect(await store.get('koa:sess:1')).to.deep.equal({ n: 'saved' })
       expect(await store.get('koa:sess:3')).to.equal(undefined)
-      // The old software's late save of a session that was destroyed.
+      // A late save by koa-pg-session of a session that was destroyed.
       await sql(
         url,
         `insert into session (id, expiry, session) values ('koa:sess:3', now() + '1 hour', '{"late": true}')`,
@@ -184,7 +184,7 @@ describe('a table of koa-pg-session', () => {
     })
   })
 
-  it('notes when only digests are left, and looks for raw ids a day longer', async () => {
+  it('records when all ids are digests, and looks for raw ids for another day', async () => {
     const url = await oldTable('timestamptz', 0)
     await sql(url, 'delete from session')
     const comment = async () =>
@@ -205,7 +205,7 @@ describe('a table of koa-pg-session', () => {
     )
     await sql(url, late)
     await withStore(url, {}, async (store) => expect(await store.get('koa:sess:late')).to.equal(undefined))
-    // A store that keeps raw ids takes the note away.
+    // A store with raw ids removes the record.
     await withStore(url, { hashIds: false }, async (store) =>
       expect(await store.get('koa:sess:late')).to.deep.equal({}),
     )
@@ -213,7 +213,7 @@ describe('a table of koa-pg-session', () => {
     await withStore(url, {}, async (store) => expect(await store.get('koa:sess:late')).to.deep.equal({}))
   })
 
-  it('is used as it is, with a warning, by a role that may not alter it', async () => {
+  it('is used without an upgrade, with a warning, by a role that may not alter it', async () => {
     const url = await oldTable('timestamp')
     await sql(
       url,

@@ -15,7 +15,7 @@ const columnsOf = (url: string, table: string) =>
     [table],
   )
 
-/** A role of its own with a password, and the connection string it has. */
+/** Creates a role with a password, and returns its connection string. */
 async function role(url: string, name: string, grants: string): Promise<string> {
   await sql(
     url,
@@ -25,7 +25,7 @@ async function role(url: string, name: string, grants: string): Promise<string> 
 }
 
 describe('setup', () => {
-  it('creates the table that the design names, once, and emits connect', async () => {
+  it('creates the table once, with these columns, and emits connect', async () => {
     const url = await freshDatabase()
     const store = new PgStore(url)
     let connects = 0
@@ -55,7 +55,7 @@ describe('setup', () => {
     }
   })
 
-  it('works where another makes the table between what a statement sees of it and what it asks', async () => {
+  it('works if another process creates the table after the snapshot of the statement that looks for it', async () => {
     const url = await freshDatabase()
     const pool = new pg.Pool({ connectionString: url })
     pool.on('error', () => undefined)
@@ -81,7 +81,7 @@ describe('setup', () => {
     await pool.end()
   })
 
-  it('works for 20 processes that set up at once on an empty database', async function () {
+  it('works for 20 processes at once on an empty database', async function () {
     this.timeout(120_000)
     const url = await freshDatabase()
     const children = Array.from({ length: 20 }, () =>
@@ -99,7 +99,7 @@ describe('setup', () => {
     }
   })
 
-  it('needs no right but select, insert, update and delete on a table that is there', async () => {
+  it('needs only the rights to select, insert, update and delete on an existing table', async () => {
     const url = await freshDatabase()
     const owner = new PgStore(url)
     await owner.set('a', { a: 1 })
@@ -134,7 +134,7 @@ describe('setup', () => {
     await store.close()
   })
 
-  it('says what to run where it may not create, and works as soon as that was run', async () => {
+  it('says what to run if it may not create the table, and works as soon as that was run', async () => {
     const url = await freshDatabase()
     const limited = await role(url, 'no_create', 'revoke create on schema public from public')
     const store = new PgStore(limited)
@@ -153,39 +153,41 @@ describe('setup', () => {
     await store.close()
   })
 
-  it('says which password, which database, and works as soon as they are mended', async () => {
+  it('names a wrong password or a missing database, and works as soon as that is fixed', async () => {
     const url = await freshDatabase()
-    const mended = await role(url, 'mended', 'grant create on schema public to mended')
-    await sql(url, `alter role mended password 'other'`)
-    const wrong = new PgStore(mended)
-    const refused = await rejection(wrong.get('a'))
+    const asRole = await role(url, 'wrong_password', 'grant create on schema public to wrong_password')
+    await sql(url, `alter role wrong_password password 'other'`)
+    const store = new PgStore(asRole)
+    const refused = await rejection(store.get('a'))
     expect(refused).to.be.instanceOf(SetupError)
     expect(refused.message).to.match(
-      /password authentication failed for user "mended": check user and password/,
+      /password authentication failed for user "wrong_password": check user and password/,
     )
-    await sql(url, `alter role mended password 'pw'`)
-    expect(await wrong.get('a')).to.equal(undefined)
-    await wrong.close()
+    await sql(url, `alter role wrong_password password 'pw'`)
+    expect(await store.get('a')).to.equal(undefined)
+    await store.close()
 
-    const nowhere = new PgStore(at(url, { database: 'not_there_yet' }))
-    const missing = await rejection(nowhere.setup())
+    const noDatabase = new PgStore(at(url, { database: 'not_there_yet' }))
+    const missing = await rejection(noDatabase.setup())
     expect(missing).to.be.instanceOf(SetupError)
     expect(missing.message).to.match(/database "not_there_yet" does not exist: create the database/)
     await sql(url, 'create database not_there_yet')
-    await nowhere.set('a', { a: 1 })
-    expect(await nowhere.get('a')).to.deep.equal({ a: 1 })
-    await nowhere.close()
+    await noDatabase.set('a', { a: 1 })
+    expect(await noDatabase.get('a')).to.deep.equal({ a: 1 })
+    await noDatabase.close()
     await sql(url, 'drop database not_there_yet')
   })
 
   it('refuses a server that is too old', async () => {
     const url = await freshDatabase()
     const pool = new pg.Pool({ connectionString: url })
-    // The one thing that can't be had for real: PostgreSQL 12.
+    // The only thing that is simulated: PostgreSQL 12.
     const store = new PgStore(async (text, values) => {
       const { rows } = await pool.query<Record<string, unknown>>(text, values)
-      return rows.map(({ found, ...row }) =>
-        typeof found === 'string' ? { found: found.replace(/"server" : \d+/, '"server" : 120022') } : row,
+      return rows.map(({ state, ...row }) =>
+        typeof state === 'string'
+          ? { state: state.replace(/"serverVersion" : \d+/, '"serverVersion" : 120022') }
+          : row,
       )
     })
     expect((await rejection(store.setup())).message).to.equal(
@@ -198,7 +200,7 @@ describe('setup', () => {
     [
       'another program’s table',
       'create table session (sid text primary key, sess json, expire timestamp)',
-      /lacks id, expiry, session \(it has sid, sess, expire\).*choose another name by the option "table"/,
+      /lacks id, expiry, session \(it has sid, sess, expire\).*choose another name with the option "table"/,
     ],
     [
       'a column of another type',
@@ -211,26 +213,26 @@ describe('setup', () => {
       /id isn't unique: run alter table "public"."session" add primary key \(id\)/,
     ],
     [
-      'a further column that must be given',
+      'a further column without a default',
       'create table session (id text primary key, expiry timestamptz, session json, tenant int not null)',
       /column tenant must have a default or allow null/,
     ],
   ]
-  for (const [what, create, why] of unusable)
+  for (const [what, create, message] of unusable)
     for (const option of [true, false])
-      it(`refuses ${what}, with create: ${option}, and leaves it as it is`, async () => {
+      it(`refuses ${what}, with create: ${option}, and does not change it`, async () => {
         const url = await freshDatabase()
         await sql(url, create)
         const before = await columnsOf(url, 'session')
         const store = new PgStore(url, { create: option })
         const error = await rejection(store.setup())
         expect(error).to.be.instanceOf(SetupError)
-        expect(error.message).to.match(why)
+        expect(error.message).to.match(message)
         if (what === 'another program’s table') expect(await columnsOf(url, 'session')).to.deep.equal(before)
         await store.close()
       })
 
-  it('says what is missing where it is not to create', async () => {
+  it('says what is missing with create: false', async () => {
     const url = await freshDatabase()
     const noTable = new PgStore(url, { create: false })
     expect((await rejection(noTable.setup())).message).to.match(
@@ -255,7 +257,7 @@ describe('setup', () => {
     await store.close()
   })
 
-  it('makes a request wait no longer than a connection may take while setup does', async () => {
+  it('makes a request wait for setup no longer than for a connection', async () => {
     const url = await freshDatabase()
     const holder = new pg.Client(url)
     await holder.connect()
@@ -263,8 +265,8 @@ describe('setup', () => {
     const store = new PgStore({ connectionString: url, connectionTimeoutMillis: 300 })
     const error = await rejection(store.get('a'))
     expect(error.message).to.match(/not ready within 300 ms/)
-    // setup() itself waits for the lock, and has an end too.
-    expect((await rejection(store.setup())).message).to.match(/lock timeout.*another session holds a lock/)
+    // setup() itself waits for the lock, for a limited time too.
+    expect((await rejection(store.setup())).message).to.match(/lock timeout.*another connection holds a lock/)
     await holder.end()
     await store.setup()
     expect(await store.get('a')).to.equal(undefined)

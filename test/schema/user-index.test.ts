@@ -4,15 +4,15 @@ import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
-/** A table as koa-pg-session makes it; a big one has rows whose content is stored as it is, a megabyte each. */
-async function oldTable(big: boolean): Promise<string> {
+/** Creates a table like koa-pg-session's; a large one has uncompressed rows of a megabyte. */
+async function oldTable(isLarge: boolean): Promise<string> {
   const url = await freshDatabase()
   await sql(
     url,
     `create table session (id text not null primary key, expiry timestamptz not null, session json);
      alter table session alter column session set storage external;
      insert into session select 'koa:sess:' || n, now() + interval '1 hour',
-       ('{"n":' || n || ',"pad":"' || repeat('x', ${big ? 1_000_000 : 10}) || '"}')::json from generate_series(1, ${big ? 260 : 3}) n`,
+       ('{"n":' || n || ',"pad":"' || repeat('x', ${isLarge ? 1_000_000 : 10}) || '"}')::json from generate_series(1, ${isLarge ? 260 : 3}) n`,
   )
   return url
 }
@@ -23,26 +23,26 @@ const indexes = (url: string): Promise<{ name: string; valid: boolean; text: str
     `select indexrelid::regclass::text as name, indisvalid as valid, pg_get_indexdef(indexrelid) as text
      from pg_index where indrelid = 'session'::regclass and not indisprimary`,
   )
-const theIndex = {
+const expectedIndex = {
   name: 'session_user_id',
   valid: true,
   text: 'CREATE INDEX session_user_id ON public.session USING btree (user_id) WHERE (user_id IS NOT NULL)',
 }
 
-describe('the index of users', () => {
-  /** A store that warns of nothing. */
+describe('the index on user_id', () => {
+  /** Returns a store, and collects its warnings. */
   function make(url: string, options: PgStoreOptions = {}, warnings: string[] = []): PgStore {
     const store = new PgStore(url, options)
     store.on('warning', ({ message }) => warnings.push(message))
     return store
   }
 
-  it('is made with the table, is used, and is the only one beside the primary key', async () => {
+  it('is created with the table, is used, and is the only one besides the primary key', async () => {
     const url = await freshDatabase()
     const first = make(url)
     await first.setup()
     await first.close()
-    expect(await indexes(url)).to.deep.equal([theIndex])
+    expect(await indexes(url)).to.deep.equal([expectedIndex])
     await sql(
       url,
       `insert into session (id, expiry, session, user_id, version)
@@ -56,11 +56,11 @@ describe('the index of users', () => {
       )
       return row ?? expect.fail()
     }
-    // A backend tells its figures at the latest when it ends: whatever else was asked is told by now, or soon.
+    // A backend reports its statistics when it ends at the latest. Waits for those of the statements above.
     await until(async () => (await scans()).whole > 0)
     const before = await scans()
     const store = make(url, { maxSessionsPerUser: 3 })
-    // By all that asks for a user, as the store asks.
+    // All methods that look up a user.
     await store.sessionsOf(7)
     await store.create({ userId: 8 })
     await store.deleteAttribute(9, 'x')
@@ -70,7 +70,7 @@ describe('the index of users', () => {
     expect((await scans()).whole).to.equal(before.whole)
   })
 
-  it('has a name of its own for each table, as long as it may be', async () => {
+  it('has a different name for each table, however long the table’s name is', async () => {
     const url = await freshDatabase()
     for (const table of ['x'.repeat(63), `${'x'.repeat(62)}y`, 'ü'.repeat(31), '"quoted"']) {
       await using store = make(url, { table })
@@ -81,25 +81,28 @@ describe('the index of users', () => {
     }
   })
 
-  it('is made when a small table of koa-pg-session is upgraded, and of this one where it is missing', async () => {
+  it('is created when a small table of koa-pg-session is upgraded, and again if it is missing later', async () => {
     const url = await oldTable(false)
     for (let n = 0; n < 2; n++) {
       await using store = make(url, { hashIds: false })
       await store.setup()
-      expect(await indexes(url)).to.deep.equal([theIndex])
+      expect(await indexes(url)).to.deep.equal([expectedIndex])
       await sql(url, 'drop index session_user_id')
     }
   })
 
-  it('is somebody’s own, if that begins with the user', async () => {
+  it('is not created if another index begins with user_id', async () => {
     const url = await oldTable(false)
-    await sql(url, 'alter table session add user_id text; create index mine on session (user_id, expiry)')
+    await sql(
+      url,
+      'alter table session add user_id text; create index other_index on session (user_id, expiry)',
+    )
     await using store = make(url, { hashIds: false })
     await store.setup()
-    expect((await indexes(url)).map(({ name }) => name)).to.deep.equal(['mine'])
+    expect((await indexes(url)).map(({ name }) => name)).to.deep.equal(['other_index'])
   })
 
-  it('is not needed: with create: false, and for a role that may not make it', async () => {
+  it('is optional: with create: false, and for a role that may not create it', async () => {
     const url = await oldTable(false)
     await using first = make(url, { hashIds: false })
     await first.setup()
@@ -125,7 +128,7 @@ describe('the index of users', () => {
     await sql(url, 'drop owned by no_index; drop role no_index')
   })
 
-  it('lets touches be what they were: updates that write no index', async () => {
+  it('is not written by touches', async () => {
     const url = await freshDatabase()
     const store = make(url, { touch: { interval: 0 }, cache: false })
     const sids = await Promise.all(Array.from({ length: 200 }, (_, n) => store.create({ userId: n % 7 })))
@@ -136,11 +139,11 @@ describe('the index of users', () => {
     await until(async () => (await sql(url, counts))[0]?.updates >= 4_000)
     const [{ updates, hot } = expect.fail()] = await sql(url, counts)
     expect(updates).to.equal(4_000)
-    // With an index on what a touch changes it would be none; those that find their page full are the others.
+    // With an index on a column that a touch changes it would be none. The rest found their page full.
     expect(hot).to.be.above(3_000)
   })
 
-  describe('of a big table', function () {
+  describe('of a large table', function () {
     this.timeout(120_000)
     let url: string
     beforeEach(async () => {
@@ -149,26 +152,26 @@ describe('the index of users', () => {
     afterEach(async () => {
       await sql(url, 'drop table session')
     })
-    const isThere = () => until(async () => (await indexes(url))[0]?.valid === true)
+    const untilValid = () => until(async () => (await indexes(url))[0]?.valid === true)
 
-    /** Keeps an index from being finished: it waits for all older transactions. */
-    async function holder(): Promise<pg.Client> {
+    /** Opens a transaction, for which the creation of an index has to wait. */
+    async function openTransaction(): Promise<pg.Client> {
       const client = new pg.Client(url)
       await client.connect()
       await client.query('begin isolation level repeatable read; select 1')
       return client
     }
-    const isWaiting = () => until(async () => (await indexes(url))[0]?.valid === false)
+    const untilUnfinished = () => until(async () => (await indexes(url))[0]?.valid === false)
 
-    it('is made in the background, while everybody goes on, also with one connection; and closing waits for nothing', async () => {
-      const client = await holder()
+    it('is created in the background, blocks no calls even with one connection, and does not delay close()', async () => {
+      const client = await openTransaction()
       const pool = new pg.Pool({ connectionString: url, max: 1, query_timeout: 5_000 })
       const warnings: string[] = []
       const store = new PgStore(pool, { hashIds: false })
       store.on('warning', ({ message }) => warnings.push(message))
       try {
         await store.setup()
-        await isWaiting()
+        await untilUnfinished()
         const sid = await store.create({ userId: 'ann' })
         await store.set(sid, { userId: 'ann', n: 1 })
         expect(await store.sessionsOf('ann')).to.have.length(1)
@@ -177,19 +180,19 @@ describe('the index of users', () => {
         await pool.end()
         expect((await indexes(url))[0]?.valid).to.equal(false)
         await client.query('commit')
-        // The server goes on by itself.
-        await isThere()
-        expect(await indexes(url)).to.deep.equal([theIndex])
+        // The server finishes it by itself.
+        await untilValid()
+        expect(await indexes(url)).to.deep.equal([expectedIndex])
         expect(warnings).to.deep.equal([])
       } finally {
         await client.end()
       }
     })
 
-    it('is made once, however many instances start at the same time', async () => {
+    it('is created once, however many instances start at the same time', async () => {
       const first = make(url, { hashIds: false })
       await first.setup()
-      await isThere()
+      await untilValid()
       await first.close()
       await sql(url, 'drop index session_user_id')
       const client = new pg.Client(url)
@@ -197,7 +200,7 @@ describe('the index of users', () => {
       const warnings: string[] = []
       const stores = [1, 2, 3, 4].map(() => make(url, { hashIds: false }, warnings))
       try {
-        // What builds an index has to wait until all of them have begun to.
+        // Creating the index waits for this lock, so that all instances have started by then.
         await client.query('begin; lock table session in share update exclusive mode')
         await Promise.all(stores.map((store) => store.setup()))
         const indexing = `application_name = 'koa-pg-store index'`
@@ -209,11 +212,11 @@ describe('the index of users', () => {
           return states.length > 0 && states.every(({ waits }) => waits)
         })
         await client.query('commit')
-        await isThere()
+        await untilValid()
         await until(
           async () => (await sql(url, `select from pg_stat_activity where ${indexing}`)).length === 0,
         )
-        expect(await indexes(url)).to.deep.equal([theIndex])
+        expect(await indexes(url)).to.deep.equal([expectedIndex])
         expect(warnings).to.deep.equal([])
       } finally {
         for (const store of stores) await store.close()
@@ -221,7 +224,7 @@ describe('the index of users', () => {
       }
     })
 
-    it('is made anew where an attempt has left it unfinished', async () => {
+    it('is created again if an attempt has left it unfinished', async () => {
       await sql(
         url,
         `alter table session add user_id text;
@@ -234,22 +237,22 @@ describe('the index of users', () => {
       const warnings: string[] = []
       const first = make(url, { hashIds: false }, warnings)
       await first.setup()
-      await isThere()
+      await untilValid()
       await first.close()
-      expect(await indexes(url)).to.deep.equal([theIndex])
+      expect(await indexes(url)).to.deep.equal([expectedIndex])
       expect(warnings).to.deep.equal([])
     })
 
-    it('is left to a person who is making it', async () => {
+    it('is not created while someone creates it by hand', async () => {
       const upgraded = make(url, { hashIds: false })
       await upgraded.setup()
-      await isThere()
+      await untilValid()
       await upgraded.close()
       await sql(url, 'drop index session_user_id')
-      const client = await holder()
+      const client = await openTransaction()
       const oid = () => sql(url, `select to_regclass('session_user_id')::oid as oid`)
-      const made = sql(url, theIndex.text.replace('INDEX', 'INDEX CONCURRENTLY'))
-      await isWaiting()
+      const made = sql(url, expectedIndex.text.replace('INDEX', 'INDEX CONCURRENTLY'))
+      await untilUnfinished()
       const before = await oid()
       const warnings: string[] = []
       const store = make(url, { hashIds: false }, warnings)
@@ -260,14 +263,14 @@ describe('the index of users', () => {
       await store.close()
       await client.end()
       expect(warnings).to.deep.equal([])
-      expect(await indexes(url)).to.deep.equal([theIndex])
+      expect(await indexes(url)).to.deep.equal([expectedIndex])
       expect(await oid()).to.deep.equal(before)
     })
 
-    it('is done without, with a warning that says what to run, where it can’t be made', async () => {
+    it('is optional if it can’t be created, with a warning that says what to run', async () => {
       const owner = make(url, { hashIds: false })
       await owner.setup()
-      await isThere()
+      await untilValid()
       await owner.close()
       await sql(
         url,

@@ -15,12 +15,12 @@ import { freshDatabase } from '../helpers/server.js'
 
 const minute = 60_000
 
-/** A session as the next request has it. */
+/** Returns a session as the next request loads it. */
 function nextRequest(session: object): Session {
   return JSON.parse(JSON.stringify(session)) as Session
 }
 
-/** The error that a call throws. */
+/** Returns the error that a call throws. */
 function thrown(call: () => unknown): AttributeError {
   try {
     call()
@@ -46,7 +46,7 @@ describe('sessionKey', () => {
       expect(session).to.deep.equal({ cart: [7], user: { id: 1 } })
       const next = nextRequest(session)
       expect(user.get(next)).to.deep.equal({ id: 1 })
-      expect(user.update(next, (known) => ({ ...known, id: 1, name: 'ann' }))).to.deep.equal({
+      expect(user.update(next, (current) => ({ ...current, id: 1, name: 'ann' }))).to.deep.equal({
         id: 1,
         name: 'ann',
       })
@@ -56,7 +56,7 @@ describe('sessionKey', () => {
     })
 
     if (kind !== 'no schema')
-      it(`checks it on the way in and out, and names it and not its content (${kind})`, () => {
+      it(`checks the value when it is set and read, and quotes none of it (${kind})`, () => {
         const session = { user: { id: 1 } }
         const wrong = { id: 'Xyzzy-Xyzzy', name: ['Xyzzy-Xyzzy'] } as unknown as { id: number }
         const calls = [
@@ -68,7 +68,7 @@ describe('sessionKey', () => {
           const error = thrown(call)
           expect(error.attribute).to.equal('user')
           expect(error.message).to.match(
-            /^session attribute "user": what (was to be set|is stored) is not what its schema allows$/,
+            /^session attribute "user": the (new|stored) value doesn't match its schema$/,
           )
           expect(inspect(error, { showHidden: true, depth: 9 })).not.to.include('Xyzzy')
         }
@@ -76,7 +76,7 @@ describe('sessionKey', () => {
       })
   }
 
-  it('answers its default where there is no value, to each caller its own', () => {
+  it('returns its default if there is no value, a new object at each call', () => {
     const cart = sessionKey('cart', z.array(z.number()), { default: [] })
     const session = {}
     cart.get(session).push(1)
@@ -86,21 +86,21 @@ describe('sessionKey', () => {
     expect(cart.get(session)).to.deep.equal([2])
     expect(() => sessionKey('cart', z.array(z.number()), { default: ['a'] as unknown as number[] })).to.throw(
       AttributeError,
-      'session attribute "cart": the default is not what its schema allows',
+      'session attribute "cart": the default doesn\'t match its schema',
     )
   })
 
-  it('hands out and takes in no shared object', () => {
+  it('copies values that it is given and returns', () => {
     const cart = sessionKey<number[]>('cart')
     const session = {}
-    const mine = [1]
-    cart.set(session, mine)
-    mine.push(2)
+    const list = [1]
+    cart.set(session, list)
+    list.push(2)
     cart.get(session)?.push(3)
     expect(cart.get(session)).to.deep.equal([1])
   })
 
-  it('answers what the schema makes of the value, and saves the value', () => {
+  it('returns what the schema makes of the value, and saves the value', () => {
     const since = sessionKey(
       'since',
       z.iso.datetime().transform((text) => new Date(text)),
@@ -111,41 +111,41 @@ describe('sessionKey', () => {
     expect(since.get(nextRequest(session))).to.deep.equal(new Date('2026-01-01T00:00:00Z'))
   })
 
-  it('refuses what would not be the same when it comes back from JSON', () => {
+  it('refuses a value that JSON can’t hold or would change', () => {
     expect(thrown(() => sessionKey('since', z.date()).set({}, new Date())).message).to.match(
-      /not what its schema/,
+      /doesn't match its schema$/,
     )
     for (const value of [undefined, 10n, () => 1, Symbol('s')])
       expect(thrown(() => sessionKey('any').set({}, value)).message).to.equal(
-        'session attribute "any": what was to be set is nothing that JSON can hold',
+        'session attribute "any": the new value can\'t be stored as JSON',
       )
   })
 
-  it('refuses a schema that checks asynchronously', async () => {
+  it('refuses a schema that validates asynchronously', async () => {
     const unhandled: unknown[] = []
-    const note = (error: unknown) => unhandled.push(error)
-    process.on('unhandledRejection', note)
+    const record = (error: unknown) => unhandled.push(error)
+    process.on('unhandledRejection', record)
     const failing = { version: 1, vendor: 'test', validate: () => Promise.reject(new Error('late')) } as const
     const schemas = [z.string().refine(async () => true), { '~standard': failing }]
     for (const schema of schemas) {
       const slow = sessionKey('slow', schema as (typeof schemas)[0])
       for (const call of [() => slow.set({}, 'a'), () => slow.get({ slow: 'a' })])
         expect(thrown(call).message).to.equal(
-          'session attribute "slow": its schema checks asynchronously, and a key can’t wait for it',
+          'session attribute "slow": its schema validates asynchronously, which session keys don\'t support',
         )
     }
-    // And nobody has to catch what it says later.
+    // Its later rejection is handled.
     await new Promise(setImmediate)
-    process.off('unhandledRejection', note)
+    process.off('unhandledRejection', record)
     expect(unhandled).to.deep.equal([])
   })
 
-  it('knows a session that was signed out, and one that is still to be awaited', () => {
+  it('accepts a session that is null or undefined where it only reads, and refuses a promise', () => {
     const visits = sessionKey('visits', z.number(), { default: 0 })
-    for (const none of [null, undefined]) {
-      expect(visits.get(none)).to.equal(0)
-      visits.delete(none)
-      expect(thrown(() => visits.set(none, 1)).message).to.equal(
+    for (const missing of [null, undefined]) {
+      expect(visits.get(missing)).to.equal(0)
+      visits.delete(missing)
+      expect(thrown(() => visits.set(missing, 1)).message).to.equal(
         'session attribute "visits": there is no session to set it in',
       )
     }
@@ -153,7 +153,7 @@ describe('sessionKey', () => {
       expect(thrown(call).message).to.match(/await it first/)
   })
 
-  it('takes an attribute for missing that every object has', () => {
+  it('ignores properties that every object inherits', () => {
     expect(sessionKey('constructor').get({})).to.equal(undefined)
     expect(sessionKey('toString').get({})).to.equal(undefined)
   })
@@ -167,7 +167,7 @@ describe('sessionKey', () => {
     [['a', undefined, { now: 1 }], 'option "now" must be a function; received 1'],
     [['a', undefined, { maxAge: 1 }], 'option "maxAge" is unknown; known are default, ttl, now'],
   ] as const)
-    it(`refuses ${JSON.stringify(args)} by name`, () => {
+    it(`refuses ${JSON.stringify(args)}, naming the argument`, () => {
       expect(() => sessionKey(...(args as unknown as Parameters<typeof sessionKey>))).to.throw(message)
     })
 })
@@ -177,7 +177,7 @@ describe('an attribute with a ttl', () => {
   const now = () => time
   const stepUp = sessionKey('stepUp', z.boolean(), { default: false, ttl: 5 * minute, now })
 
-  it('ends by itself, counted from when it was last set', () => {
+  it('expires its ttl after it was last set', () => {
     const session = {}
     stepUp.set(session, true)
     time += 4 * minute
@@ -189,16 +189,16 @@ describe('an attribute with a ttl', () => {
     expect(stepUp.get(nextRequest(session))).to.equal(false)
   })
 
-  it('is not taken for its value by who does not ask the key', () => {
+  it('can’t be mistaken for its value by code that does not use the key', () => {
     const session: Session = {}
     stepUp.set(session, true)
     expect(session.stepUp).to.deep.equal({ '~value': true, '~expires': time + 5 * minute })
     expect(session.stepUp).not.to.equal(true)
-    // A key without the ttl knows its form.
+    // A key without the ttl recognizes its form.
     expect(sessionKey('stepUp', z.boolean(), { now }).get(session)).to.equal(true)
   })
 
-  it('is read where it was saved before it had a ttl', () => {
+  it('can be read if it was saved before it had a ttl', () => {
     expect(stepUp.get({ stepUp: true })).to.equal(true)
   })
 
@@ -208,9 +208,9 @@ describe('an attribute with a ttl', () => {
     ['PgStore without a cache', async () => new PgStore(await freshDatabase(), { cache: false })],
     ['CachedStore', () => new CachedStore(new MemoryStore(), new MemoryStore())],
   ] as const)
-    it(`is gone for every reader of a ${name} once it has expired, and at the next save`, async () => {
+    it(`is neither returned nor saved by a ${name} once it has expired`, async () => {
       const store = await make()
-      // What a busy machine takes to set up the table isn't part of it.
+      // Sets up the table first: on a busy machine that could take longer than the ttl.
       await store.set('first', {}, minute)
       const short = sessionKey('short', z.boolean(), { ttl: 1_500 })
       const session: Session = { user: 'ann' }
@@ -218,12 +218,12 @@ describe('an attribute with a ttl', () => {
       await store.set('a', session, minute)
       const found = (await store.get('a')) as Session
       expect(found).to.have.property('short')
-      // From memory, and from a store that has forgotten nothing: the clock alone takes it away.
-      const { '~expires': end } = found.short as { '~expires': number }
-      while (Date.now() <= end) await new Promise((resolve) => setTimeout(resolve, 5))
+      // Nothing but the clock removes it: the session is unchanged in the store and its cache.
+      const { '~expires': expiresAt } = found.short as { '~expires': number }
+      while (Date.now() <= expiresAt) await new Promise((resolve) => setTimeout(resolve, 5))
       expect(short.get(found)).to.equal(undefined)
       expect(await store.get('a')).to.deep.equal({ user: 'ann' })
-      // Who still has it saves it no more; and a save leaves the caller's object as it is.
+      // A session object that still has it is saved without it, and isn't modified by that.
       await store.set('b', found, minute)
       expect(found).to.have.property('short')
       expect(await store.get('b')).to.deep.equal({ user: 'ann' })

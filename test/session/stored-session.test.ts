@@ -4,43 +4,43 @@ import { fromStored, toStored } from '../../lib/session/stored-session.js'
 const now = 1_700_000_000_000
 const day = 86_400_000
 
-describe('what is kept of a session’s JSON', () => {
-  it('is the same text where there is nothing to leave out', () => {
-    for (const text of [
+describe('the stored JSON of a session', () => {
+  it('is the same text if there is nothing to remove', () => {
+    for (const json of [
       '{}',
       '{"a":[1,{"_expire":1}]}',
       '{"_expire":1}',
       '{"_expire":1,"_maxAge":"x"}',
       '{"a":{"~expires":"1"}}',
     ])
-      expect(toStored(text, now)).to.equal(text)
+      expect(toStored(json, now)).to.equal(json)
   })
 
-  it('is the same for two saves of koa-session that differ by when they were made', () => {
+  it('does not depend on when koa-session saves the session', () => {
     const save = (at: number) => JSON.stringify({ user: 'ann', _expire: at + day, _maxAge: day })
     expect(toStored(save(now), now)).to.equal(`{"user":"ann","_maxAge":${day}}`)
     expect(toStored(save(now + 5), now)).to.equal(toStored(save(now), now))
   })
 
-  it('is without the attributes that have expired, and keeps an own __proto__', () => {
-    const text = `{"__proto__":1,"a":{"~value":1,"~expires":${now}},"b":{"~value":1,"~expires":${now + 1}}}`
-    expect(toStored(text, now)).to.equal(`{"__proto__":1,"b":{"~value":1,"~expires":${now + 1}}}`)
+  it('has no expired attributes, and keeps an own __proto__', () => {
+    const json = `{"__proto__":1,"a":{"~value":1,"~expires":${now}},"b":{"~value":1,"~expires":${now + 1}}}`
+    expect(toStored(json, now)).to.equal(`{"__proto__":1,"b":{"~value":1,"~expires":${now + 1}}}`)
   })
 
-  it('tells koa-session an expiry by how long the session has to live, and nobody else', () => {
+  it('gets the _expire of its remaining life if it is a session of koa-session', () => {
     expect(fromStored({ a: 1, _maxAge: day }, day + 10_000, now)).to.deep.equal({
       a: 1,
       _maxAge: day,
       _expire: now + day,
     })
-    // What an earlier version saved, or an application whose clock is off.
+    // Saved by an earlier version, or by an application whose clock is wrong.
     expect(fromStored({ _expire: 5, _maxAge: day }, day, now)._expire).to.equal(now + day - 10_000)
     expect(fromStored({ _expire: 5, _maxAge: day }, undefined, now)._expire).to.equal(5)
     expect(fromStored({ a: 1, _session: true }, day, now)).to.deep.equal({ a: 1, _session: true })
     expect(fromStored({ a: 1 }, day, now)).to.deep.equal({ a: 1 })
   })
 
-  it('loses what expires between two reads', () => {
+  it('loses an attribute that expires between two reads', () => {
     const session = { a: { '~value': 1, '~expires': now + 10 }, b: 1 }
     expect(fromStored(session, undefined, now + 9)).to.deep.equal(session)
     expect(fromStored(session, undefined, now + 10)).to.deep.equal({ b: 1 })

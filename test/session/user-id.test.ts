@@ -3,7 +3,7 @@ import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { rejection } from '../helpers/rejection.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 
-/** As MongoDB's: an object that is text in JSON. */
+/** Like MongoDB's: an object that becomes a string in JSON. */
 class ObjectId {
   readonly #hex: string
   constructor(hex: string) {
@@ -14,13 +14,13 @@ class ObjectId {
   }
 }
 
-describe('whose a session is', () => {
+describe('the user id of a session', () => {
   let url: string
   before(async () => {
     url = await freshDatabase()
   })
 
-  /** What the table says of a session that is saved. */
+  /** Saves a session and returns the user id in its row. */
   async function saved(session: object, options: PgStoreOptions = {}): Promise<unknown> {
     await using store = new PgStore(url, { ...options, cache: false })
     await store.setup()
@@ -31,45 +31,48 @@ describe('whose a session is', () => {
   }
 
   const id = new ObjectId('507f1f77bcf86cd799439011')
-  const guesses: [string, object, string | null][] = [
+  const defaults: [string, object, string | null][] = [
     ['userId', { userId: 'ann' }, 'ann'],
     ['user.id', { user: { id: 'ann', name: 'Ann' } }, 'ann'],
-    ['passport.user, as koa-passport keeps it', { passport: { user: 'ann' } }, 'ann'],
+    ['passport.user, as koa-passport sets it', { passport: { user: 'ann' } }, 'ann'],
     ['the first of them', { passport: { user: 'c' }, user: { id: 'b' }, userId: 'a' }, 'a'],
     ['a number', { userId: 7 }, '7'],
-    ['nought', { user: { id: 0 } }, '0'],
+    ['zero', { user: { id: 0 } }, '0'],
     ['an ObjectId', { userId: id }, '507f1f77bcf86cd799439011'],
     ['an ObjectId in user.id', { user: { id } }, '507f1f77bcf86cd799439011'],
     ['an ObjectId in passport.user', { passport: { user: id } }, '507f1f77bcf86cd799439011'],
-    ['nobody of an empty session', {}, null],
-    ['nobody where user is a name', { user: 'ann' }, null],
-    ['the next where the first can’t be one', { userId: {}, user: { id: 8 } }, '8'],
-    ['nobody of an object', { passport: { user: { id: 1 } } }, null],
-    ['nobody of true', { userId: true }, null],
-    ['nobody of null', { userId: null, user: null, passport: null }, null],
-    ['nobody of an empty string', { userId: '' }, null],
-    ['nobody of NaN', { userId: Number.NaN }, null],
-    ['somebody whose name is NaN', { userId: 'NaN' }, 'NaN'],
-    ['nobody of a list', { userId: ['ann'] }, null],
-    ['nobody of what PostgreSQL can’t hold', { userId: 'a\0b', user: { id: 'half \ud800' } }, null],
-    ['nobody of a text that no index can hold', { userId: 'x'.repeat(513) }, null],
-    ['somebody of 512 characters', { userId: 'ä'.repeat(512) }, 'ä'.repeat(512)],
+    ['null for an empty session', {}, null],
+    ['null if user is a string', { user: 'ann' }, null],
+    ['the next one if the first is not usable', { userId: {}, user: { id: 8 } }, '8'],
+    ['null for an object', { passport: { user: { id: 1 } } }, null],
+    ['null for true', { userId: true }, null],
+    ['null for null', { userId: null, user: null, passport: null }, null],
+    ['null for an empty string', { userId: '' }, null],
+    ['null for the number NaN', { userId: Number.NaN }, null],
+    ['the string NaN', { userId: 'NaN' }, 'NaN'],
+    ['null for a list', { userId: ['ann'] }, null],
+    [
+      'null for characters that PostgreSQL can’t store',
+      { userId: 'a\0b', user: { id: 'half \ud800' } },
+      null,
+    ],
+    ['null for a text that is too long for the index', { userId: 'x'.repeat(513) }, null],
+    ['a text of 512 characters', { userId: 'ä'.repeat(512) }, 'ä'.repeat(512)],
   ]
-  for (const [what, session, right] of guesses)
+  for (const [what, session, expected] of defaults)
     it(`is ${what}`, async () => {
-      expect(await saved(session)).to.equal(right)
+      expect(await saved(session)).to.equal(expected)
     })
 
-  it('is what the option userId answers, in place of all guesses', async () => {
+  it('is what the option userId returns, instead of the defaults', async () => {
     const userId = (session: Record<string, unknown>) => session.owner as string
     expect(await saved({ owner: 'ann', userId: 'bob' }, { userId })).to.equal('ann')
     expect(await saved({ userId: 'bob' }, { userId })).to.equal(null)
-    for (const nobody of [undefined, null, ''])
-      expect(await saved({}, { userId: () => nobody })).to.equal(null)
+    for (const none of [undefined, null, '']) expect(await saved({}, { userId: () => none })).to.equal(null)
     expect(await saved({}, { userId: () => 42 })).to.equal('42')
   })
 
-  const answers: [string, unknown, RegExp][] = [
+  const results: [string, unknown, RegExp][] = [
     ['an object', { id: 1 }, /must be a string or a finite number; received an object/],
     ['a promise', Promise.resolve('ann'), /must be a string or a finite number; received an object/],
     ['true', true, /received true/],
@@ -77,21 +80,21 @@ describe('whose a session is', () => {
     ['NaN', Number.NaN, /received NaN/],
     ['infinity', Number.POSITIVE_INFINITY, /received Infinity/],
     ['a BigInt', 7n, /received 7/],
-    ['a NUL', 'a\0', /1 to 512 characters that PostgreSQL can hold; received "a\\u0000"/],
-    ['513 characters', 'x'.repeat(513), /1 to 512 characters that PostgreSQL can hold; received "xxx/],
+    ['a NUL', 'a\0', /1 to 512 characters that PostgreSQL can store; received "a\\u0000"/],
+    ['513 characters', 'x'.repeat(513), /1 to 512 characters that PostgreSQL can store; received "xxx/],
   ]
-  for (const [what, answer, why] of answers)
-    it(`can't be ${what}: a save whose option userId answers that is rejected, and nothing written`, async () => {
-      await using store = new PgStore(url, { userId: () => answer as string, table: 'wrong' })
+  for (const [what, result, message] of results)
+    it(`can't be ${what}: if the option userId returns that, the save rejects and nothing is written`, async () => {
+      await using store = new PgStore(url, { userId: () => result as string, table: 'wrong' })
       await store.setup()
       const error = await rejection(store.set('a', { a: 1 }))
-      expect(error.message).to.match(/^what the option "userId" answers must/)
-      expect(error.message).to.match(why)
-      expect(error).to.be.instanceOf(typeof answer === 'string' ? RangeError : TypeError)
+      expect(error.message).to.match(/^the result of the option "userId" must/)
+      expect(error.message).to.match(message)
+      expect(error).to.be.instanceOf(typeof result === 'string' ? RangeError : TypeError)
       expect(await sql(url, 'select from wrong')).to.deep.equal([])
     })
 
-  it('is not known where the option userId throws: the save rejects with that error, and nothing is written', async () => {
+  it('is never guessed if the option userId throws: the save rejects with that error, and nothing is written', async () => {
     await using plain = new PgStore(url, { table: 'thrown' })
     const failure = new Error('no user here')
     const userId = (session: Record<string, unknown>): string => {
@@ -106,7 +109,7 @@ describe('whose a session is', () => {
     expect(await store.count()).to.equal(1)
   })
 
-  it('follows the session: sign in, sign out, sign in as another', async () => {
+  it('follows the session: sign in, sign out, sign in as another user', async () => {
     await using store = new PgStore(url, { table: 'moves' })
     const owner = async (): Promise<unknown> => (await sql(url, 'select user_id from moves'))[0]?.user_id
     const change = async (changes: object): Promise<void> => {
@@ -125,7 +128,7 @@ describe('whose a session is', () => {
     await change({ user: { id: 3 } })
     expect(await owner()).to.equal('3')
     expect(await store.sessionsOf('2')).to.deep.equal([])
-    // Another object in its place.
+    // Replaced by another object.
     await store.set('a', { userId: 'four' })
     expect(await owner()).to.equal('four')
     // Many at once, in one statement.
@@ -140,7 +143,7 @@ describe('whose a session is', () => {
     expect(await store.sessionsOf('b')).to.deep.equal([])
   })
 
-  it('is a string or a number wherever a user is asked for', async () => {
+  it('must be a string or a number in all methods that take one', async () => {
     await using store = new PgStore(url)
     for (const method of ['sessionsOf', 'destroySessionsOf', 'deleteAttribute'] as const)
       for (const wrong of [undefined, null, {}, true, Number.NaN, ''] as unknown[] as string[]) {

@@ -14,23 +14,25 @@ import { rejection } from '../helpers/rejection.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
-/** Rows of a table: how they are filled, and how many are there beside the note of the last sweep. */
+/** Statements that insert `count` rows; the second one for tables with versions. */
 const insert = (id: string, count: number, expiry: string): string =>
   `insert into session (id, expiry, session) select '${id}-' || i, now() + interval '${expiry}', '{"a":1}'
    from generate_series(1, ${count}) i`
-const fill = (count: number, expiry = '-1 second', id = 'over'): string =>
+const fill = (count: number, expiry = '-1 second', id = 'expired'): string =>
   `insert into session (id, expiry, session, version) select '${id}-' || i, now() + interval '${expiry}', '{"a":1}', 1
    from generate_series(1, ${count}) i`
-const note = `id not like 'sha256:koa-pg-store-sweep%'`
+const isSession = `id not like 'sha256:koa-pg-store-sweep%'`
+
+/** Returns the number of rows, besides the record of the last sweep. */
 async function rows(url: string, where = 'true'): Promise<number> {
   const [row] = await sql<{ n: number }>(
     url,
-    `select count(*)::int as n from session where ${note} and ${where}`,
+    `select count(*)::int as n from session where ${isSession} and ${where}`,
   )
   return row?.n as number
 }
 
-/** Where somebody waits until the test lets them go on. */
+/** A promise that the test resolves. */
 class Gate {
   open = (): void => undefined
   readonly opened = new Promise<void>((resolve) => {
@@ -42,11 +44,11 @@ const lockHolders = `select a.application_name as name from pg_locks l join pg_s
   join pg_database d on d.oid = l.database and d.datname = current_database()
   where locktype = 'advisory' and objsubid = 2 and l.granted`
 
-const byHand: PgStoreOptions = { cleanup: false, hashIds: false, cache: false }
+const noSchedule: PgStoreOptions = { cleanup: false, hashIds: false, cache: false }
 
 describe('sweep()', () => {
   const opened: { close(): unknown }[] = []
-  /** A store that sweeps only when it is told to, on a database of its own; closed after the test. */
+  /** Returns a store without a schedule, on a new database; closed after the test. */
   async function open(
     options: PgStoreOptions = {},
     source?: (url: string) => ConnectionSource,
@@ -54,7 +56,7 @@ describe('sweep()', () => {
   ): Promise<{ url: string; store: PgStore; warnings: Error[] }> {
     const url = await freshDatabase()
     if (prepare) await sql(url, prepare)
-    const store = new PgStore(source?.(url) ?? url, { ...byHand, ...options })
+    const store = new PgStore(source?.(url) ?? url, { ...noSchedule, ...options })
     const warnings: Error[] = []
     store.on('warning', (error) => warnings.push(error))
     opened.push(store)
@@ -62,7 +64,7 @@ describe('sweep()', () => {
     return { url, store, warnings }
   }
   afterEach(async () => {
-    for (const it of opened.splice(0)) await it.close()
+    for (const resource of opened.splice(0)) await resource.close()
   })
 
   const queryFunction = (url: string): ConnectionSource => {
@@ -94,34 +96,34 @@ describe('sweep()', () => {
     ['a partitioned table through a query function', { create: false }, queryFunction, partitioned],
   ]
   for (const [kind, options, source, prepare] of kinds)
-    for (const tells of [false, true])
-      it(`deletes from ${kind} what is over, and nothing else${tells ? ', after it was seen' : ''}`, async () => {
+    for (const withHook of [false, true])
+      it(`deletes expired rows of ${kind}, and no others${withHook ? ', after onExpired' : ''}`, async () => {
         const seen: ExpiredSession[] = []
-        const onExpired = tells ? (session: ExpiredSession) => seen.push(session) : undefined
+        const onExpired = withHook ? (session: ExpiredSession) => seen.push(session) : undefined
         const cleanup = { cron: false as const, batchSize: 200, onExpired }
         const { url, store, warnings } = await open({ ...options, cleanup }, source, prepare)
         if (prepare === undefined) await sql(url, 'alter table session alter version set default 1')
-        await sql(url, insert('over', 1_000, '-1 second'))
-        await sql(url, insert('alive', 500, '1 hour'))
+        await sql(url, insert('expired', 1_000, '-1 second'))
+        await sql(url, insert('active', 500, '1 hour'))
         await sql(
           url,
-          `update session set session = null, expiry = now() - interval '1 second' where id = 'over-7'`,
+          `update session set session = null, expiry = now() - interval '1 second' where id = 'expired-7'`,
         )
-        await sql(url, `update session set session = null where id = 'alive-7'`)
+        await sql(url, `update session set session = null where id = 'active-7'`)
         const result = await store.sweep()
         expect(result.deleted).to.equal(1_000)
         expect(result.batches).to.be.at.least(1)
         expect(result.ms).to.be.at.least(0)
         expect(await rows(url)).to.equal(500)
-        expect(await rows(url, `id like 'alive%'`)).to.equal(500)
+        expect(await rows(url, `id like 'active%'`)).to.equal(500)
         expect(await store.count()).to.equal(499)
-        // A mark holds nothing that anybody could see.
-        if (tells) expect(seen).to.have.length(999)
+        // A tombstone has no session to pass.
+        if (withHook) expect(seen).to.have.length(999)
         expect((await store.sweep()).deleted).to.equal(0)
         expect(warnings).to.deep.equal([])
       })
 
-  it('deletes what idleTimeout and maxLifetime have ended, and marks only when their hour is over', async () => {
+  it('deletes sessions that idleTimeout or maxLifetime expired, and keeps tombstones for an hour', async () => {
     const { url, store } = await open({ idleTimeout: 60_000, maxLifetime: 3_600_000 })
     await sql(url, fill(4, '1 hour', 's'))
     await sql(
@@ -131,11 +133,11 @@ describe('sweep()', () => {
     await sql(url, `update session set created_at = now() - interval '61 minutes' where id = 's-2'`)
     await sql(url, `update session set session = null where id = 's-4'`)
     expect((await store.sweep()).deleted).to.equal(2)
-    const left = await sql(url, `select id from session where ${note} order by 1`)
-    expect(left).to.deep.equal([{ id: 's-3' }, { id: 's-4' }])
+    const remaining = await sql(url, `select id from session where ${isSession} order by 1`)
+    expect(remaining).to.deep.equal([{ id: 's-3' }, { id: 's-4' }])
   })
 
-  it('leaves a session for the grace that is asked for', async () => {
+  it('keeps an expired session for the grace period', async () => {
     const { url, store } = await open({ cleanup: { cron: false, grace: 60_000 } })
     await sql(url, fill(3, '-50 seconds', 'young'))
     await sql(url, fill(3, '-61 seconds', 'old'))
@@ -144,15 +146,15 @@ describe('sweep()', () => {
     expect(await store.get('young-1')).to.equal(undefined)
   })
 
-  it('notifies nobody', async () => {
+  it('sends no notifications', async () => {
     const { url, store } = await open({ idleTimeout: 60_000, cache: false })
     await sql(url, fill(50))
     await sql(url, fill(50, '1 hour', 'idle'))
     await sql(url, `update session set last_access = now() - interval '2 minutes' where id like 'idle%'`)
     const listener = new pg.Client(url)
     await listener.connect()
-    const heard: (string | undefined)[] = []
-    listener.on('notification', ({ payload }) => heard.push(payload))
+    const payloads: (string | undefined)[] = []
+    listener.on('notification', ({ payload }) => payloads.push(payload))
     const [channel] = await sql(
       url,
       `select 'koa_pg_store_' || left(encode(sha256('public.session'), 'hex'), 16) as name`,
@@ -161,13 +163,13 @@ describe('sweep()', () => {
     expect((await store.sweep()).deleted).to.equal(100)
     await sql(url, fill(1, '1 hour', 'other'))
     await sql(url, 'delete from session')
-    await until(() => heard.length > 0)
-    // Only what was deleted past the store.
-    expect(heard).to.have.length(1)
+    await until(() => payloads.length > 0)
+    // Only of the row that was deleted outside the store.
+    expect(payloads).to.have.length(1)
     await listener.end()
   })
 
-  it('shares one sweep among calls at the same time', async () => {
+  it('shares one sweep among concurrent calls', async () => {
     const { url, store } = await open()
     const swept: SweepResult[] = []
     store.on('sweep', (result) => swept.push(result))
@@ -185,12 +187,15 @@ describe('sweep()', () => {
       const { url, store } = await open({}, source)
       await sql(url, fill(10))
       const gate = new Gate()
-      const other = new PgStore(url, { ...byHand, cleanup: { cron: false, onExpired: () => gate.opened } })
-      const under = other.sweep()
+      const other = new PgStore(url, {
+        ...noSchedule,
+        cleanup: { cron: false, onExpired: () => gate.opened },
+      })
+      const running = other.sweep()
       await until(async () => (await sql(url, lockHolders)).length > 0)
       expect(await store.sweep()).to.deep.equal({ deleted: 0, batches: 0, ms: 0 })
       gate.open()
-      expect((await under).deleted).to.equal(10)
+      expect((await running).deleted).to.equal(10)
       await other.close()
       await sql(url, fill(10))
       expect((await store.sweep()).deleted).to.equal(10)
@@ -200,39 +205,42 @@ describe('sweep()', () => {
     const gate = new Gate()
     const { url, store } = await open({ cleanup: { cron: false, onExpired: () => gate.opened } })
     await sql(url, fill(1))
-    const under = store.sweep()
+    const running = store.sweep()
     const holder = `application_name = 'koa-pg-store sweeper' and state = 'idle in transaction' and backend_xid is null`
     await until(async () => (await sql(url, `select from pg_stat_activity where ${holder}`)).length === 1)
-    // Whoever wants the row has it at once.
+    // Another transaction gets the row at once.
     await sql(url, `begin; set local lock_timeout = '10s'; update session set version = version; commit`)
     gate.open()
-    await under
+    await running
   })
 
-  it('passes over a row that somebody holds, without waiting for it', async () => {
+  it('skips a row that another transaction has locked, without waiting for it', async () => {
     const { url, store } = await open()
     await sql(url, fill(100))
     const holder = new pg.Client(url)
     await holder.connect()
-    await holder.query(`begin; update session set expiry = now() + interval '1 hour' where id = 'over-50'`)
+    await holder.query(`begin; update session set expiry = now() + interval '1 hour' where id = 'expired-50'`)
     expect((await store.sweep()).deleted).to.equal(99)
     await holder.query('commit')
     await holder.end()
-    expect(await store.get('over-50')).to.deep.equal({ a: 1 })
+    expect(await store.get('expired-50')).to.deep.equal({ a: 1 })
     expect((await store.sweep()).deleted).to.equal(0)
   })
 
-  it('loses to a touch that commits while it waits for the row', async () => {
+  it('keeps a session whose touch commits while the sweep waits for the row', async () => {
     const url = await freshDatabase()
     const pool = new pg.Pool({ connectionString: url })
-    // A sweeper with all the patience in the world.
-    const store = new PgStore((text, values) => pool.query(text.replace(`'50ms'`, `'1min'`), values), byHand)
+    // The sweeper waits for locks much longer than usual.
+    const store = new PgStore(
+      (text, values) => pool.query(text.replace(`'50ms'`, `'1min'`), values),
+      noSchedule,
+    )
     await store.setup()
     await sql(url, fill(100))
     const holder = new pg.Client(url)
     await holder.connect()
-    await holder.query(`begin; update session set expiry = now() + interval '1 hour' where id = 'over-50'`)
-    const under = store.sweep()
+    await holder.query(`begin; update session set expiry = now() + interval '1 hour' where id = 'expired-50'`)
+    const running = store.sweep()
     await until(
       async () =>
         (
@@ -243,20 +251,20 @@ describe('sweep()', () => {
         ).length > 0,
     )
     await holder.query('commit')
-    expect((await under).deleted).to.equal(99)
-    expect(await store.get('over-50')).to.deep.equal({ a: 1 })
+    expect((await running).deleted).to.equal(99)
+    expect(await store.get('expired-50')).to.deep.equal({ a: 1 })
     await holder.end()
     await store.close()
     await pool.end()
   })
 
-  it('shows onExpired and the event each session with its data and without its id', async () => {
+  it('passes each session to onExpired and the event, with its data and without its id', async () => {
     const seen: ExpiredSession[] = []
     const { url, store } = await open({
       cleanup: { cron: false, onExpired: (session) => seen.push(session) },
     })
-    const heard: ExpiredSession[] = []
-    store.on('expire', (session) => heard.push(session))
+    const emitted: ExpiredSession[] = []
+    store.on('expire', (session) => emitted.push(session))
     await store.set('koa:sess:OpenSesame', { cart: [1, 2] }, 60_000)
     await sql(
       url,
@@ -271,11 +279,11 @@ describe('sweep()', () => {
     for (const date of [createdAt, lastAccess, expiry])
       expect(Date.now() - Number(date)).to.be.within(0, 120_000)
     expect(JSON.stringify(seen)).not.to.match(/OpenSesame|sha256/)
-    expect(heard).to.deep.equal(seen)
+    expect(emitted).to.deep.equal(seen)
     expect(await rows(url)).to.equal(0)
   })
 
-  it('keeps a session that onExpired or a listener throws for, says so without its id, and shows it again', async () => {
+  it('keeps a session for which onExpired throws, warns without its id, and passes it again at the next sweep', async () => {
     let broken = true
     const seen: unknown[] = []
     const { url, store, warnings } = await open({
@@ -302,14 +310,14 @@ describe('sweep()', () => {
     expect(seen).to.deep.equal([1, 2, 4, 3])
   })
 
-  it('keeps a session that was begun anew while onExpired saw the old one', async () => {
+  it('keeps a session that was saved again while onExpired ran', async () => {
     const { url, store } = await open({
-      cleanup: { cron: false, onExpired: () => other.set('over-1', { fresh: true }, 1) },
+      cleanup: { cron: false, onExpired: () => other.set('expired-1', { fresh: true }, 1) },
     })
-    const other = new PgStore(url, byHand)
+    const other = new PgStore(url, noSchedule)
     opened.push(other)
     await sql(url, fill(1))
-    // It has expired once more by now, unseen.
+    // The new session has expired by now too, but onExpired hasn't received it.
     expect((await store.sweep()).deleted).to.equal(0)
     expect(await rows(url)).to.equal(1)
   })
@@ -319,11 +327,11 @@ describe('sweep()', () => {
     const store: PgStore = new PgStore(
       { connectionString: url, max: 1 },
       {
-        ...byHand,
+        ...noSchedule,
         cleanup: {
           cron: false,
           onExpired: async () => {
-            await store.set('alive', { a: 1 })
+            await store.set('active', { a: 1 })
             void store.close()
           },
         },
@@ -333,10 +341,10 @@ describe('sweep()', () => {
     await sql(url, fill(200))
     expect((await store.sweep()).deleted).to.equal(1)
     await store.close()
-    expect(await rows(url, `id = 'alive'`)).to.equal(1)
+    expect(await rows(url, `id = 'active'`)).to.equal(1)
   })
 
-  it('goes on after an onExpired that takes its time', async () => {
+  it('continues after a slow onExpired', async () => {
     let slow = true
     const onExpired = async (): Promise<void> => {
       if (slow) await new Promise((resolve) => setTimeout(resolve, 1_200))
@@ -347,19 +355,19 @@ describe('sweep()', () => {
     expect((await store.sweep()).deleted).to.equal(500)
   })
 
-  it('is interrupted by close() after the batch that is under way', async () => {
+  it('is ended by close() after the current batch', async () => {
     const { url, store } = await open({ cleanup: { cron: false, batchSize: 1 } })
     await sql(url, fill(20_000))
-    const under = store.sweep()
+    const running = store.sweep()
     await until(async () => (await rows(url)) < 20_000)
     await store.close()
-    const { deleted } = await under
+    const { deleted } = await running
     expect(deleted).to.be.within(1, 19_999)
     expect(await rows(url)).to.equal(20_000 - deleted)
     expect((await rejection(store.sweep())).message).to.equal("can't sweep: the session store is closed")
   })
 
-  it('rejects if it loses its lock, and sweeps the next time', async () => {
+  it('rejects if it loses its lock, and succeeds the next time', async () => {
     let kill = true
     const { url, store } = await open({
       cleanup: {
@@ -381,19 +389,18 @@ describe('sweep()', () => {
     expect(await rows(url)).to.equal(0)
   })
 
-  it('leaves more of the time to others when they are at work', async () => {
+  it('pauses longer while the server is busy with other clients', async () => {
     const url = await freshDatabase()
     const pool = new pg.Pool({ connectionString: url })
-    /** When each batch began and ended. */
-    const batches: { began: number; ended: number }[] = []
+    const batches: { startedAt: number; endedAt: number }[] = []
     const store = new PgStore(
       async (text, values) => {
-        const began = performance.now()
+        const startedAt = performance.now()
         const result = await pool.query(text, values)
-        if (text.includes('delete from')) batches.push({ began, ended: performance.now() })
+        if (text.includes('delete from')) batches.push({ startedAt, endedAt: performance.now() })
         return result
       },
-      { ...byHand, cleanup: { cron: false, batchSize: 500 } },
+      { ...noSchedule, cleanup: { cron: false, batchSize: 500 } },
     )
     await store.setup()
     await sql(url, fill(20_000))
@@ -404,9 +411,9 @@ describe('sweep()', () => {
     batches.splice(0)
     expect((await store.sweep()).deleted).to.equal(20_000)
     // A busy machine makes pauses longer, never shorter, unless it stands still for a second.
-    const rested = batches.filter(({ began, ended }, n) => {
+    const rested = batches.filter(({ startedAt, endedAt }, n) => {
       const next = batches[n + 1]
-      return next !== undefined && next.began - ended > (ended - began) * 1.5
+      return next !== undefined && next.startedAt - endedAt > (endedAt - startedAt) * 1.5
     })
     expect(batches.length).to.be.above(10)
     expect(rested.length).to.be.above((batches.length - 1) * 0.75)
@@ -416,7 +423,7 @@ describe('sweep()', () => {
     await pool.end()
   })
 
-  it('asks for no index on expiry: touches stay on their page', async () => {
+  it('needs no index on expiry or last_access, which every touch would have to update', async () => {
     const { url } = await open()
     const indexes = await sql(url, `select indexdef from pg_indexes where tablename = 'session'`)
     expect(indexes.map(({ indexdef }) => indexdef).join()).not.to.match(/expiry|last_access/)
@@ -424,12 +431,12 @@ describe('sweep()', () => {
 })
 
 describe('the schedule of sweeps', () => {
-  it('sweeps by a cron expression, and goes on after a failure', async () => {
+  it('sweeps by a cron expression, and continues after a failure', async () => {
     const url = await freshDatabase()
     const store = new PgStore(url, { hashIds: false, cleanup: '* * * * * *', create: false })
     const warnings: Error[] = []
     store.on('warning', (error) => warnings.push(error))
-    const setup = new PgStore(url, byHand)
+    const setup = new PgStore(url, noSchedule)
     await setup.setup()
     await setup.close()
     await store.setup()
@@ -454,7 +461,7 @@ describe('the schedule of sweeps', () => {
     await store.close()
   })
 
-  it('keeps no process alive', async () => {
+  it('does not keep the process running', async () => {
     const url = await freshDatabase()
     for (const options of [{}, { cleanup: '* * * * * *' }, { cleanupTime: 50 }]) {
       const child = start('calls.js', [url, JSON.stringify(options)])
@@ -466,13 +473,13 @@ describe('the schedule of sweeps', () => {
     }
   })
 
-  it('has one of four processes sweep, another when that is killed, and deletes nothing that is alive', async () => {
+  it('sweeps in one of four processes, in another when that one is killed, and deletes no active session', async () => {
     const url = await freshDatabase()
-    const first = new PgStore(url, byHand)
+    const first = new PgStore(url, noSchedule)
     await first.setup()
-    await sql(url, fill(300, '1 hour', 'alive'))
-    // A sweep waits at a row for as long as the test wants. It waits for no lock: a sweep is impatient with these, would begin
-    // that batch again, and then hold all of its rows, also those that are to be touched.
+    await sql(url, fill(300, '1 hour', 'active'))
+    // A trigger makes a sweep wait at a row until the test deletes the row's id from `gate`. A lock would not do: the sweep
+    // would soon give up waiting, and repeat the batch with all of its rows locked, also those that the test touches.
     await sql(
       url,
       `create table gate (id text);
@@ -480,7 +487,7 @@ describe('the schedule of sweeps', () => {
          'begin while exists (select from gate where id = old.id) loop perform pg_sleep(0.02); end loop; return old; end';
        create trigger wait before delete on session for each row execute function wait()`,
     )
-    const waiting = `select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`
+    const isWaiting = `select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`
     const children = new Map<string, ChildProcess>()
     try {
       for (const name of ['ann', 'bob', 'cid', 'dan']) {
@@ -488,22 +495,22 @@ describe('the schedule of sweeps', () => {
         children.set(name, child)
         await message(child)
       }
-      const left = `id like 'over%' and expiry <= now()`
+      const isExpired = `id like 'expired%' and expiry <= now()`
       for (let round = 0; round < 3; round++) {
-        // The row in the middle of the table's pages: the order of a sweep.
+        // Waits at a row in the middle of the table, in the order of a sweep.
         await sql(
           url,
           `begin; ${fill(5_000)};
-           insert into gate select id from session where id like 'over%' order by ctid offset 2500 limit 1; commit`,
+           insert into gate select id from session where id like 'expired%' order by ctid offset 2500 limit 1; commit`,
         )
-        await until(async () => (await sql(url, waiting)).length > 0)
-        // The others come, see, and leave.
+        await until(async () => (await sql(url, isWaiting)).length > 0)
+        // The other processes find the lock taken and skip this sweep.
         await until(async () => (await sql(url, lockHolders)).length === 1)
         const [holder] = await sql<{ name: string }>(url, lockHolders)
         const touched = await sql<{ id: string }>(
           url,
           `update session set expiry = now() + interval '1 hour' where id in
-             (select id from session where ${left} order by ctid desc limit 100) returning id`,
+             (select id from session where ${isExpired} order by ctid desc limit 100) returning id`,
         )
         expect(touched).to.have.length(100)
         const name = holder?.name ?? ''
@@ -513,18 +520,18 @@ describe('the schedule of sweeps', () => {
           children.delete(name)
         }
         await sql(url, 'delete from gate')
-        await until(async () => (await rows(url, left)) === 0)
-        expect(await rows(url, `id like 'over%'`)).to.equal(100)
-        await sql(url, `delete from session where id like 'over%'`)
+        await until(async () => (await rows(url, isExpired)) === 0)
+        expect(await rows(url, `id like 'expired%'`)).to.equal(100)
+        await sql(url, `delete from session where id like 'expired%'`)
       }
-      expect(await rows(url, `id like 'alive%'`)).to.equal(300)
+      expect(await rows(url, `id like 'active%'`)).to.equal(300)
     } finally {
-      const left = [...children.values()].filter(
+      const running = [...children.values()].filter(
         ({ exitCode, signalCode }) => exitCode === null && !signalCode,
       )
-      const ends = left.map((child) => once(child, 'exit'))
-      for (const child of left) child.disconnect()
-      await Promise.all(ends)
+      const exits = running.map((child) => once(child, 'exit'))
+      for (const child of running) child.disconnect()
+      await Promise.all(exits)
       await first.close()
     }
   })
