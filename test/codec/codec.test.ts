@@ -192,7 +192,7 @@ describe('encrypted', () => {
       'received a string of 33 characters that is neither',
     ],
     ['a number', { keys: [{ id: 'a', key: 5 }] }, 'or those as base64 or hexadecimal; received number'],
-    ['an option', { keys: [first], key: 'a' }, 'option "key" is unknown; known are keys, allowPlain'],
+    ['an option', { keys: [first], key: 'a' }, 'option "key" is unknown; known options: keys, allowPlain'],
   ] as const)
     it(`refuses ${what} by name, and quotes no key`, () => {
       const make = () => encrypted(options as unknown as Parameters<typeof encrypted>[0])

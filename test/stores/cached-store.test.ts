@@ -386,7 +386,7 @@ describe('CachedStore', () => {
     expect(() => make(good, good, { timeout: '1s' })).to.throw(TypeError, 'option "timeout"')
     expect(() => make(good, good, { max: 1 })).to.throw(
       TypeError,
-      'option "max" is unknown; known are ttl, timeout',
+      'option "max" is unknown; known options: ttl, timeout',
     )
   })
 })
