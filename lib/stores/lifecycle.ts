@@ -40,9 +40,9 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
   const statements = new SessionStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, settings)
   const changed = (list: readonly Change[]): void => {
-    for (const { id, version } of list) sessions.changed(handleOf(id), version)
+    for (const { id, version } of list) sessions.invalidate(handleOf(id), version)
   }
-  const saves = new SessionWriter({
+  const writer = new SessionWriter({
     ...settings,
     queries,
     userIdOf: (session) => findUserId(settings.userId, session),
@@ -52,7 +52,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     onConflict,
   })
   const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
-  const sessions = new SessionRepository({ bases, queries, saves, cache, isTrusted, propagate, touches })
+  const sessions = new SessionRepository({ bases, queries, writer, cache, isTrusted, propagate, touches })
   const users = new SessionRegistry({
     ...settings,
     connection,

@@ -163,7 +163,12 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
   /** The session, with the ms that it has to live unless somebody changes it. */
   async getWithTtl(sid: string, _?: unknown, more?: object): Promise<SessionWithTtl | undefined> {
     const session = await this.#get(sid, false, contextOf(more))
-    return session && { session, ttl: this.#ready?.repository.left(this.#names.resolve(sid).digest) ?? 0 }
+    return (
+      session && {
+        session,
+        ttl: this.#ready?.repository.getRemainingTtl(this.#names.resolve(sid).digest) ?? 0,
+      }
+    )
   }
 
   async #get(sid: string, fresh: boolean, context?: object): Promise<Session | undefined> {
@@ -206,7 +211,7 @@ export class PgStore extends EventEmitter<Events> implements SessionStore {
     const ms = resolveTtl(ttl, this.#settings.ttl, maxLifetime)
     const names = this.#names.resolve(sid)
     const base = this.#replaced(names)
-    const save = { json, ttl: ms, userId: findUserId(userId, session as Session), base }
+    const save = { json, ttlMs: ms, userId: findUserId(userId, session as Session), base }
     await this.#use(
       sid,
       names,

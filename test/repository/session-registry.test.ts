@@ -277,7 +277,7 @@ describe('a user’s sessions', () => {
     ]) {
       const error = await rejection(call)
       expect(error).to.be.instanceOf(SetupError)
-      expect(error.message).to.match(/no column user_id: see sql\/003-columns.sql/)
+      expect(error.message).to.match(/no column user_id: run sql\/003-columns.sql/)
     }
     // What needs no user works, and reaches this cache.
     expect(await store.get(sid)).to.deep.equal(ann(1))

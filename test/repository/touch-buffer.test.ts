@@ -26,7 +26,7 @@ describe('deferred touches', () => {
   it('are written at once where nobody knows how long the session lives', async () => {
     const { touches, written } = make()
     await touches.touch('a', 'a', 1_000)
-    expect(written).to.deep.equal([[{ id: 'a', ttl: 1_000, ageMs: 0 }]])
+    expect(written).to.deep.equal([[{ id: 'a', ttlMs: 1_000, ageMs: 0 }]])
   })
 
   it('wait where the session lives on, and go together, each session once, with its last end', async () => {
@@ -42,8 +42,8 @@ describe('deferred touches', () => {
     expect(written).to.have.length(1)
     const [a, b] = written[0] as [Touch, Touch]
     expect(a.id).to.equal('a')
-    expect(a.ttl).to.be.within(7_190_000, 7_200_000)
-    expect(b).to.include({ id: 'b', ttl: null })
+    expect(a.ttlMs).to.be.within(7_190_000, 7_200_000)
+    expect(b).to.include({ id: 'b', ttlMs: null })
   })
 
   it('are written before a quarter of what the session has to live is over', async () => {
