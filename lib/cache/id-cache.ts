@@ -1,32 +1,32 @@
-// What sessions are called, by their ids lately used: hashing an id costs more than all else of a cached read.
+// Caches the digests of recently used session ids: computing one costs more than the rest of a cached read.
 import { digestOf, rawId } from '../session/session-id.js'
 import { QuickLru } from './quick-lru.js'
 
 export interface SessionIds {
-  /** In the cache and in notices. */
+  /** SHA-256 of the session id: its key in the cache and in notifications. */
   readonly digest: string
-  /** In the table; `undefined` if the table can't have it. */
+  /** What the table holds; `undefined` if the table can't hold it. */
   readonly storedId: string | undefined
-  /** When it was last loaded here, by the monotonic clock. */
+  /** When this process last returned the session, by the monotonic clock. */
   loadedAt: number | undefined
 }
 
-/** No session id of the middlewares is longer, and what a stranger sends must not fill the memory. */
+/** The middlewares' session ids are shorter. A longer one comes from a stranger and isn't worth the memory. */
 const maxCachedIdLength = 128
 
 export class IdCache {
   readonly #ids: QuickLru<SessionIds>
   readonly #hashIds: boolean
 
-  /** Remembers those of about `max` sessions. */
+  /** Remembers at least `max` session ids, and at most twice as many. */
   constructor(max: number, hashIds: boolean) {
     this.#ids = new QuickLru(max)
     this.#hashIds = hashIds
   }
 
   resolve(sid: string): SessionIds {
-    const known = this.#ids.get(sid)
-    if (known !== undefined) return known
+    const cached = this.#ids.get(sid)
+    if (cached !== undefined) return cached
     const digest = digestOf(sid)
     const ids = { digest, storedId: this.#hashIds ? `sha256:${digest}` : rawId(sid), loadedAt: undefined }
     if (sid.length <= maxCachedIdLength) this.#ids.set(sid, ids)

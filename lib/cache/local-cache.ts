@@ -1,27 +1,29 @@
-// A bounded cache of sessions that refuses to learn what it has already heard to be old.
+// The bounded in-memory cache of sessions, which never keeps a version older than one it was notified of.
 import { LRUCache } from 'lru-cache'
 import { clone, parse } from '../session/json.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
 import { type MergeBase, MergeBases } from './merge-bases.js'
 
+/** All times are by the monotonic clock. */
 interface Entry extends MergeBase {
   readonly id: string
-  /** Once somebody wanted it: each caller gets a copy. */
+  /** Parsed at the first `get`; each caller gets a clone. */
   session: Session | undefined
-  /** When it is over, and when it was last said to be used, by the monotonic clock. */
+  /** Until when the entry may be returned. */
   readonly freshUntil: number
-  /** When the session is over. */
+  /** When the session itself expires. */
   readonly expiresAt: number
+  /** When its use was last reported. */
   lastUsedAt: number
 }
 
-/** A read or write under way, whose answer may come after the notice of something newer. */
+/** A read or write in flight, whose result may arrive after the notification of a newer version. */
 export interface Fill {
   readonly digest: string
   readonly startedAt: number
   readonly epoch: number
-  /** What is older than this is known to be stale. */
+  /** Older versions than this are stale. */
   minVersion: number
 }
 
@@ -31,15 +33,15 @@ export interface CacheLimits {
   readonly ttl: number
 }
 
-/** How often, in ms, the use of a session is told. */
+/** The use of a session is reported at most once in this time. */
 const useIntervalMs = 1_000
 
-/** Sessions by name: the digest of their id. */
+/** Keyed by digest. */
 export class LocalCache {
   readonly #entries: LRUCache<string, Entry>
   readonly #ttl: number
   readonly #now: () => number
-  readonly #onUse: (name: string, id: string) => void
+  readonly #onUse: (digest: string, id: string) => void
   readonly #bases: MergeBases
   readonly #fills = new Map<string, Set<Fill>>()
   readonly #fetches = new Map<string, Promise<StoredSession | undefined>>()
@@ -48,13 +50,13 @@ export class LocalCache {
   misses = 0
 
   /**
-   * `now` is a monotonic clock in ms; `onUse` is told now and then of a session that is answered; `bases`
-   * learns what each came from.
+   * `now` is a monotonic clock in ms; `onUse` is called, at intervals, for sessions that are returned; `bases` remembers
+   * the version of each.
    */
   constructor(
     { max, maxBytes, ttl }: CacheLimits,
     now: () => number = () => performance.now(),
-    onUse: (name: string, id: string) => void = () => undefined,
+    onUse: (digest: string, id: string) => void = () => undefined,
     bases = new MergeBases(),
   ) {
     this.#entries = new LRUCache({ max, maxSize: maxBytes })
@@ -73,9 +75,9 @@ export class LocalCache {
     return this.#entries.calculatedSize
   }
 
-  /** A session of the caller's own, if it is here and alive; it knows what it came from. */
-  get(name: string): Session | undefined {
-    const entry = this.#entries.peek(name)
+  /** Returns a copy of a session that is fresh, and remembers its merge base. */
+  get(digest: string): Session | undefined {
+    const entry = this.#entries.peek(digest)
     const now = this.#now()
     const session = entry === undefined || entry.freshUntil <= now ? undefined : cloneOf(entry)
     if (entry === undefined || session === undefined) {
@@ -86,56 +88,56 @@ export class LocalCache {
     this.#bases.remember(session, entry)
     if (now - entry.lastUsedAt >= useIntervalMs) {
       entry.lastUsedAt = now
-      // Which was used last is known to the second; to the call, it would cost more than the look-up.
-      this.#entries.get(name)
-      this.#onUse(name, entry.id)
+      // Eviction knows the last use to the second; updating it at each call would cost more than the look-up.
+      this.#entries.get(digest)
+      this.#onUse(digest, entry.id)
     }
     return session
   }
 
-  /** For how many ms a session that is here has to live, as far as the database has said. */
-  getRemainingTtl(name: string): number {
-    return (this.#entries.peek(name)?.expiresAt ?? 0) - this.#now()
+  /** Returns how many ms a cached session has to live, as far as the database has said; not above 0: unknown. */
+  getRemainingTtl(digest: string): number {
+    return (this.#entries.peek(digest)?.expiresAt ?? 0) - this.#now()
   }
 
-  /** Whether this version of a session, or a newer one, is here: a notice of it is an echo. */
-  hasVersion(name: string, version: number): boolean {
-    return (this.#entries.peek(name)?.version ?? 0) >= version
+  /** Whether this version of a session, or a newer one, is cached: a notification of it brings nothing new. */
+  hasVersion(digest: string, version: number): boolean {
+    return (this.#entries.peek(digest)?.version ?? 0) >= version
   }
 
-  /** A session that is here and alive, without using it. */
-  peek(name: string): MergeBase | undefined {
-    const entry = this.#entries.peek(name)
+  /** Returns a fresh session without counting that as its use. */
+  peek(digest: string): MergeBase | undefined {
+    const entry = this.#entries.peek(digest)
     return entry === undefined || entry.freshUntil <= this.#now() ? undefined : entry
   }
 
   /**
-   * `fill`, once for all who ask at the same time. Who asks after a change was heard of never gets the answer of a read
-   * that began before it; and as nobody is told of a new session, that there was none is said only of the time since one
-   * asked.
+   * As `fill`, but concurrent misses share one query, with two exceptions. A caller that arrives after an invalidation
+   * doesn't join an older query. That there is no session isn't shared with callers that arrived during the query, because
+   * the first insert of a session sends no notification.
    */
   async fetch(
-    name: string,
+    digest: string,
     load: () => Promise<StoredSession | undefined>,
   ): Promise<StoredSession | undefined> {
-    const earlier = this.#fetches.get(name)
+    const earlier = this.#fetches.get(digest)
     const stored = earlier && (await earlier)
     if (stored !== undefined) return stored
-    const running = this.#fetches.get(name)
-    if (running !== undefined && running !== earlier) return running
-    const read = this.fill(name, load).finally(() => {
-      if (this.#fetches.get(name) === read) this.#fetches.delete(name)
+    const current = this.#fetches.get(digest)
+    if (current !== undefined && current !== earlier) return current
+    const fetched = this.fill(digest, load).finally(() => {
+      if (this.#fetches.get(digest) === fetched) this.#fetches.delete(digest)
     })
-    this.#fetches.set(name, read)
-    return read
+    this.#fetches.set(digest, fetched)
+    return fetched
   }
 
-  /** Asks `load`, and keeps the answer if nothing newer was heard of meanwhile. */
+  /** Loads a session, and caches it unless a notification of a newer version arrives first. */
   async fill(
-    name: string,
+    digest: string,
     load: () => Promise<StoredSession | undefined>,
   ): Promise<StoredSession | undefined> {
-    const fill = this.beginFill(name)
+    const fill = this.beginFill(digest)
     let stored: StoredSession | undefined
     try {
       stored = await load()
@@ -145,24 +147,23 @@ export class LocalCache {
     }
   }
 
-  /** To be called before the database is asked or told; `end` must follow. */
-  beginFill(name: string): Fill {
-    const fill: Fill = { digest: name, startedAt: this.#now(), epoch: this.#epoch, minVersion: 0 }
-    const fills = this.#fills.get(name)
-    if (fills === undefined) this.#fills.set(name, new Set([fill]))
+  /** Must be called before the query is sent, and `commitFill` after it. */
+  beginFill(digest: string): Fill {
+    const fill: Fill = { digest, startedAt: this.#now(), epoch: this.#epoch, minVersion: 0 }
+    const fills = this.#fills.get(digest)
+    if (fills === undefined) this.#fills.set(digest, new Set([fill]))
     else fills.add(fill)
     return fill
   }
 
-  /** What came of it; kept unless something newer was heard of, or everything was forgotten, since `begin`. */
+  /** Caches the query's result, unless a newer version was announced or the cache was cleared since `beginFill`. */
   commitFill(fill: Fill, stored?: StoredSession): void {
     const fills = this.#fills.get(fill.digest)
     fills?.delete(fill)
     if (fills?.size === 0) this.#fills.delete(fill.digest)
     if (stored === undefined || fill.epoch !== this.#epoch || stored.version < fill.minVersion) return
-    const there = this.#entries.peek(fill.digest)
-    if (there !== undefined && there.version > stored.version) return
-    const until = fill.startedAt + Math.min(stored.ttlMs, this.#ttl)
+    const cached = this.#entries.peek(fill.digest)
+    if (cached !== undefined && cached.version > stored.version) return
     this.#entries.set(
       fill.digest,
       {
@@ -171,7 +172,7 @@ export class LocalCache {
         json: stored.json,
         session: undefined,
         version: stored.version,
-        freshUntil: until,
+        freshUntil: fill.startedAt + Math.min(stored.ttlMs, this.#ttl),
         expiresAt: fill.startedAt + stored.ttlMs,
         lastUsedAt: fill.startedAt,
       },
@@ -180,19 +181,19 @@ export class LocalCache {
   }
 
   /**
-   * Something changed to `version`: what is older goes, and doesn't come back. Answers the table's id of what went, if
-   * anything did.
+   * Drops a session that is older than `version`, and keeps queries in flight from caching it again. Returns the table's id
+   * of the dropped session, `undefined` if there was none.
    */
-  invalidate(name: string, version: number): string | undefined {
-    this.#fetches.delete(name)
-    for (const fill of this.#fills.get(name) ?? []) fill.minVersion = Math.max(fill.minVersion, version)
-    const entry = this.#entries.peek(name)
+  invalidate(digest: string, version: number): string | undefined {
+    this.#fetches.delete(digest)
+    for (const fill of this.#fills.get(digest) ?? []) fill.minVersion = Math.max(fill.minVersion, version)
+    const entry = this.#entries.peek(digest)
     if (entry === undefined || entry.version >= version) return undefined
-    this.#entries.delete(name)
+    this.#entries.delete(digest)
     return entry.id
   }
 
-  /** Forgets everything, also what is under way. */
+  /** Drops every session, and keeps queries in flight from caching theirs. */
   clear(): void {
     this.#epoch++
     this.#fetches.clear()
@@ -205,7 +206,7 @@ function cloneOf(entry: Entry): Session | undefined {
     entry.session ??= parse(entry.json)
     return entry.session && clone(entry.session)
   } catch (error) {
-    // Nested too deeply for a copy, though not for JSON.parse.
+    // Nested too deeply to be cloned, though JSON.parse can read it.
     if (error instanceof RangeError) return undefined
     throw error
   }

@@ -1,30 +1,30 @@
-// What a session that was handed out carries, unseen: the text and the version that it came from.
+// Remembers, for each session object that a store returned, the version that it was loaded from.
 
-/** What a session was when it was loaded, or last saved. */
+/** A session as it was when it was loaded or last saved. */
 export interface MergeBase {
-  /** The session's name, so that an object which is saved under another id isn't taken for the other's. */
+  /** Names the session: an object that is saved under another id isn't compared with this one. */
   readonly digest: string
   readonly json: string
   readonly version: number
-  /** What the table has in this version, where others' changes were merged into it: the object lacks them. */
+  /** What the table holds in this version, if that is more than `json`: changes of other requests were merged into it. */
   readonly mergedJson?: string
 }
 
-/** Each store has its own: it knows nothing of another's versions. */
+/** Each store has its own: versions of two stores can't be compared. */
 export class MergeBases {
   /**
-   * By the object that was handed out, or koa-session's context. A private field is half as dear where V8 has seen many
-   * shapes of sessions (bench/experiments/copy.ts), and twice as dear where it has seen one: this costs the same everywhere.
+   * By owner: the returned object, or koa-session's context. A private field would be twice as fast where V8 has seen many
+   * shapes of sessions and half as fast where it has seen one (bench/experiments/copy.ts); this costs the same everywhere.
    */
   readonly #bases = new WeakMap<object, MergeBase>()
 
-  /** What the session under this name was, as far as this object, or koa-session's context, knows. */
-  find(carrier: object, name: string): MergeBase | undefined {
-    const base = this.#bases.get(carrier)
-    return base?.digest === name ? base : undefined
+  /** Returns the base that `owner` has of the session with this digest. */
+  find(owner: object, digest: string): MergeBase | undefined {
+    const base = this.#bases.get(owner)
+    return base?.digest === digest ? base : undefined
   }
 
-  remember(carrier: object, base: MergeBase): void {
-    this.#bases.set(carrier, base)
+  remember(owner: object, base: MergeBase): void {
+    this.#bases.set(owner, base)
   }
 }

@@ -1,6 +1,6 @@
-// A bounded map of what was lately used; generic. A third of the cost of an LRU, for what may be forgotten a little early.
+// A generic LRU map of two generations: a third of the cost of an exact LRU, for values that may be evicted a little early.
 
-/** Keeps at least the `max` entries last used, and at most twice as many. */
+/** Keeps at least the `max` most recently used entries, and at most twice as many. */
 export class QuickLru<V> {
   readonly #max: number
   #young = new Map<string, V>()

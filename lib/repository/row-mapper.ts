@@ -1,10 +1,9 @@
-// Between rows and results: the columns of what is written, and what a statement returns of each row.
-import type { SessionChange } from '../notifications/payload.js'
+// Maps between rows and results: what a statement receives as parameters, and what it returns of each row.
 import { handleOf } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Row } from '../types/options.js'
 
-/** What came of a change: the version that the row has now, how long it lives, whether others were told. */
+/** The result of a change: the row's new version, how long the session lives, and whether a notification was sent. */
 export interface Change {
   readonly id: string
   readonly version: number
@@ -12,38 +11,46 @@ export interface Change {
   readonly notify: boolean
 }
 
-/** A session to be written. */
+/** A session to write. */
 export interface Write {
   readonly id: string
   readonly json: string
-  /** Milliseconds from now; `null`, of a session that is there: as it is. */
-  readonly ttl: number | null
+  /** From now; `null`: keep the expiry of the existing session. */
+  readonly ttlMs: number | null
   readonly userId: string | undefined
 }
 
-/** One to be written over a session that is there, in this version if given. */
+/** A session to write over an existing one: in this version, or in any if `undefined`. */
 export interface Replacement extends Write {
-  readonly base: number | undefined
+  readonly baseVersion: number | undefined
 }
 
-export function column<T, K extends keyof T>(rows: readonly T[], ...names: K[]): T[K][][] {
-  return names.map((name) => rows.map((row) => row[name]))
+/** The values of each of these properties, one array for each. */
+export function toColumns<T, K extends keyof T>(items: readonly T[], ...properties: K[]): T[K][][] {
+  return properties.map((property) => items.map((item) => item[property]))
 }
 
-export function announced(rows: readonly Change[]): SessionChange[] {
-  return rows.filter(({ notify }) => notify).map(({ id, version }) => ({ digest: handleOf(id), version }))
+/** In the order of `writeColumns`. */
+export function writeValues(writes: readonly Write[]): unknown[][] {
+  return [...toColumns(writes, 'id', 'json', 'ttlMs'), writes.map(({ userId }) => userId ?? null)]
 }
 
-export function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error))
+/** In the order of `replaceColumns`. */
+export function replacementValues(replacements: readonly Replacement[]): unknown[][] {
+  return [...writeValues(replacements), ...toColumns(replacements, 'baseVersion')]
 }
 
-export function ids(calls: readonly { readonly key: string }[]): string[] {
+/** The changes to be announced, as a notification names them. */
+export function notifiedChanges(changes: readonly Change[]): { name: string; version: number }[] {
+  return changes.filter(({ notify }) => notify).map(({ id, version }) => ({ name: handleOf(id), version }))
+}
+
+export function idsOf(calls: readonly { readonly key: string }[]): string[] {
   return calls.map(({ key }) => key)
 }
 
-/** The row of each call, if it has one. */
-export function inOrder<T extends { readonly id: string }>(
+/** The row of each call, `undefined` where there is none. */
+export function inOrderOfCalls<T extends { readonly id: string }>(
   calls: readonly { readonly key: string }[],
   rows: T[],
 ): (T | undefined)[] {
@@ -52,11 +59,11 @@ export function inOrder<T extends { readonly id: string }>(
   return calls.map(({ key }) => byId.get(key))
 }
 
-/** A driver answers a bigint as a string. */
-export function toChange({ id, version, left, notify }: Row): Change {
-  return { id: id as string, version: Number(version), ttlMs: left as number, notify: notify as boolean }
+/** Drivers return a bigint, such as the version, as a string. */
+export function toChange({ id, version, ttl_ms, notify }: Row): Change {
+  return { id: id as string, version: Number(version), ttlMs: ttl_ms as number, notify: notify as boolean }
 }
 
-export function toStoredSession({ id, session, version, left }: Row): StoredSession {
-  return { id: id as string, json: session as string, version: Number(version), ttlMs: left as number }
+export function toStoredSession({ id, session, version, ttl_ms }: Row): StoredSession {
+  return { id: id as string, json: session as string, version: Number(version), ttlMs: ttl_ms as number }
 }

@@ -1,62 +1,44 @@
-// Runs every statement that is on a request's path: concurrent calls together, and with the notices of what they change.
-import { hash } from 'node:crypto'
+// Runs every statement of a request's path: joins concurrent calls into batches, and notifies of what they change.
 import { fromColumn, toColumn } from '../codec/codec.js'
 import { payloads } from '../notifications/payload.js'
-import type { Connection, Statement } from '../postgres/connection.js'
+import type { Connection, Query, Statement } from '../postgres/connection.js'
 import { joinValues } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
 import { handleOf, separator } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
-import { EncodeError } from '../types/errors.js'
 import type { Codec, Row } from '../types/options.js'
-import { Batcher } from '../util/batcher.js'
+import { type BatchCall, Batcher } from '../util/batcher.js'
 import { codeOf, redact } from '../util/driver-errors.js'
+import { batching } from './batching.js'
+import { type PreparedStatements, prepareAll } from './prepared-statements.js'
 import {
-  announced,
-  asError,
   type Change,
-  column,
-  ids,
-  inOrder,
+  idsOf,
+  inOrderOfCalls,
+  notifiedChanges,
   type Replacement,
+  replacementValues,
   toChange,
+  toColumns,
   toStoredSession,
   type Write,
+  writeValues,
 } from './row-mapper.js'
 import type { SessionStatements } from './session-statements.js'
 import type { Touch } from './touch-buffer.js'
 
-/**
- * How many sessions one statement reads or changes, and how many characters of JSON it carries. Names of 43 characters and
- * versions of 16 at most, so many of them fit into the 8000 bytes of a notice's payload.
- */
-export const maxBatchSize = 128
-const maxBatchChars = 4 * 1024 * 1024
-
-/** More are worth nothing, but one that waits for a row's lock must not make everybody wait. */
-const maxConcurrentBatches = 4
-
-/** Errors of PostgreSQL that one row of many can be the cause of: bad data, constraints, deadlocks, limits. */
-const rowErrorCodes = /^(21|22|23|40|54)/
-
-/** How batches of these calls are made; see `Batch`. */
-export const batching = {
-  maxBatchSize,
-  maxSize: maxBatchChars,
-  maxConcurrentBatches,
-  canBisect: (error: unknown): boolean =>
-    error instanceof EncodeError || rowErrorCodes.test(codeOf(error) ?? ''),
+export interface SessionQueriesOptions {
+  readonly idleTimeout?: number | undefined
+  readonly codec?: Codec | undefined
 }
-
-type Ask = (statement: Statement, values: unknown[]) => Promise<Row[]>
 
 export class SessionQueries {
   readonly #connection: Connection
   readonly #table: Table
   readonly #channel: string
-  readonly #idleTimeout: number
+  readonly #idleTimeoutMs: number
   readonly #codec: Codec | undefined
-  readonly #statements: ReturnType<typeof prepareAll>
+  readonly #statements: PreparedStatements
   readonly #reads: Batcher<undefined, StoredSession | undefined>
   readonly #destroys: Batcher<undefined, Change | undefined>
   readonly #touches: Batcher<Touch, undefined>
@@ -66,37 +48,18 @@ export class SessionQueries {
     table: Table,
     channel: string,
     statements: SessionStatements,
-    {
-      idleTimeout,
-      codec,
-    }: { readonly idleTimeout?: number | undefined; readonly codec?: Codec | undefined } = {},
+    { idleTimeout = Number.POSITIVE_INFINITY, codec }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
     this.#table = table
     this.#channel = channel
     this.#codec = codec
-    this.#idleTimeout = idleTimeout ?? Number.POSITIVE_INFINITY
+    this.#idleTimeoutMs = idleTimeout
     this.#statements = prepareAll(statements)
-    const { readOne, readMany } = this.#statements
-    this.#reads = new Batcher({
-      ...batching,
-      dedupe: true,
-      // Alone, a session is asked for as every PostgreSQL plans best; many by their array, whose plan suits its length.
-      run: async (calls) => {
-        const rows = await (calls.length === 1
-          ? this.#run(readOne, ids(calls))
-          : this.#run(readMany, [joinValues(ids(calls))]))
-        const sessions = rows.map(toStoredSession)
-        if (this.#codec === undefined) return inOrder(calls, sessions)
-        // What can't be decoded is the error of who asks for it alone.
-        const opened = await Promise.all(sessions.map((session) => this.#decodeRow(session).catch(asError)))
-        const byId = new Map(sessions.map(({ id }, n) => [id, opened[n]]))
-        return calls.map(({ key }) => byId.get(key))
-      },
-    })
+    this.#reads = new Batcher({ ...batching, dedupe: true, run: (calls) => this.#readAll(calls) })
     this.#destroys = new Batcher({
       ...batching,
-      run: async (calls) => inOrder(calls, await this.destroyAll(ids(calls))),
+      run: async (calls) => inOrderOfCalls(calls, await this.destroyAll(idsOf(calls))),
     })
     this.#touches = new Batcher({
       ...batching,
@@ -107,22 +70,37 @@ export class SessionQueries {
     })
   }
 
-  /** Whether the table knows versions. */
+  /** Whether the table has versions. */
   get hasVersions(): boolean {
     return this.#table.columns.has('version')
   }
 
-  /** A session that is alive. */
+  /** Resolves with the session if it is active. */
   read(id: string): Promise<StoredSession | undefined> {
     return this.#reads.add(id, undefined)
   }
 
-  /** Writes sessions over whatever is there, but for those that were destroyed, and notifies of it. */
+  async #readAll(calls: readonly BatchCall<undefined>[]): Promise<(StoredSession | undefined | Error)[]> {
+    const { readOne, readMany } = this.#statements
+    // A comparison with one id has the best plan in every version of PostgreSQL; that of an array suits any length.
+    const rows = await (calls.length === 1
+      ? this.#run(readOne, idsOf(calls))
+      : this.#run(readMany, [joinValues(idsOf(calls))]))
+    const sessions = rows.map(toStoredSession)
+    const codec = this.#codec
+    if (codec === undefined) return inOrderOfCalls(calls, sessions)
+    // A session that can't be decoded rejects its own read alone.
+    const decoded = await Promise.all(sessions.map((session) => decode(codec, session).catch(toError)))
+    const byId = new Map(sessions.map(({ id }, n) => [id, decoded[n]]))
+    return calls.map(({ key }) => byId.get(key))
+  }
+
+  /** Inserts sessions or replaces existing ones, except tombstones, and notifies of the changes. */
   async write(writes: readonly Write[]): Promise<Change[]> {
     return this.#capByIdleTimeout(await this.#change(...this.#writeStatement(await this.#encodeAll(writes))))
   }
 
-  /** Writes sessions that are there, in the version given; the others are missing from the answer. */
+  /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[]): Promise<Change[]> {
     return this.#capByIdleTimeout(
       await this.#change(...this.#replaceStatement(await this.#encodeAll(replacements))),
@@ -130,8 +108,8 @@ export class SessionQueries {
   }
 
   /**
-   * Writes a session that comes to belong to its user, who may have `max`: the longest unused are destroyed. Whoever does the
-   * same for this user waits meanwhile. A query function can't lock: there, more may be destroyed than had to be.
+   * Writes a session that comes to belong to its user, who may have `max`, and destroys the least recently used beyond that.
+   * Calls for one user run one after another. A query function can't lock: there, more than necessary may be destroyed.
    */
   async writeWithLimit(
     write: Write | Replacement,
@@ -139,12 +117,12 @@ export class SessionQueries {
   ): Promise<{ written: Change | undefined; evicted: Change[] }> {
     const { evict, lockUser } = this.#statements
     const [statement, values] =
-      'base' in write
+      'baseVersion' in write
         ? this.#replaceStatement(await this.#encodeAll([write]))
         : this.#writeStatement(await this.#encodeAll([write]))
     return this.#connection.transaction(
       async (query) => {
-        const change = async (statement: Statement, values: unknown[]): Promise<Change[]> => {
+        const change = async (statement: Statement, values: readonly unknown[]): Promise<Change[]> => {
           const rows = await this.#redacting(values, () => query(statement, values))
           if (this.#table.isDistributed) await this.#notify(query, rows)
           return rows.map(toChange)
@@ -152,19 +130,11 @@ export class SessionQueries {
         await query(lockUser, [this.#channel, write.userId])
         const evicted = await change(evict, [write.id, write.userId, max])
         const [written] = this.#capByIdleTimeout(await change(statement, values))
-        // Nobody has to go for a session that is gone or has changed.
+        // If the session wasn't written, the transaction is rolled back, and with it the eviction.
         return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
       },
       ({ written }) => written !== undefined,
     )
-  }
-
-  /** A session as it was before the option `codec` made something else of it. */
-  async #decodeRow(session: StoredSession): Promise<StoredSession> {
-    const { id, json } = session
-    return this.#codec
-      ? { ...session, json: await fromColumn(this.#codec, json, { id: handleOf(id) }) }
-      : session
   }
 
   async #encodeAll<T extends Write>(writes: readonly T[]): Promise<readonly T[]> {
@@ -179,27 +149,23 @@ export class SessionQueries {
 
   #writeStatement(writes: readonly Write[]): [Statement, unknown[]] {
     const { writeOne, writeMany } = this.#statements
-    const values = [...column(writes, 'id', 'json', 'ttl'), this.#users(writes)]
+    const values = writeValues(writes)
     return writes.length === 1 ? [writeOne, values.flat()] : [writeMany, values.map(joinValues)]
   }
 
-  #replaceStatement(writes: readonly Replacement[]): [Statement, unknown[]] {
+  #replaceStatement(replacements: readonly Replacement[]): [Statement, unknown[]] {
     const { replaceOne, replaceMany } = this.#statements
-    const values = [...column(writes, 'id', 'json', 'ttl'), this.#users(writes), ...column(writes, 'base')]
-    return writes.length === 1 ? [replaceOne, values.flat()] : [replaceMany, values.map(joinValues)]
+    const values = replacementValues(replacements)
+    return replacements.length === 1 ? [replaceOne, values.flat()] : [replaceMany, values.map(joinValues)]
   }
 
-  #users(writes: readonly Write[]): unknown[] {
-    return writes.map(({ userId }) => userId ?? null)
+  /** A session that was just written has just been used. */
+  #capByIdleTimeout(changes: Change[]): Change[] {
+    const max = this.#idleTimeoutMs
+    return changes.map((change) => (change.ttlMs > max ? { ...change, ttlMs: max } : change))
   }
 
-  /** A session that is written has just been used. */
-  #capByIdleTimeout(rows: Change[]): Change[] {
-    const idle = this.#idleTimeout
-    return rows.map((row) => (row.ttlMs > idle ? { ...row, ttlMs: idle } : row))
-  }
-
-  /** Moves the expiry of sessions that are alive, never back, and their last access; each once. */
+  /** Writes the last access of active sessions and moves their expiry, never back; each session at most once in the list. */
   async touch(touches: readonly Touch[]): Promise<void> {
     const [first, ...more] = touches
     if (first !== undefined && more.length === 0) await this.#touches.add(first.id, first)
@@ -207,15 +173,15 @@ export class SessionQueries {
   }
 
   async #touchAll(touches: readonly Touch[]): Promise<void> {
-    await this.#run(this.#statements.touch, column(touches, 'id', 'ttl', 'ageMs').map(joinValues))
+    await this.#run(this.#statements.touch, toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues))
   }
 
-  /** Empties a session's row, leaves it as a mark that this id is over, and notifies of it. */
+  /** Turns a session's row into a tombstone, and notifies of it. */
   destroy(id: string): Promise<Change | undefined> {
     return this.#destroys.add(id, undefined)
   }
 
-  /** The same for many, each once. */
+  /** The same for many sessions, each at most once in the list. */
   destroyAll(ids: readonly string[]): Promise<Change[]> {
     return this.#change(this.#statements.destroy, [joinValues(ids)])
   }
@@ -225,21 +191,24 @@ export class SessionQueries {
     return this.#change(this.#statements.destroyOf, [joinValues(ids), userId])
   }
 
-  /** Gives a row that older software wrote under the raw id its digest; one that has both keeps the digest's. */
+  /**
+   * Renames the row that older software wrote under a raw id to the id's digest. If there is a row of each, deletes the one
+   * under the raw id.
+   */
   async hashRawId(raw: string, id: string): Promise<void> {
-    const { turn } = this.#statements
+    const { hashRawId } = this.#statements
     try {
-      await this.#connection.query(turn, [raw, id])
+      await this.#connection.query(hashRawId, [raw, id])
     } catch (error) {
-      // Somebody wrote the digest's row meanwhile: now it is there, and the raw one goes at the next use.
+      // A unique violation: another request has just inserted the digest's row. The statement now deletes the raw one.
       if (codeOf(error) !== '23505') throw error
-      await this.#connection.query(turn, [raw, id])
+      await this.#connection.query(hashRawId, [raw, id])
     }
   }
 
-  async #change(statement: Statement, values: unknown[]): Promise<Change[]> {
+  async #change(statement: Statement, values: readonly unknown[]): Promise<Change[]> {
     if (!this.#table.isDistributed) return (await this.#run(statement, values)).map(toChange)
-    // Citus may run a CTE on a worker, and what is notified there is lost: statements of their own, then.
+    // Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own.
     return this.#redacting(values, () =>
       this.#connection.transaction(async (query) => {
         const rows = await query(statement, values)
@@ -249,17 +218,17 @@ export class SessionQueries {
     )
   }
 
-  async #notify(query: Ask, rows: readonly Row[]): Promise<void> {
-    for (const payload of payloads(announced(rows.map(toChange))))
+  async #notify(query: Query, rows: readonly Row[]): Promise<void> {
+    for (const payload of payloads(notifiedChanges(rows.map(toChange))))
       await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
   }
 
-  #run(statement: Statement, values: unknown[]): Promise<Row[]> {
+  #run(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
     return this.#redacting(values, () => this.#connection.query(statement, values))
   }
 
-  /** Each of those who share a statement gets its error: none may learn of the others' ids and sessions. */
-  async #redacting<T>(values: unknown[], work: () => Promise<T>): Promise<T> {
+  /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */
+  async #redacting<T>(values: readonly unknown[], work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (error) {
@@ -271,24 +240,10 @@ export class SessionQueries {
   }
 }
 
-/** Each with the name under which a connection prepares it once: the same for the same text. */
-function prepareAll(statements: SessionStatements) {
-  const prepared = (text: string): Statement => ({
-    text,
-    name: `koa_pg_store_${hash('sha256', text).slice(0, 16)}`,
-  })
-  return {
-    readOne: prepared(statements.readOne),
-    readMany: prepared(statements.readMany),
-    writeOne: prepared(statements.writeOne),
-    writeMany: prepared(statements.writeMany),
-    replaceOne: prepared(statements.replaceOne),
-    replaceMany: prepared(statements.replaceMany),
-    destroy: prepared(statements.destroy),
-    destroyOf: prepared(statements.destroyOf),
-    evict: prepared(statements.evict),
-    touch: prepared(statements.touch),
-    turn: prepared(statements.hashRawId),
-    lockUser: prepared(`select pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1 || ' ' || $2))`),
-  }
+async function decode(codec: Codec, session: StoredSession): Promise<StoredSession> {
+  return { ...session, json: await fromColumn(codec, session.json, { id: handleOf(session.id) }) }
+}
+
+function toError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error))
 }

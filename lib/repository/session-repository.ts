@@ -1,5 +1,4 @@
-// The sessions of the table by way of the cache: what is answered from memory, and what the database's answers and other
-// instances' notices do to it.
+// Reads and writes sessions by way of the cache, and keeps the cache in step with results and notifications.
 import type { LocalCache } from '../cache/local-cache.js'
 import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
 import type { Notification } from '../notifications/payload.js'
@@ -14,177 +13,186 @@ import type { TouchBuffer } from './touch-buffer.js'
 export interface SessionRepositoryOptions {
   readonly bases: MergeBases
   readonly queries: SessionQueries
-  readonly saves: SessionWriter
-  /** None: every read asks the database. */
+  readonly writer: SessionWriter
+  /** `undefined`: every read queries the database. */
   readonly cache: LocalCache | undefined
-  /** Whether the cache may be answered from, and filled, now. */
+  /** Whether the cache may be read and filled now. */
   readonly isTrusted: () => boolean
   readonly propagate: 'invalidate' | 'update'
   readonly touches: TouchBuffer
 }
 
-/** A session is called by its `name` in the cache and in notices, by its `id` in the table. */
+/** A session is named by its `digest` in the cache and in notifications, and by its `id` in the table. */
 export class SessionRepository {
   readonly #bases: MergeBases
   readonly #queries: SessionQueries
-  readonly #saves: SessionWriter
+  readonly #writer: SessionWriter
   readonly #cache: LocalCache | undefined
   readonly #isTrusted: () => boolean
-  readonly #rereads: boolean
+  readonly #reloadsChanged: boolean
   readonly #touches: TouchBuffer
-  /** The saves under way, by what knows the base of the next. */
+  /** Saves in flight, by the object that holds the merge base of the next save. */
   readonly #savesInFlight = new WeakMap<object, Promise<void>>()
-  /** How many changes others were told of. */
+  /** The number of changes that other processes were notified of. */
   notificationsSent = 0
 
-  constructor({ bases, queries, saves, cache, isTrusted, propagate, touches }: SessionRepositoryOptions) {
+  constructor({ bases, queries, writer, cache, isTrusted, propagate, touches }: SessionRepositoryOptions) {
     this.#bases = bases
-    this.#saves = saves
-    this.#touches = touches
     this.#queries = queries
+    this.#writer = writer
     this.#cache = cache
     this.#isTrusted = isTrusted
-    this.#rereads = propagate === 'update'
+    this.#reloadsChanged = propagate === 'update'
+    this.#touches = touches
   }
 
-  /** A session of the caller's own from memory. `carrier` is to know what it came from, beside the session itself. */
-  getCached(name: string, carrier?: object): Session | undefined {
+  /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */
+  getCached(digest: string, owner?: object): Session | undefined {
     const cache = this.#isTrusted() ? this.#cache : undefined
-    const session = cache?.get(name)
-    return session && this.#present(name, session, () => cache?.getRemainingTtl(name) ?? 0, carrier)
+    const session = cache?.get(digest)
+    return session && this.#present(digest, session, () => cache?.getRemainingTtl(digest) ?? 0, owner)
   }
 
-  /** A session of the caller's own from the database; those who ask at the same time share the answer, unless `fresh`. */
-  async read(name: string, id: string, fresh: boolean, carrier?: object): Promise<Session | undefined> {
+  /** Reads a session from the database. Concurrent reads share one query, except `fresh` ones. */
+  async read(digest: string, id: string, fresh: boolean, owner?: object): Promise<Session | undefined> {
     const cache = this.#isTrusted() ? this.#cache : undefined
-    const ask = (): Promise<StoredSession | undefined> => this.#queries.read(id)
+    const load = (): Promise<StoredSession | undefined> => this.#queries.read(id)
     const stored = await (cache === undefined
-      ? ask()
+      ? load()
       : fresh
-        ? cache.fill(name, ask)
-        : cache.fetch(name, ask))
+        ? cache.fill(digest, load)
+        : cache.fetch(digest, load))
     if (stored === undefined) return undefined
-    this.#touches.recordExpiry(name, stored.ttlMs)
-    this.#touches.recordAccess(name, id)
+    this.#touches.recordExpiry(digest, stored.ttlMs)
+    this.#touches.recordAccess(digest, id)
     const session = parse(stored.json)
     if (session === undefined) return undefined
-    this.#bases.remember(session, { digest: name, json: stored.json, version: stored.version })
-    return this.#present(name, session, () => stored.ttlMs, carrier)
+    this.#bases.remember(session, { digest, json: stored.json, version: stored.version })
+    return this.#present(digest, session, () => stored.ttlMs, owner)
   }
 
-  /** What depends on the time: nothing that has expired, and koa-session is told how long the session has to live. */
-  #present(name: string, session: Session, getRemainingTtl: () => number, carrier?: object): Session {
-    const ttl = isKoaSession(session)
-      ? Math.max(getRemainingTtl(), this.#touches.getRemainingTtl(name))
+  /** Applies what depends on the time: removes expired attributes, and sets the expiry that koa-session looks at. */
+  #present(digest: string, session: Session, getRemainingTtl: () => number, owner?: object): Session {
+    const ttlMs = isKoaSession(session)
+      ? Math.max(getRemainingTtl(), this.#touches.getRemainingTtl(digest))
       : undefined
-    const answer = fromStored(session, ttl)
-    if (answer === session && carrier === undefined) return session
-    const base = this.#bases.find(session, name)
+    const presented = fromStored(session, ttlMs)
+    if (presented === session && owner === undefined) return session
+    const base = this.#bases.find(session, digest)
     if (base !== undefined)
-      for (const knowing of [answer, carrier ?? answer]) this.#bases.remember(knowing, base)
-    return answer
+      for (const object of [presented, owner ?? presented]) this.#bases.remember(object, base)
+    return presented
   }
 
-  /** For how many ms a session that was just answered has to live. */
-  getRemainingTtl(name: string): number {
-    return Math.max(this.#touches.getRemainingTtl(name), this.#cache?.getRemainingTtl(name) ?? 0)
+  /** Returns how many ms a session that was just returned has to live. */
+  getRemainingTtl(digest: string): number {
+    return Math.max(this.#touches.getRemainingTtl(digest), this.#cache?.getRemainingTtl(digest) ?? 0)
   }
 
   /**
-   * Saves a session over what it, or koa-session's context, knows that it came from; else over the base that is given. An
-   * object that is saved again while it is being saved comes from what it is then.
+   * Saves a session over the merge base of the object or of koa-session's context, or else over the request's. Saves of one
+   * object run one after another: each sets the merge base of the next.
    */
-  async save(name: string, save: SaveRequest, session: object, context: object | undefined): Promise<void> {
-    const carriers = context === undefined ? [session] : [session, context]
-    const carrier = context ?? session
-    const work = (): Promise<void> => {
-      const known = carriers.map((one) => this.#bases.find(one, name)).find((base) => base !== undefined)
-      return this.write(name, { ...save, base: known ?? save.base }, carriers)
+  async save(
+    digest: string,
+    request: SaveRequest,
+    session: object,
+    context: object | undefined,
+  ): Promise<void> {
+    const owners = context === undefined ? [session] : [session, context]
+    const mainOwner = context ?? session
+    const save = (): Promise<void> => {
+      const base = owners.map((owner) => this.#bases.find(owner, digest)).find((base) => base !== undefined)
+      return this.write(digest, { ...request, base: base ?? request.base }, owners)
     }
-    const earlier = this.#savesInFlight.get(carrier)
-    const saving = earlier === undefined ? work() : earlier.then(work)
+    const earlier = this.#savesInFlight.get(mainOwner)
+    const saving = earlier === undefined ? save() : earlier.then(save)
     const settled = saving.catch(() => undefined)
-    this.#savesInFlight.set(carrier, settled)
+    this.#savesInFlight.set(mainOwner, settled)
     await saving
-    if (this.#savesInFlight.get(carrier) === settled) this.#savesInFlight.delete(carrier)
+    if (this.#savesInFlight.get(mainOwner) === settled) this.#savesInFlight.delete(mainOwner)
   }
 
   /**
-   * Saves a session, unless it is over; one that is as it was is only touched. Each of `carriers` knows afterwards what it
-   * was saved as.
+   * Saves a session, or only touches it if it is unchanged; a destroyed one stays destroyed. What was saved becomes the merge
+   * base of each of `owners`.
    */
-  async write(name: string, save: SaveRequest, carriers: readonly object[]): Promise<void> {
-    const { id, json: text, ttl } = save
-    const before = typeof save.base === 'object' ? save.base : this.peek(name)
-    if (ttl !== null && ttl > 0 && before?.json === text) {
-      await this.#touches.touch(name, id, ttl)
-      if (before !== save.base) for (const carrier of carriers) this.#bases.remember(carrier, before)
+  async write(digest: string, request: SaveRequest, owners: readonly object[]): Promise<void> {
+    const { id, json, ttlMs } = request
+    const current = typeof request.base === 'object' ? request.base : this.peek(digest)
+    if (ttlMs !== null && ttlMs > 0 && current?.json === json) {
+      await this.#touches.touch(digest, id, ttlMs)
+      if (current !== request.base) for (const owner of owners) this.#bases.remember(owner, current)
       return
     }
-    const saved = await this.#change(name, () => this.#saves.save(save))
+    const saved = await this.#change(digest, () => this.#writer.save(request))
     if (saved === undefined) return
-    this.#touches.recordExpiry(name, saved.ttlMs)
-    for (const carrier of carriers) this.#bases.remember(carrier, mergeBaseAfter(name, text, saved))
+    this.#touches.recordExpiry(digest, saved.ttlMs)
+    for (const owner of owners) this.#bases.remember(owner, mergeBaseAfter(digest, json, saved))
   }
 
-  async destroy(name: string, id: string): Promise<void> {
-    this.#touches.cancel(name)
-    await this.#change(name, async () => {
+  async destroy(digest: string, id: string): Promise<void> {
+    this.#touches.cancel(digest)
+    await this.#change(digest, async () => {
       const change = await this.#queries.destroy(id)
       return change && { ...change, json: '' }
     })
   }
 
-  /** What else was changed here: nobody who asks from now on gets the old. */
-  applyChange(name: string, version: number): void {
+  /** Drops a session that was destroyed here by another way than `destroy`. */
+  invalidate(digest: string, version: number): void {
     this.notificationsSent++
-    this.#touches.cancel(name)
-    // A table without versions can't say.
-    this.#cache?.invalidate(name, version || Number.POSITIVE_INFINITY)
+    this.#touches.cancel(digest)
+    // Version 0: the table has no versions.
+    this.#cache?.invalidate(digest, version || Number.POSITIVE_INFINITY)
   }
 
-  /** The session as it is now, as far as that is known. */
-  peek(name: string): MergeBase | undefined {
-    return this.#isTrusted() ? this.#cache?.peek(name) : undefined
+  /** Returns the current state of a session, if the cache has it. */
+  peek(digest: string): MergeBase | undefined {
+    return this.#isTrusted() ? this.#cache?.peek(digest) : undefined
   }
 
-  /** What another instance changed, or this one: its own echo is no news. */
-  applyNotification(notice: Exclude<Notification, { heartbeat: string }>): void {
+  /** Applies a change of another process. A process also receives its own notifications, which change nothing. */
+  applyNotification(notification: Exclude<Notification, { beat: string }>): void {
     const cache = this.#cache
     if (cache === undefined) return
-    if (notice === 'flush') {
+    if (notification === 'flush') {
       cache.clear()
       this.#touches.forgetExpiry()
-    } else
-      for (const { digest: name, version } of notice) {
-        if (!cache.hasVersion(name, version)) this.#touches.forgetExpiry(name)
-        const id = cache.invalidate(name, version)
-        // Many in one statement, as all reads of one turn. Without an answer it is read when somebody asks for it.
-        if (id !== undefined && this.#rereads)
-          cache.fetch(name, () => this.#queries.read(id)).catch(() => undefined)
-      }
+      return
+    }
+    for (const { name: digest, version } of notification) {
+      if (!cache.hasVersion(digest, version)) this.#touches.forgetExpiry(digest)
+      const id = cache.invalidate(digest, version)
+      // Batched with all reads of this tick. If it fails, the session is read when a request needs it.
+      if (id !== undefined && this.#reloadsChanged)
+        cache.fetch(digest, () => this.#queries.read(id)).catch(() => undefined)
+    }
   }
 
-  /** Makes a change, after which the cache has the new state or none. */
-  async #change(name: string, work: () => Promise<SaveResult | undefined>): Promise<SaveResult | undefined> {
+  /** Makes a change, after which the cache holds the new state or none. */
+  async #change(
+    digest: string,
+    change: () => Promise<SaveResult | undefined>,
+  ): Promise<SaveResult | undefined> {
     const cache = this.#cache
     if (cache === undefined) {
-      const changed = await work()
-      if (changed?.notify) this.notificationsSent++
-      return changed
+      const result = await change()
+      if (result?.notify) this.notificationsSent++
+      return result
     }
-    const fill = cache.beginFill(name)
-    // If it fails, or finds the session over, nobody knows what is there; a table without versions can't say.
+    const fill = cache.beginFill(digest)
+    // Drops any version if the change fails, if nothing was written, or if the table has no versions.
     let version = Number.POSITIVE_INFINITY
     let stored: StoredSession | undefined
     try {
-      const changed = await work()
-      if (changed?.notify) this.notificationsSent++
-      if (changed?.version) version = changed.version
-      if (changed?.json && this.#isTrusted()) stored = changed
-      return changed
+      const result = await change()
+      if (result?.notify) this.notificationsSent++
+      if (result?.version) version = result.version
+      if (result?.json && this.#isTrusted()) stored = result
+      return result
     } finally {
-      cache.invalidate(name, version)
+      cache.invalidate(digest, version)
       cache.commitFill(fill, stored)
     }
   }

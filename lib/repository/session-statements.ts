@@ -1,48 +1,55 @@
-// The text of every statement that runs on a request's path, each for one session or for many. Pure.
+// The SQL of every statement of a request's path, each for one session or for many. Pure.
 
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
 
 /** The options that the statements depend on. */
-export interface StatementOptions extends ExpiryLimits {
+export interface StatementOptions {
   readonly hashIds: boolean
+  /** Milliseconds. */
+  readonly maxLifetime: number | undefined
+  /** Milliseconds. */
+  readonly idleTimeout: number | undefined
 }
 
-/** How long a destroyed session's row stays, so that a save that was under way can't bring it back. */
+/** How long a tombstone stays, so that a save in flight can't bring a destroyed session back. */
 const tombstoneInterval = `interval '1 hour'`
 
-/** The version of a change made now. Grows even where a row went and came again; see DESIGN, 5. */
+/** The version of a change made now. As it is a time, versions grow even if a row is deleted and inserted again. */
 const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
 
-const written = [
+const idColumn = [['id', 'text']] as const
+const writeColumns = [
   ['id', 'text'],
   ['session', 'text'],
-  ['ttl', 'float8'],
+  ['ttl_ms', 'float8'],
   ['user_id', 'text'],
 ] as const
-const replaced = [...written, ['base', 'bigint']] as const
-const touched = [
+const replaceColumns = [...writeColumns, ['base_version', 'bigint']] as const
+const touchColumns = [
   ['id', 'text'],
-  ['ttl', 'float8'],
-  ['age', 'float8'],
+  ['ttl_ms', 'float8'],
+  ['age_ms', 'float8'],
 ] as const
-const destroyed = [['id', 'text']] as const
 
 export class SessionStatements {
   readonly #table: Table
-  readonly #limits: StatementOptions
+  readonly #options: StatementOptions
   readonly #channel: string
 
-  constructor(table: Table, limits: StatementOptions, channel: string) {
+  constructor(table: Table, options: StatementOptions, channel: string) {
     this.#table = table
-    this.#limits = limits
+    this.#options = options
     this.#channel = channel
   }
 
-  /** For the table under its own name, without an alias. */
+  /** The condition that a session is active: neither expired nor destroyed. */
   get activeCondition(): string {
-    return activeCondition(this.#limits)
+    const { maxLifetime, idleTimeout } = this.#options
+    const since = (column: string, ms: number | undefined): string =>
+      ms === undefined ? '' : ` and ${column} > now() - ${ms} * interval '1 millisecond'`
+    return `session is not null and expiry > now()${since('created_at', maxLifetime)}${since('last_access', idleTimeout)}`
   }
 
   get readOne(): string {
@@ -53,36 +60,36 @@ export class SessionStatements {
     return this.#read(`t.id = any(${listParam('$1')})`)
   }
 
-  #read(which: string): string {
+  #read(idCondition: string): string {
     const version = this.#with('version', 't.version') || '0'
     return (
-      `select t.id, t.session::text as session, ${version} as version, ${this.#ttl}` +
-      ` from ${this.#table.name} as t where ${which} and ${this.activeCondition}`
+      `select t.id, t.session::text as session, ${version} as version, ${this.#ttl} as ttl_ms` +
+      ` from ${this.#table.name} as t where ${idCondition} and ${this.activeCondition}`
     )
   }
 
-  /** Writes sessions, new ones or over whatever is there but a destroyed one. */
+  /** Inserts sessions, or replaces existing ones except tombstones. */
   get writeOne(): string {
-    return this.#withNotifyOne(this.#write(rowParams(written)))
+    return this.#withNotifyOne(this.#write(rowParams(writeColumns)))
   }
 
   get writeMany(): string {
-    return this.#withNotify(this.#write(columnParams(written)))
+    return this.#withNotify(this.#write(columnParams(writeColumns)))
   }
 
-  /** In the order of ids, as all statements that lock several rows: instances never wait for each other in a circle. */
+  /** In the order of ids, as all statements that lock several rows: otherwise two processes could deadlock. */
   #write(source: string): string {
     const at = (part: string): string => this.#with('last_access', part)
     const version = (part: string): string => this.#with('version', part)
     const user = (part: string): string => this.#with('user_id', part)
-    // A row that was just made is in no cache yet. `last_access` is the statement's now().
+    // No cache holds a row that was just inserted. `last_access` is the statement's now().
     const outcome =
       version(
-        `t.version, ${this.#ttlWritten} as left, t.last_access is distinct from t.created_at as notify`,
+        `t.version, ${this.#writtenTtl} as ttl_ms, t.last_access is distinct from t.created_at as notify`,
       ) || unversionedColumns
     return (
       `insert into ${this.#table.name} as t (id, session, expiry${user(', user_id')}${at(', last_access')}${version(', version')})` +
-      ` select u.id, u.session::json, now() + u.ttl * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
+      ` select u.id, u.session::json, now() + u.ttl_ms * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
       `${version(`, ${versionNow}`)} from ${source} order by u.id` +
       ` on conflict (id) do update set session = excluded.session, expiry = ${this.#capped('excluded.expiry')}` +
       user(', user_id = excluded.user_id') +
@@ -92,51 +99,54 @@ export class SessionStatements {
     )
   }
 
-  /** Writes sessions that are there in a version, or in any where none is given. With no ttl they live on as they did. */
+  /** Replaces existing sessions in a version, or in any where none is given. Without a ttl their expiry stays as it is. */
   get replaceOne(): string {
-    return this.#withNotifyOne(this.#replace(rowParams(replaced)))
+    return this.#withNotifyOne(this.#replace(rowParams(replaceColumns)))
   }
 
   get replaceMany(): string {
-    return this.#withNotify(this.#replace(this.#inOrder(columnParams(replaced), 'session is not null')))
+    return this.#withNotify(this.#replace(this.#inOrder(columnParams(replaceColumns), 'session is not null')))
   }
 
   #replace(source: string): string {
     const version = (part: string): string => this.#with('version', part)
-    const expiry = this.#capped(`coalesce(now() + u.ttl * interval '1 millisecond', t.expiry)`)
-    // Of one that wasn't used nobody knows: `now()` can't be answered here on Citus.
-    const left = `case when u.ttl is null then 0 else ${this.#ttlWritten} end as left`
-    const outcome = version(`t.version, ${left}, true as notify`) || unversionedColumns
+    const expiry = this.#capped(`coalesce(now() + u.ttl_ms * interval '1 millisecond', t.expiry)`)
+    // Without a ttl, last_access isn't now(), and Citus can't return now() here: the remaining life is unknown.
+    const ttl = `case when u.ttl_ms is null then 0 else ${this.#writtenTtl} end as ttl_ms`
+    const outcome = version(`t.version, ${ttl}, true as notify`) || unversionedColumns
     return (
       `update ${this.#table.name} as t set session = u.session::json, expiry = ${expiry}` +
       this.#with('user_id', ', user_id = u.user_id') +
-      this.#with('last_access', ', last_access = case when u.ttl is null then t.last_access else now() end') +
+      this.#with(
+        'last_access',
+        ', last_access = case when u.ttl_ms is null then t.last_access else now() end',
+      ) +
       version(`, version = greatest(${versionNow}, t.version + 1)`) +
       ` from ${source} where t.id = u.id and t.session is not null` +
-      version(' and (u.base is null or t.version = u.base)') +
+      version(' and (u.base_version is null or t.version = u.base_version)') +
       ` returning t.id, ${outcome}`
     )
   }
 
-  /** Empties rows, and leaves them as marks that these ids are over. */
+  /** Turns rows into tombstones. */
   get destroy(): string {
     return this.#withNotify(
-      this.#destroy(this.#inOrder(columnParams(destroyed), 'session is not null')),
+      this.#destroy(this.#inOrder(columnParams(idColumn), 'session is not null')),
       digestSql,
     )
   }
 
-  /** The same of those that belong to user `$2`. */
+  /** The same for those that belong to user `$2`. */
   get destroyOf(): string {
     return this.#withNotify(
-      this.#destroy(this.#inOrder(columnParams(destroyed), 'session is not null and user_id = $2::text')),
+      this.#destroy(this.#inOrder(columnParams(idColumn), 'session is not null and user_id = $2::text')),
       digestSql,
     )
   }
 
   #destroy(source: string): string {
     const version = (part: string): string => this.#with('version', part)
-    const outcome = version('t.version, 0::float8 as left, true as notify') || unversionedColumns
+    const outcome = version('t.version, 0::float8 as ttl_ms, true as notify') || unversionedColumns
     return (
       `update ${this.#table.name} as t set session = null, expiry = now() + ${tombstoneInterval}` +
       `${this.#with('user_id', ', user_id = null')}${version(`, version = greatest(${versionNow}, t.version + 1)`)}` +
@@ -145,87 +155,88 @@ export class SessionStatements {
   }
 
   /**
-   * Makes room for session `$1` among the `$3` that user `$2` may have: ends the longest unused. Of a session that was
-   * destroyed there is nothing to come.
+   * Makes room for session `$1` among the `$3` that user `$2` may have: destroys the least recently used. Does nothing if
+   * `$1` is a tombstone, which can't be saved again.
    */
   get evict(): string {
     const lock = this.#table.isDistributed ? '' : ' order by id for update'
     return this.#withNotify(
-      `with mine as materialized (select id, last_access, session is null as is_over from ${this.#table.name}` +
+      `with candidates as materialized (select id, last_access, session is null as is_tombstone from ${this.#table.name}` +
         ` where id = $1 or (user_id = $2 and ${this.activeCondition})${lock}),` +
-        ` surplus as (select id from mine where id <> $1 and not exists (select from mine where id = $1 and is_over)` +
+        ` surplus as (select id from candidates where id <> $1` +
+        ` and not exists (select from candidates where id = $1 and is_tombstone)` +
         ` order by last_access desc, id offset $3::int - 1) ${this.#destroy('surplus as u')}`,
       digestSql,
     )
   }
 
-  /** Moves the expiry of sessions that are alive, never back, and their last access. */
+  /** Writes the last access of active sessions, and moves their expiry, never back. */
   get touch(): string {
-    const later = this.#capped(`greatest(t.expiry, now() + u.ttl * interval '1 millisecond')`)
-    const used = `, last_access = greatest(t.last_access, now() - u.age * interval '1 millisecond')`
+    const expiry = this.#capped(`greatest(t.expiry, now() + u.ttl_ms * interval '1 millisecond')`)
+    const lastAccess = `, last_access = greatest(t.last_access, now() - u.age_ms * interval '1 millisecond')`
     return (
-      `update ${this.#table.name} as t set expiry = ${later}${this.#with('last_access', used)}` +
-      ` from ${this.#inOrder(columnParams(touched), this.activeCondition)} where t.id = u.id`
+      `update ${this.#table.name} as t set expiry = ${expiry}${this.#with('last_access', lastAccess)}` +
+      ` from ${this.#inOrder(columnParams(touchColumns), this.activeCondition)} where t.id = u.id`
     )
   }
 
-  /** Gives the row under the raw id `$1` its digest `$2`; of one that has both the digest's stays. */
+  /** Renames the row under the raw id `$1` to the digest `$2`; if there is a row of each, deletes the one under the raw id. */
   get hashRawId(): string {
     const { name } = this.#table
     return (
-      `with gone as (delete from ${name} where id = $1 and exists (select from ${name} where id = $2))` +
+      `with deleted as (delete from ${name} where id = $1 and exists (select from ${name} where id = $2))` +
       ` update ${name} set id = $2 where id = $1 and not exists (select from ${name} where id = $2)`
     )
   }
 
-  /** The end of a session's life if it were to expire then. */
+  /** This expiry, but no later than `maxLifetime` allows. */
   #capped(expiry: string): string {
-    const { maxLifetime } = this.#limits
+    const { maxLifetime } = this.#options
     if (maxLifetime === undefined) return expiry
-    // With immutable functions alone: Citus refuses `created_at + interval`.
-    const since = `extract(epoch from (t.created_at - timestamptz 'epoch'))::float8`
-    return `least(${expiry}, to_timestamp(${since} + ${maxLifetime / 1000}))`
+    // Only with immutable functions: Citus rejects `created_at + interval`.
+    const createdAt = `extract(epoch from (t.created_at - timestamptz 'epoch'))::float8`
+    return `least(${expiry}, to_timestamp(${createdAt} + ${maxLifetime / 1000}))`
   }
 
   /**
-   * How many ms a session has to live, unless it is used. In numbers: `date_part` costs PostgreSQL a tenth of `extract` and
-   * of intervals. A koa-pg-session table may have its expiry without a time zone.
+   * How many ms a session has to live if it isn't used. Calculated in numbers: `extract` and intervals cost PostgreSQL ten
+   * times as much as `date_part`. The expiry in a koa-pg-session table may have no time zone.
    */
   get #ttl(): string {
-    const { maxLifetime, idleTimeout } = this.#limits
+    const { maxLifetime, idleTimeout } = this.#options
     const end = (column: string, ms: number | undefined): string =>
       ms === undefined ? '' : `, date_part('epoch', t.${column}) + ${ms / 1000}`
     const ends = `date_part('epoch', t.expiry::timestamptz)${end('created_at', maxLifetime)}${end('last_access', idleTimeout)}`
-    return `(least(${ends}) - date_part('epoch', now())) * 1000 as left`
+    return `(least(${ends}) - date_part('epoch', now())) * 1000`
   }
 
-  /** The same of a session that has just been written; without `now()`, which Citus allows no upsert to return. */
-  get #ttlWritten(): string {
+  /** The same for a session that was just written; without `now()`, which Citus doesn't let an upsert return. */
+  get #writtenTtl(): string {
     return `date_part('epoch', t.expiry - t.last_access) * 1000`
   }
 
-  /** A part that needs a column which a table of koa-pg-session lacks. */
+  /** A part that needs a column which a koa-pg-session table lacks. */
   #with(column: string, part: string): string {
     return this.#table.columns.has(column) ? part : ''
   }
 
   /**
-   * The rows of `source` that are to be changed, locked in the order of ids where that can be. Nothing but ids of the table
-   * is joined: without statistics PostgreSQL could choose to compare each of thousands with each.
+   * The rows of `source` that are to be changed, locked in the order of ids where that is possible. `source` is joined with
+   * nothing but ids: without statistics PostgreSQL could choose to compare thousands of rows with each other.
    */
   #inOrder(source: string, condition: string): string {
     const lock = this.#table.isDistributed ? '' : ' order by s.id for update of s'
     return `(select u.* from ${source} join ${this.#table.name} as s on s.id = u.id where ${alias(condition)}${lock}) as u`
   }
 
-  /** A statement that changes rows, with the notice of it where that can be in the same. */
-  #withNotify(change: string, name = this.#digest): string {
+  /** A statement that changes rows, together with the notification of it where one statement can do both. */
+  #withNotify(change: string, digest = this.#digest): string {
     if (!this.#notifiesInline) return change
-    const news = `string_agg(${name} || to_hex(version), ',')`
+    const payload = `string_agg(${digest} || to_hex(version), ',')`
     return (
-      `with changed as (${change}), told as (select pg_notify('${this.#channel}', ${news})` +
+      `with changed as (${change}), notified as (select pg_notify('${this.#channel}', ${payload})` +
       ` from changed where notify having count(*) > 0)` +
-      ` select id, version, "left", notify, (select count(*) from told)::int as payloads from changed`
+      ` select id, version, ttl_ms, notify, (select count(*) from notified)::int as payloads from changed`
     )
   }
 
@@ -233,7 +244,7 @@ export class SessionStatements {
   #withNotifyOne(change: string): string {
     if (!this.#notifiesInline) return change
     return (
-      `with changed as (${change}) select id, version, "left", notify,` +
+      `with changed as (${change}) select id, version, ttl_ms, notify,` +
       ` case when notify then pg_notify('${this.#channel}', ${this.#digest} || to_hex(version))::text end as payload from changed`
     )
   }
@@ -242,21 +253,21 @@ export class SessionStatements {
     return this.#table.columns.has('version') && !this.#table.isDistributed
   }
 
-  /** What notices call a session that is changed under the id that this store has for it. */
+  /** The digest of a row that was changed under the id that this store gives it. */
   get #digest(): string {
-    return this.#limits.hashIds && !this.#table.hasRawIds ? 'substr(id, 8)' : digestSql
+    return this.#options.hashIds && !this.#table.hasRawIds ? 'substr(id, 8)' : digestSql
   }
 }
 
-/** What a change of a table without versions answers. */
-const unversionedColumns = '0 as version, 0::float8 as left, false as notify'
+/** What a change of a table without versions returns. */
+const unversionedColumns = '0 as version, 0::float8 as ttl_ms, false as notify'
 
-/** A session's name as `nameOf`, and the trigger in sql/006-notify.sql, make it of an id, and as a digest has it. */
+/** The digest of any row's id, as `handleOf` and the trigger in sql/006-notify.sql make it. */
 export const digestSql =
   `case when id like 'sha256:%' and length(id) = 50 then substr(id, 8)` +
   ` else rtrim(translate(encode(sha256(pg_catalog.convert_to(id, 'UTF8'::name)), 'base64'), '+/', '-_'), '=') end`
 
-/** The columns of a condition as those of `s`: the values to be written have some of the same names. */
+/** The condition on `s`: the values to be written have columns of the same names. */
 function alias(condition: string): string {
   return condition.replace(/\b(session|expiry|user_id|created_at|last_access)\b/g, 's.$1')
 }

@@ -1,4 +1,4 @@
-// Saves of sessions: new ones, those that nobody else has changed, and what comes of two changes that met.
+// Saves sessions with optimistic concurrency control: a save that meets another request's change is merged or rejected.
 
 import type { MergeBase } from '../cache/merge-bases.js'
 import { parse } from '../session/json.js'
@@ -6,19 +6,19 @@ import { ConflictError } from '../types/errors.js'
 import type { Conflict } from '../types/results.js'
 import type { Session } from '../types/session-store.js'
 import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
+import { batching } from './batching.js'
 import type { Change, Replacement, Write } from './row-mapper.js'
-import { batching, type SessionQueries } from './session-queries.js'
+import type { SessionQueries } from './session-queries.js'
 import { threeWayMerge } from './three-way-merge.js'
 
-/** What is to be saved. */
 export interface SaveRequest extends Write {
-  /** What it came from; `'replaced'`: it takes the place of a session that was there; `undefined`: of whatever is there. */
+  /** What the session was loaded as; `'replaced'`: it replaces an existing session; `undefined`: it is inserted or replaces. */
   readonly base: MergeBase | 'replaced' | undefined
-  /** Instead of the option. */
+  /** Overrides the option. */
   readonly concurrency?: 'merge'
 }
 
-/** What came of it; `text` is what the table has now. */
+/** `json` is what the table holds now. */
 export interface SaveResult extends Change {
   readonly json: string
 }
@@ -28,186 +28,196 @@ export interface SessionWriterOptions {
   readonly concurrency: 'merge' | 'last-write' | 'reject'
   readonly maxSessionsPerUser: number | undefined
   readonly userIdOf: (session: Session) => string | undefined
-  /** The JSON of a session that others' changes went into; throws if it can't be stored. */
+  /** Returns the JSON of a merged session; throws if it can't be stored. */
   readonly serialize: (session: Session) => string
-  /** What is known, without a question, of the session as it is now. */
+  /** Returns the current state of a session, if the cache has it. */
   readonly peek: (digest: string) => Current | undefined
-  /** Sessions that had to go for another of their user. */
+  /** Receives the sessions that were destroyed because their user had too many. */
   readonly onEvicted: (evicted: readonly Change[]) => void
   readonly onConflict: (conflict: Conflict) => void
 }
 
-/** How often a save that was overtaken is tried. Within this process none overtakes another: only as many as there are processes. */
+/** Saves of one process don't overtake each other: it takes that many other processes to make a save fail. */
 const maxAttempts = 20
 
-/** What is known of what the table has. */
+/** The current state of a session. */
 type Current = { readonly json: string; readonly version: number }
+
+/** `undefined`: the session no longer exists, and nothing was written. */
+type Outcome = SaveResult | undefined | Error
 
 export class SessionWriter {
   readonly #options: SessionWriterOptions
-  readonly #batch: Batcher<SaveRequest, SaveResult | undefined>
+  readonly #saves: Batcher<SaveRequest, SaveResult | undefined>
 
   constructor(options: SessionWriterOptions) {
     this.#options = options
-    this.#batch = new Batcher({
+    this.#saves = new Batcher({
       ...batching,
       sizeOf: ({ json }) => json.length,
-      run: (calls) => this.#run(calls),
+      run: (calls) => this.#saveAll(calls),
     })
   }
 
-  /** Saves a session; `undefined` if it is over, and nothing was written. */
-  save(save: SaveRequest): Promise<SaveResult | undefined> {
-    return this.#batch.add(save.id, save)
+  /** Saves a session. Resolves with `undefined` if it no longer exists, and nothing was written. */
+  save(request: SaveRequest): Promise<SaveResult | undefined> {
+    return this.#saves.add(request.id, request)
   }
 
-  async #run(calls: readonly BatchCall<SaveRequest>[]): Promise<readonly Outcome[]> {
-    const { queries } = this.#options
-    const fresh: SaveRequest[] = []
+  async #saveAll(calls: readonly BatchCall<SaveRequest>[]): Promise<readonly Outcome[]> {
+    const unconditional: SaveRequest[] = []
     const based: SaveRequest[] = []
-    const joining: SaveRequest[] = []
+    const limited: SaveRequest[] = []
     for (const { value } of calls)
-      (this.#entersLimit(value) ? joining : value.base === undefined ? fresh : based).push(value)
-    const write = (some: readonly SaveRequest[]) =>
-      bisect(some, async (some) => inOrder(some, await queries.write(some)), batching.canBisect)
-    const replace = (some: readonly SaveRequest[]) =>
-      this.#replaceAll(some, (some) => queries.replace(some.map(toReplace)))
-    if (fresh.length === calls.length) return write(fresh)
-    if (based.length === calls.length) return replace(based)
-    // One after another: each may have to wait for the others of its user.
-    const admitAll = async (): Promise<Outcome[]> => {
-      const outcomes: Outcome[] = []
-      for (const save of joining) outcomes.push(...(await this.#insertWithLimit(save)))
-      return outcomes
-    }
-    const all = [fresh.length > 0 ? write(fresh) : [], replace(based), admitAll()]
-    const outcomes = (await Promise.all(all)).flat()
-    const byId = new Map([...fresh, ...based, ...joining].map(({ id }, n) => [id, outcomes[n]]))
+      if (this.#entersLimit(value)) limited.push(value)
+      else if (value.base === undefined) unconditional.push(value)
+      else based.push(value)
+    if (unconditional.length === calls.length) return this.#writeAll(unconditional)
+    if (based.length === calls.length) return this.#replaceAll(based)
+    const groups = await Promise.all([
+      unconditional.length > 0 ? this.#writeAll(unconditional) : [],
+      this.#replaceAll(based),
+      this.#saveAllWithLimit(limited),
+    ])
+    const outcomes = groups.flat()
+    const byId = new Map([...unconditional, ...based, ...limited].map(({ id }, n) => [id, outcomes[n]]))
     return calls.map(({ key }) => byId.get(key))
   }
 
-  /** Whether a session comes to belong to a user whose sessions are counted. */
+  #writeAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
+    const { queries } = this.#options
+    const write = async (some: readonly SaveRequest[]) => toResults(some, await queries.write(some))
+    return bisect(requests, write, batching.canBisect)
+  }
+
+  /** Whether a session comes to belong to a user whose sessions are limited. */
   #entersLimit({ base, userId }: SaveRequest): boolean {
     if (this.#options.maxSessionsPerUser === undefined || userId === undefined) return false
     const before = typeof base === 'object' ? parse(base.json) : undefined
     try {
       return before === undefined || this.#options.userIdOf(before) !== userId
     } catch {
-      // It was saved when another function said whose it is; this one fails at it. The other calls have no part in that.
+      // The option `userId` can't read what an earlier one could. The other saves of this batch mustn't fail because of that.
       return true
     }
   }
 
-  async #insertWithLimit(attempt: SaveRequest): Promise<readonly Outcome[]> {
+  /** One after another: saves of one user wait for the same lock. */
+  async #saveAllWithLimit(requests: readonly SaveRequest[]): Promise<Outcome[]> {
+    const outcomes: Outcome[] = []
+    for (const request of requests) outcomes.push(...(await this.#saveWithLimit(request)))
+    return outcomes
+  }
+
+  async #saveWithLimit(request: SaveRequest): Promise<readonly Outcome[]> {
     const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
-    const admit = async (write: Write | Replacement): Promise<Change[]> => {
-      // What others' changes made of it may be somebody else's, or nobody's.
-      if (write.userId === undefined) return queries.replace([write as Replacement])
-      const { written, evicted } = await queries.writeWithLimit(write, maxSessionsPerUser)
+    const write = async (session: Write | Replacement): Promise<Change[]> => {
+      const { written, evicted } = await queries.writeWithLimit(session, maxSessionsPerUser)
       onEvicted(evicted)
       return written === undefined ? [] : [written]
     }
-    if (attempt.base === undefined) {
-      const { base: _, ...write } = attempt
-      return bisect([attempt], async () => inOrder([attempt], await admit(write)))
-    }
-    return this.#replaceAll([attempt], ([some]) => admit(toReplace(some as SaveRequest)))
+    if (request.base === undefined)
+      return bisect([request], async () => toResults([request], await write(request)))
+    return this.#replaceAll([request], async (replacements) => {
+      const [replacement] = replacements as [Replacement]
+      // After a merge the session may belong to no user.
+      return replacement.userId === undefined ? queries.replace(replacements) : write(replacement)
+    })
   }
 
-  /** Saves over what they came from; those that somebody else has changed meanwhile are merged with that, and tried again. */
+  /** Saves sessions over their bases. Those that another request has changed are merged with that change and tried again. */
   async #replaceAll(
-    given: readonly SaveRequest[],
-    replace: (some: readonly SaveRequest[]) => Promise<Change[]>,
+    requests: readonly SaveRequest[],
+    replace = (replacements: readonly Replacement[]) => this.#options.queries.replace(replacements),
   ): Promise<Outcome[]> {
-    const results = new Map<string, Outcome>()
-    let open: SaveRequest[] = []
-    const resolve = async (
-      attempt: SaveRequest,
-      there: Current | Promise<Current | undefined>,
+    const { queries } = this.#options
+    const outcomes = new Map<string, Outcome>()
+    let pending: SaveRequest[] = []
+    const mergeWith = async (
+      request: SaveRequest,
+      current: Current | Promise<Current | undefined>,
     ): Promise<void> => {
       try {
-        const now = await there
-        // Otherwise it is over, and stays so.
-        if (now !== undefined) open.push(this.#resolved(attempt, now))
+        const state = await current
+        // A session that no longer exists isn't saved.
+        if (state !== undefined) pending.push(this.#merge(request, state))
       } catch (error) {
-        results.set(attempt.id, error as Error)
+        outcomes.set(request.id, error as Error)
       }
     }
-    for (const attempt of given) {
-      const { base } = attempt
-      const latest = typeof base === 'object' ? this.#options.peek(base.digest) : undefined
-      if (!this.#checks(attempt)) open.push({ ...attempt, base: 'replaced' })
-      else if (typeof base !== 'object') open.push(attempt)
-      else if (latest !== undefined && latest.version > base.version) await resolve(attempt, latest)
-      else if (base.mergedJson !== undefined) await resolve(attempt, { ...base, json: base.mergedJson })
-      else open.push(attempt)
+    for (const request of requests) {
+      const { base } = request
+      const cached = typeof base === 'object' ? this.#options.peek(base.digest) : undefined
+      if (!this.#checksVersion(request)) pending.push({ ...request, base: 'replaced' })
+      else if (typeof base !== 'object') pending.push(request)
+      else if (cached !== undefined && cached.version > base.version) await mergeWith(request, cached)
+      else if (base.mergedJson !== undefined) await mergeWith(request, { ...base, json: base.mergedJson })
+      else pending.push(request)
     }
-    for (let n = 1; open.length > 0; n++) {
-      const tried = open
-      open = []
-      // What fails now fails alone: others of these may have been written by an earlier statement.
-      const outcomes = await bisect(
+    for (let attempt = 1; pending.length > 0; attempt++) {
+      const tried = pending
+      pending = []
+      // Errors are kept by request, not thrown: an earlier attempt may have written others of them.
+      const results = await bisect(
         tried,
-        async (some) => inOrder(some, await replace(some)),
+        async (some) => toResults(some, await replace(some.map(toReplacement))),
         batching.canBisect,
       )
-      const overtaken = tried.filter((attempt, m) => {
-        results.set(attempt.id, outcomes[m])
-        return outcomes[m] === undefined && typeof attempt.base === 'object'
-      })
-      if (n < maxAttempts)
-        await Promise.all(
-          overtaken.map((attempt) => resolve(attempt, this.#options.queries.read(attempt.id))),
-        )
+      for (const [n, { id }] of tried.entries()) outcomes.set(id, results[n])
+      const overtaken = tried.filter(({ base }, n) => results[n] === undefined && typeof base === 'object')
+      if (attempt < maxAttempts)
+        await Promise.all(overtaken.map((request) => mergeWith(request, queries.read(request.id))))
       else
         for (const { id } of overtaken)
-          results.set(id, new ConflictError(`others changed the session ${maxAttempts} times meanwhile`))
+          outcomes.set(
+            id,
+            new ConflictError(`the session was changed ${maxAttempts} times while it was being saved`),
+          )
     }
-    return given.map(({ id }) => results.get(id))
+    return requests.map(({ id }) => outcomes.get(id))
   }
 
-  #checks(attempt: SaveRequest): boolean {
-    const concurrency = attempt.concurrency ?? this.#options.concurrency
+  #checksVersion(request: SaveRequest): boolean {
+    const concurrency = request.concurrency ?? this.#options.concurrency
     return concurrency !== 'last-write' && this.#options.queries.hasVersions
   }
 
-  /** What is to be saved over what is there by now. */
-  #resolved(attempt: SaveRequest, there: Current): SaveRequest {
-    const { onConflict, serialize: encode, userIdOf } = this.#options
-    const base = attempt.base as MergeBase
-    const theirs = parse(there.json) ?? {}
-    const { session, overwritten } = threeWayMerge(parse(base.json) ?? {}, parse(attempt.json) ?? {}, theirs)
-    if (there.version !== base.version) {
-      const isRejected = (attempt.concurrency ?? this.#options.concurrency) === 'reject'
+  /** Returns the request that saves the same changes over the current state. */
+  #merge(request: SaveRequest, current: Current): SaveRequest {
+    const { onConflict, serialize, userIdOf } = this.#options
+    const base = request.base as MergeBase
+    const theirs = parse(current.json) ?? {}
+    const { session, overwritten } = threeWayMerge(parse(base.json) ?? {}, parse(request.json) ?? {}, theirs)
+    if (current.version !== base.version) {
+      const isRejected = (request.concurrency ?? this.#options.concurrency) === 'reject'
       onConflict({ outcome: isRejected ? 'rejected' : 'merged', overwritten: isRejected ? [] : overwritten })
-      if (isRejected) throw new ConflictError('somebody else changed the session since it was loaded')
+      if (isRejected) throw new ConflictError('another request has changed the session since it was loaded')
     }
-    const { json, version } = there
+    const { json, version } = current
     return {
-      ...attempt,
-      json: encode(session),
+      ...request,
+      json: serialize(session),
       userId: userIdOf(session),
       base: { digest: base.digest, json, version },
     }
   }
 }
 
-type Outcome = SaveResult | undefined | Error
-
-function toReplace({ id, json, ttl, userId, base }: SaveRequest): Replacement {
-  return { id, json, ttl, userId, base: typeof base === 'object' ? base.version : undefined }
-}
-
-/** The base of an object that was saved as `text`, which may lack what others put into the table. */
+/** Returns the merge base of an object that was saved as `json`; the table may hold more, merged into it. */
 export function mergeBaseAfter(digest: string, json: string, saved: SaveResult): MergeBase {
   const base = { digest, json, version: saved.version }
   return saved.json === json ? base : { ...base, mergedJson: saved.json }
 }
 
-function inOrder(saves: readonly SaveRequest[], rows: readonly Change[]): (SaveResult | undefined)[] {
-  const byId = new Map(rows.map((row) => [row.id, row]))
-  return saves.map(({ id, json }) => {
-    const row = byId.get(id)
-    return row && { ...row, json }
+function toReplacement({ id, json, ttlMs, userId, base }: SaveRequest): Replacement {
+  return { id, json, ttlMs, userId, baseVersion: typeof base === 'object' ? base.version : undefined }
+}
+
+/** The result of each request, `undefined` for those that weren't written. */
+function toResults(requests: readonly SaveRequest[], changes: readonly Change[]): (SaveResult | undefined)[] {
+  const byId = new Map(changes.map((change) => [change.id, change]))
+  return requests.map(({ id, json }) => {
+    const change = byId.get(id)
+    return change && { ...change, json }
   })
 }

@@ -1,16 +1,17 @@
-// Two requests changed one session: the three-way merge of its top-level attributes; pure.
+// Merges two requests' changes of one session, attribute by attribute. Pure.
+
 import { isDeepStrictEqual } from 'node:util'
 import type { Session } from '../types/session-store.js'
 
 export interface MergeResult {
   readonly session: Session
-  /** The attributes that both sides changed, each to something else: mine won. */
+  /** The attributes that both sides changed to different values: mine replaced theirs. */
   readonly overwritten: string[]
 }
 
 /**
- * What I changed since `base`, on top of theirs; what I left alone is as they have it. An attribute that one side removed
- * and the other left alone is removed. As Spring Session saves attribute by attribute.
+ * Returns `theirs` with the attributes that `mine` has changed, added or removed since `base`: a three-way merge of top-level
+ * attributes.
  */
 export function threeWayMerge(base: Session, mine: Session, theirs: Session): MergeResult {
   const merged = new Map(Object.entries(theirs))
@@ -21,7 +22,7 @@ export function threeWayMerge(base: Session, mine: Session, theirs: Session): Me
     if (Object.hasOwn(mine, name)) merged.set(name, mine[name])
     else merged.delete(name)
   }
-  // An own __proto__ stays one.
+  // Object.fromEntries keeps an own attribute __proto__.
   return { session: Object.fromEntries(merged), overwritten }
 }
 
@@ -29,13 +30,13 @@ function isSame(a: Session, b: Session, name: string): boolean {
   return Object.hasOwn(a, name) === Object.hasOwn(b, name) && isEqual(a[name], b[name])
 }
 
-/** As JSON: the order of an object's keys says nothing. */
+/** Whether two values are equal as JSON, in whatever order an object's keys are. */
 function isEqual(a: unknown, b: unknown): boolean {
   if (JSON.stringify(a) === JSON.stringify(b)) return true
   try {
     return isDeepStrictEqual(a, b)
   } catch (error) {
-    // Nested too deeply for that, though not for JSON.
+    // Nested too deeply for this comparison, though not for JSON.
     if (error instanceof RangeError) return false
     throw error
   }

@@ -1,54 +1,59 @@
-// The deferred writes: later expiries and last accesses, many in one statement and each session's seldom.
+// Buffers touches, the only deferred writes: later expiries and last accesses, many sessions in one statement.
 
 import { QuickLru } from '../cache/quick-lru.js'
 import { messageOf } from '../util/driver-errors.js'
 
-/** What is to be written of a session: how much longer it is to live, if that changes, and how long ago it was used. */
+/** What one touch writes: the last access and, if it changes, the expiry. */
 export interface Touch {
   readonly id: string
-  /** Milliseconds from now; `null`: as it is. */
-  readonly ttl: number | null
-  /** Milliseconds ago. */
+  /** From now; `null`: keep the expiry. */
+  readonly ttlMs: number | null
+  /** How long ago the session was last accessed. */
   readonly ageMs: number
 }
 
 export interface TouchBufferOptions {
-  /** How often, in ms, a session is written at most; 0: every time. */
+  /** The minimum time between two touches of a session; 0: every touch is written at once. */
   readonly intervalMs: number
-  /** How many sessions one statement writes. */
+  /** The maximum number of sessions in one statement. */
   readonly batchSize: number
-  /** Whether sessions end by not being used. */
+  /** Whether sessions expire when they aren't used. */
   readonly countsIdleness: boolean
   readonly write: (touches: Touch[]) => Promise<void>
   readonly warn: (error: Error) => void
-  /** How many sessions' ends are remembered. */
+  /** The number of sessions whose expiry is remembered. */
   readonly maxExpiries: number
 }
 
+/** Times are by the monotonic clock. */
 interface PendingTouch {
   readonly id: string
-  /** When the session is to end, by the monotonic clock. */
-  expiresAt: number | undefined
+  /** `undefined`: only the last access changes. */
+  readonly expiresAt: number | undefined
   lastAccessedAt: number
   readonly dueAt: number
 }
 
-/** After this share of a session's life its touch is written, whatever the interval: one failure may not lose it. */
+/** A touch waits for at most this share of the session's remaining life, so that a failed write can be retried in time. */
 const maxTtlShare = 1 / 4
 
-/** What is due soon goes along. */
-const earlyShare = 1 / 10
+/** A flush includes touches that are due within this share of the interval. */
+const flushAheadShare = 1 / 10
 
-/** More than these are written early, for the memory's sake. */
-const maxPending = 100_000
+/** With this many pending touches they are flushed early, to bound the memory. */
+const maxPendingTouches = 100_000
 
+/** How soon a failed write is retried, unless the interval is shorter. */
+const retryDelayMs = 5_000
+
+/** Keyed by digest. */
 export class TouchBuffer {
   readonly #options: TouchBufferOptions
   readonly #pending = new Map<string, PendingTouch>()
-  /** When sessions end, by name, as far as the database has said. */
-  readonly #expiries: QuickLru<{ at: number }>
+  /** When sessions expire, as far as the database has said. */
+  readonly #expiries: QuickLru<{ expiresAt: number }>
   #timer: NodeJS.Timeout | undefined
-  #timerDue = Number.POSITIVE_INFINITY
+  #timerDueAt = Number.POSITIVE_INFINITY
   #stopped = false
   #flushing: Promise<void> = Promise.resolve()
 
@@ -57,90 +62,88 @@ export class TouchBuffer {
     this.#expiries = new QuickLru(options.maxExpiries)
   }
 
-  /** The database said that a session has `left` ms to live. */
-  recordExpiry(name: string, ttlMs: number): void {
-    this.#setExpiry(name, performance.now() + ttlMs)
+  /** Records that the database gives a session `ttlMs` to live. */
+  recordExpiry(digest: string, ttlMs: number): void {
+    this.#setExpiry(digest, performance.now() + ttlMs)
   }
 
-  /** Changes what is there: a new number for each read is work for the garbage collector. */
-  #setExpiry(name: string, at: number): void {
-    const end = this.#expiries.get(name)
-    if (end === undefined) this.#expiries.set(name, { at })
-    else end.at = at
+  /** Updates the object in place: a new one for every read would be work for the garbage collector. */
+  #setExpiry(digest: string, expiresAt: number): void {
+    const expiry = this.#expiries.get(digest)
+    if (expiry === undefined) this.#expiries.set(digest, { expiresAt })
+    else expiry.expiresAt = expiresAt
   }
 
-  /** Somebody changed a session, or all of them may have been changed: when they end isn't known any more. */
-  forgetExpiry(name?: string): void {
-    if (name === undefined) this.#expiries.clear()
-    else this.#expiries.delete(name)
+  /** Forgets the recorded expiry of one session, or of all, because another process may have changed it. */
+  forgetExpiry(digest?: string): void {
+    if (digest === undefined) this.#expiries.clear()
+    else this.#expiries.delete(digest)
   }
 
-  /** For how many ms a session lives as far as is known here, with what is still to be written; below 0: not known. */
-  getRemainingTtl(name: string): number {
-    return (
-      Math.max(this.#expiries.get(name)?.at ?? 0, this.#pending.get(name)?.expiresAt ?? 0) - performance.now()
-    )
+  /** Returns how many ms a session has to live, pending touches included; below 0: unknown. */
+  getRemainingTtl(digest: string): number {
+    const recorded = this.#expiries.get(digest)?.expiresAt ?? 0
+    return Math.max(recorded, this.#pending.get(digest)?.expiresAt ?? 0) - performance.now()
   }
 
-  /** A session is over: nothing of it is written any more. */
-  cancel(name: string): void {
-    this.#pending.delete(name)
-    this.#expiries.delete(name)
+  /** Drops the pending touch of a session that was destroyed. */
+  cancel(digest: string): void {
+    this.#pending.delete(digest)
+    this.#expiries.delete(digest)
   }
 
   /**
-   * A session was used, and is to live for `ttl` ms from now if given. Resolves when that is written or will be: at once
-   * where nobody knows how long the session still lives, so that it may not be over before.
+   * Records an access and, if given, the ms from now that the session is to live. Resolves when the touch is written or
+   * deferred. It is written at once if the expiry isn't known: the session could expire before a deferred write.
    */
-  async touch(name: string, id: string, ttl?: number): Promise<void> {
+  async touch(digest: string, id: string, ttlMs?: number): Promise<void> {
     const now = performance.now()
-    const left = (this.#expiries.get(name)?.at ?? 0) - now
-    if (this.#options.intervalMs === 0 || left <= 0 || this.#stopped) {
-      await this.#options.write([{ id, ttl: ttl ?? null, ageMs: 0 }])
-      if (ttl !== undefined && left < ttl) this.recordExpiry(name, ttl)
+    const remainingMs = (this.#expiries.get(digest)?.expiresAt ?? 0) - now
+    if (this.#options.intervalMs === 0 || remainingMs <= 0 || this.#stopped) {
+      await this.#options.write([{ id, ttlMs: ttlMs ?? null, ageMs: 0 }])
+      if (ttlMs !== undefined && remainingMs < ttlMs) this.recordExpiry(digest, ttlMs)
       return
     }
-    const there = this.#pending.get(name)
-    const due = there?.dueAt ?? now + Math.min(this.#options.intervalMs, left * maxTtlShare)
-    const end = ttl === undefined ? there?.expiresAt : Math.max(now + ttl, there?.expiresAt ?? 0)
-    this.#pending.set(name, { id, expiresAt: end, lastAccessedAt: now, dueAt: due })
-    if (this.#pending.size >= maxPending) void this.flush()
-    else this.#wake(due)
+    const pending = this.#pending.get(digest)
+    const dueAt = pending?.dueAt ?? now + Math.min(this.#options.intervalMs, remainingMs * maxTtlShare)
+    const expiresAt =
+      ttlMs === undefined ? pending?.expiresAt : Math.max(now + ttlMs, pending?.expiresAt ?? 0)
+    this.#pending.set(digest, { id, expiresAt, lastAccessedAt: now, dueAt })
+    if (this.#pending.size >= maxPendingTouches) void this.flush()
+    else this.#wakeAt(dueAt)
   }
 
-  /** A session was used; its last access is written in time. With an interval of 0, and no limit on idleness, it isn't. */
-  recordAccess(name: string, id: string): void {
+  /** Records an access; the write is deferred. With an interval of 0 it is only written if there is an idle timeout. */
+  recordAccess(digest: string, id: string): void {
     if (this.#options.intervalMs === 0 && !this.#options.countsIdleness) return
-    const waiting = this.#pending.get(name)
-    if (waiting !== undefined) waiting.lastAccessedAt = performance.now()
+    const pending = this.#pending.get(digest)
+    if (pending !== undefined) pending.lastAccessedAt = performance.now()
     else
-      this.touch(name, id).catch((error) =>
-        this.#options.warn(new Error(`a last access could not be written: ${messageOf(error)}`)),
+      this.touch(digest, id).catch((error) =>
+        this.#options.warn(new Error(`could not write a session's last access: ${messageOf(error)}`)),
       )
   }
 
   /**
-   * Writes what is waiting, all of it or what is due; resolves when what was being written is there too. Never rejects:
-   * what couldn't be written waits on.
+   * Writes the pending touches, all or those that are due. Resolves when writes that were already in progress are done, too.
+   * Never rejects: touches that couldn't be written stay pending.
    */
   async flush(all = true): Promise<void> {
-    // One after another: who waits for the last has waited for each.
     this.#flushing = this.#flushing.then(() => this.#flush(all))
     await this.#flushing
   }
 
   async #flush(all: boolean): Promise<void> {
-    const now = performance.now()
-    const until = all ? Number.POSITIVE_INFINITY : now + this.#options.intervalMs * earlyShare
-    const due = [...this.#pending].filter(([, waiting]) => waiting.dueAt <= until)
-    for (const [name] of due) this.#pending.delete(name)
-    for (let i = 0; i < due.length; i += this.#options.batchSize)
-      await this.#write(due.slice(i, i + this.#options.batchSize))
-    this.#timerDue = Number.POSITIVE_INFINITY
-    for (const { dueAt: due } of this.#pending.values()) this.#wake(due)
+    const { intervalMs, batchSize } = this.#options
+    const dueBefore = all ? Number.POSITIVE_INFINITY : performance.now() + intervalMs * flushAheadShare
+    const due = [...this.#pending].filter(([, { dueAt }]) => dueAt <= dueBefore)
+    for (const [digest] of due) this.#pending.delete(digest)
+    for (let i = 0; i < due.length; i += batchSize) await this.#write(due.slice(i, i + batchSize))
+    this.#timerDueAt = Number.POSITIVE_INFINITY
+    for (const { dueAt } of this.#pending.values()) this.#wakeAt(dueAt)
   }
 
-  /** Writes what is waiting, and from now on defers nothing. */
+  /** Writes the pending touches, and defers none from now on. */
   async stop(): Promise<void> {
     this.#stopped = true
     await this.flush()
@@ -151,34 +154,36 @@ export class TouchBuffer {
     const now = performance.now()
     const touches = batch.map(([, { id, expiresAt, lastAccessedAt }]) => ({
       id,
-      ttl: expiresAt === undefined ? null : expiresAt - now,
+      ttlMs: expiresAt === undefined ? null : expiresAt - now,
       ageMs: now - lastAccessedAt,
     }))
     try {
       await this.#options.write(touches)
       for (const [digest, { expiresAt }] of batch)
         if (expiresAt !== undefined)
-          this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.at ?? 0))
+          this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.expiresAt ?? 0))
     } catch (error) {
-      this.#options.warn(new Error(`later expiries could not be written and wait: ${messageOf(error)}`))
-      if (this.#stopped) return
-      for (const [digest, { id, expiresAt, lastAccessedAt }] of batch) {
-        const newer = this.#pending.get(digest)
-        this.#pending.set(digest, {
-          id,
-          expiresAt: Math.max(expiresAt ?? 0, newer?.expiresAt ?? 0) || undefined,
-          lastAccessedAt: Math.max(lastAccessedAt, newer?.lastAccessedAt ?? 0),
-          dueAt: newer?.dueAt ?? now + Math.min(this.#options.intervalMs, 5_000),
-        })
-      }
+      this.#options.warn(new Error(`could not write deferred touches: ${messageOf(error)}`))
+      const retryAt = now + Math.min(this.#options.intervalMs, retryDelayMs)
+      if (!this.#stopped) for (const [digest, touch] of batch) this.#retryAt(retryAt, digest, touch)
     }
   }
 
-  #wake(due: number): void {
-    if (due >= this.#timerDue || this.#stopped) return
+  #retryAt(retryAt: number, digest: string, { id, expiresAt, lastAccessedAt }: PendingTouch): void {
+    const newer = this.#pending.get(digest)
+    this.#pending.set(digest, {
+      id,
+      expiresAt: Math.max(expiresAt ?? 0, newer?.expiresAt ?? 0) || undefined,
+      lastAccessedAt: Math.max(lastAccessedAt, newer?.lastAccessedAt ?? 0),
+      dueAt: newer?.dueAt ?? retryAt,
+    })
+  }
+
+  #wakeAt(dueAt: number): void {
+    if (dueAt >= this.#timerDueAt || this.#stopped) return
     clearTimeout(this.#timer)
-    this.#timerDue = due
-    this.#timer = setTimeout(() => void this.flush(false), due - performance.now())
+    this.#timerDueAt = dueAt
+    this.#timer = setTimeout(() => void this.flush(false), dueAt - performance.now())
     this.#timer.unref()
   }
 }

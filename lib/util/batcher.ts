@@ -1,18 +1,21 @@
-// Joins calls that are made at the same time into few; generic, and free of SQL.
+// Joins calls that are made at the same time into batches; generic, and free of SQL.
 
 export interface BatcherOptions<V, R> {
-  /** Does all at once, sorted by key, each key once; answers in the same order. An `Error` is that call's alone. */
+  /** Runs a batch, sorted by key, each key once. Resolves with results in the same order; an `Error` rejects its call alone. */
   readonly run: (calls: readonly BatchCall<V>[]) => Promise<readonly (R | Error)[]>
-  /** How many calls at most are joined. */
+  /** The maximum number of calls in a batch. */
   readonly maxBatchSize: number
-  /** What a call weighs, and how much a batch of more than one may. Default: nothing. */
+  /** The size of a call, and the maximum size of a batch of more than one. Default: unlimited. */
   readonly sizeOf?: (value: V) => number
   readonly maxSize?: number
-  /** How many batches at most are under way. */
+  /** The maximum number of batches in flight. */
   readonly maxConcurrentBatches: number
-  /** Calls for one key that wait are one call with one answer, and needn't wait for each other: reads. */
+  /**
+   * Whether calls for one key that wait share one result, and needn't wait for calls in flight: for reads, whose value is
+   * always the same.
+   */
   readonly dedupe?: boolean
-  /** Whether a batch that failed may have failed for one call's sake, and is to be taken apart, again and again. Default: never. */
+  /** Whether one call alone may be the cause of a batch's error: then the batch is halved until it is found. Default: never. */
   readonly canBisect?: (error: unknown) => boolean
 }
 
@@ -28,39 +31,39 @@ interface Call<V, R> extends BatchCall<V> {
 }
 
 /**
- * A call on an idle batcher leaves at once, with those made in the same turn of the event loop; calls made while as many
- * batches as may be are under way leave together when one is back. Calls for one key are made one after another, in their
- * order.
+ * While fewer than `maxConcurrentBatches` are in flight, a call is dispatched at once, together with those of the same tick.
+ * Otherwise it waits, and is dispatched with all that wait when a batch is done. Without `dedupe`, calls for one key run one
+ * after another, in their order.
  */
 export class Batcher<V, R> {
   readonly #options: BatcherOptions<V, R>
   #waiting: Call<V, R>[] = []
-  /** Those that wait where they are shared, by key and in their order. */
-  #byKey: Map<string, Call<V, R>> | undefined
+  /** The waiting calls by key, in their order; only with `dedupe`. */
+  #waitingByKey: Map<string, Call<V, R>> | undefined
   readonly #inFlightKeys = new Set<string>()
   #inFlight = 0
   #isScheduled = false
 
   constructor(options: BatcherOptions<V, R>) {
     this.#options = options
-    if (options.dedupe) this.#byKey = new Map()
+    if (options.dedupe) this.#waitingByKey = new Map()
   }
 
   add(key: string, value: V): Promise<R> {
-    const same = this.#byKey?.get(key)
+    const same = this.#waitingByKey?.get(key)
     if (same !== undefined) return same.promise as Promise<R>
     const call: Call<V, R> = { key, value, promise: undefined, resolve: unsettled, reject: unsettled }
     call.promise = new Promise<R>((resolve, reject) => {
       call.resolve = resolve
       call.reject = reject
     })
-    if (this.#byKey === undefined) this.#waiting.push(call)
-    else this.#byKey.set(key, call)
+    if (this.#waitingByKey === undefined) this.#waiting.push(call)
+    else this.#waitingByKey.set(key, call)
     this.#schedule()
     return call.promise
   }
 
-  /** After everything that is about to happen in this turn, and before any I/O: nothing is later for it. */
+  /** Dispatches on `nextTick`: that collects all calls of this tick, and comes before any I/O. */
   #schedule(): void {
     if (this.#isScheduled || this.#inFlight >= this.#options.maxConcurrentBatches) return
     this.#isScheduled = true
@@ -78,61 +81,57 @@ export class Batcher<V, R> {
     }
   }
 
-  /** The next calls, each key once. */
   #nextBatch(): Call<V, R>[] {
-    const taken = this.#byKey === undefined ? this.#nextOrdered() : this.#nextDeduped(this.#byKey)
-    return taken.length > 1 ? taken.sort(byKey) : taken
+    const batch =
+      this.#waitingByKey === undefined ? this.#nextOrdered() : this.#nextDeduped(this.#waitingByKey)
+    return batch.length > 1 ? batch.sort(byKey) : batch
   }
 
   #nextDeduped(waiting: Map<string, Call<V, R>>): Call<V, R>[] {
-    const taken: Call<V, R>[] = []
+    const batch: Call<V, R>[] = []
     for (const call of waiting.values()) {
-      if (taken.length === this.#options.maxBatchSize) break
-      taken.push(call)
+      if (batch.length === this.#options.maxBatchSize) break
+      batch.push(call)
     }
-    // A new one, as what the tables of an old one hold the garbage collector takes for used.
-    if (taken.length === waiting.size) this.#byKey = new Map()
-    else for (const { key } of taken) waiting.delete(key)
-    return taken
+    // A new map: the table of an emptied one keeps its calls from being garbage-collected.
+    if (batch.length === waiting.size) this.#waitingByKey = new Map()
+    else for (const { key } of batch) waiting.delete(key)
+    return batch
   }
 
-  /** At most one call for a key, none for a key under way; the others keep their places. */
+  /** At most one call for a key, and none for a key in flight; the other calls keep their places. */
   #nextOrdered(): Call<V, R>[] {
-    const taken: Call<V, R>[] = []
-    const left: Call<V, R>[] = []
-    const keys = new Set<string>()
-    const {
-      maxBatchSize: max,
-      sizeOf: weigh = () => 0,
-      maxSize: maxWeight = Number.POSITIVE_INFINITY,
-    } = this.#options
-    let weight = 0
+    const { maxBatchSize, sizeOf = () => 0, maxSize = Number.POSITIVE_INFINITY } = this.#options
+    const batch: Call<V, R>[] = []
+    const waiting: Call<V, R>[] = []
+    const seenKeys = new Set<string>()
+    let batchSize = 0
     for (const call of this.#waiting) {
-      const isFree = !keys.has(call.key) && !this.#inFlightKeys.has(call.key)
-      // Seen, taken or not: a later call for the key must not overtake.
-      keys.add(call.key)
-      const own = weigh(call.value)
-      if (isFree && (taken.length === 0 || (taken.length < max && weight + own <= maxWeight))) {
-        taken.push(call)
-        weight += own
-      } else left.push(call)
+      const isFree = !seenKeys.has(call.key) && !this.#inFlightKeys.has(call.key)
+      // Also if the call waits on: a later call for the key must not overtake it.
+      seenKeys.add(call.key)
+      const size = sizeOf(call.value)
+      const fits = batch.length === 0 || (batch.length < maxBatchSize && batchSize + size <= maxSize)
+      if (isFree && fits) {
+        batch.push(call)
+        batchSize += size
+      } else waiting.push(call)
     }
-    this.#waiting = left
-    for (const { key } of taken) this.#inFlightKeys.add(key)
-    return taken
+    this.#waiting = waiting
+    for (const { key } of batch) this.#inFlightKeys.add(key)
+    return batch
   }
 
   async #dispatch(calls: Call<V, R>[]): Promise<void> {
     this.#inFlight++
     await this.#run(calls)
-    if (this.#byKey === undefined) for (const { key } of calls) this.#inFlightKeys.delete(key)
+    if (this.#waitingByKey === undefined) for (const { key } of calls) this.#inFlightKeys.delete(key)
     this.#inFlight--
-    if ((this.#byKey?.size ?? this.#waiting.length) > 0) this.#schedule()
+    if ((this.#waitingByKey?.size ?? this.#waiting.length) > 0) this.#schedule()
   }
 
   async #run(calls: Call<V, R>[]): Promise<void> {
-    const { run, canBisect: isDivisible } = this.#options
-    const results = await bisect(calls, run, isDivisible)
+    const results = await bisect(calls, this.#options.run, this.#options.canBisect)
     for (const [n, call] of calls.entries()) {
       const result = results[n]
       if (result instanceof Error) call.reject(result)
@@ -141,19 +140,19 @@ export class Batcher<V, R> {
   }
 }
 
-/** Runs all at once. What fails is halved, and again, until the calls that fail are alone, each with its error. */
+/** Runs all calls at once. If that fails, halves them, and again, until each call that fails is alone with its error. */
 export async function bisect<C, R>(
   calls: readonly C[],
   run: (calls: readonly C[]) => Promise<readonly (R | Error)[]>,
-  isDivisible: (error: unknown) => boolean = () => false,
+  canBisect: (error: unknown) => boolean = () => false,
 ): Promise<readonly (R | Error)[]> {
   try {
     return await run(calls)
   } catch (error) {
-    if (calls.length > 1 && isDivisible(error)) {
+    if (calls.length > 1 && canBisect(error)) {
       const half = calls.length >> 1
-      const first = await bisect(calls.slice(0, half), run, isDivisible)
-      return [...first, ...(await bisect(calls.slice(half), run, isDivisible))]
+      const first = await bisect(calls.slice(0, half), run, canBisect)
+      return [...first, ...(await bisect(calls.slice(half), run, canBisect))]
     }
     const failure = error instanceof Error ? error : new Error(String(error))
     return calls.map(() => failure)

@@ -1,6 +1,6 @@
-// node-cron in the form that bundles of every kind can hold.
+// Loads node-cron in a way that works in bundles of every module format.
 
-// It asks where it is, for tasks in files, which nobody has here. In a bundle that is an ES module there is no such name.
+// node-cron reads `__filename` while it loads, for tasks in files, which we don't use. A bundle in ESM format has none.
 const isMissing = typeof __filename === 'undefined'
 if (isMissing) Reflect.set(globalThis, '__filename', '/')
 import cron = require('node-cron')

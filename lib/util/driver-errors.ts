@@ -1,18 +1,20 @@
-// Messages and codes of driver errors, and copies of them without ids and sessions.
-const keptFields = ['code', 'severity', 'hint', 'schema', 'table', 'column', 'constraint', 'routine'] as const
+// Reads the messages and codes of driver errors, and copies errors without the ids and sessions in them.
 
-/** What is shorter may stand in any message, and protects nobody. */
+/** Fields of an error that never hold a value of the table. */
+const safeFields = ['code', 'severity', 'hint', 'schema', 'table', 'column', 'constraint', 'routine'] as const
+
+/** A shorter string could be part of any message, and is too short for a secret. */
 const minSecretLength = 8
 
 /**
- * A copy of a driver's error without what may hold ids or sessions: PostgreSQL's `detail` and `where` quote values, and
- * other drivers hang statement and parameters on their errors.
+ * Returns a copy of a driver's error without `secrets`, and without fields that may hold ids or sessions: PostgreSQL's
+ * `detail` and `where` quote values, and some drivers add the statement and its parameters.
  */
 export function redact(error: unknown, secrets: readonly string[] = []): Error {
   let message = messageOf(error)
   for (const secret of secrets) {
     if (secret.length < minSecretLength) continue
-    // As it is, and as it stands inside JSON.
+    // As it is, and as it is escaped inside JSON.
     for (const form of [secret, JSON.stringify(secret).slice(1, -1)]) message = message.replaceAll(form, '…')
   }
   const copy = new Error(message)
@@ -20,14 +22,14 @@ export function redact(error: unknown, secrets: readonly string[] = []): Error {
   copy.name = error.name
   const frames = error.stack?.split('\n').filter((line) => /^\s+at /.test(line))
   if (frames?.length) copy.stack = [`${copy.name}: ${message}`, ...frames].join('\n')
-  for (const key of keptFields) {
+  for (const key of safeFields) {
     const value: unknown = Reflect.get(error, key)
     if (typeof value === 'string') Object.defineProperty(copy, key, { value, enumerable: true })
   }
   return copy
 }
 
-/** What an error says; Node's AggregateError (a host with several addresses) itself says nothing. */
+/** Returns an error's message. Node's AggregateError, of a host with several addresses, has none of its own. */
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError && error.errors.length > 0)
     return [...new Set(error.errors.map(messageOf))].join('; ')
@@ -35,7 +37,7 @@ export function messageOf(error: unknown): string {
   return error.message || codeOf(error) || error.name
 }
 
-/** The code of a driver's error: an SQLSTATE such as `42501`, or Node's, such as `ECONNREFUSED`. */
+/** Returns the code of a driver's error: an SQLSTATE such as `42501`, or one of Node's such as `ECONNREFUSED`. */
 export function codeOf(error: unknown): string | undefined {
   const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined
   return typeof code === 'string' ? code : undefined

@@ -1,26 +1,28 @@
-// When the sweeper runs: by a cron expression or every so many ms; never twice at once, and never the reason to live.
+// Runs a job by a cron expression or at an interval: never twice at once, and without keeping the process running.
 
 import type { Schedule } from '../types/settings.js'
 import cron from './cron.cjs'
 
-/** Instances whose clocks agree must not all come at once: each waits for up to this share of the time between two sweeps. */
+/** Each run is moved by up to this share of the interval, so that processes with equal clocks don't all run at once. */
 const jitterShare = 1 / 10
 const maxJitterMs = 10_000
 
-/** What node-cron would print goes where the store's own warnings go, and comes from there. */
+/** node-cron would print: the store reports what fails by itself. */
 const silentLogger = { info() {}, warn() {}, error() {}, debug() {} }
 
-/** Why a cron expression can't be used; nothing if it can. */
+type Job = (msToNext: number) => Promise<void>
+
+/** Returns why a cron expression can't be used, `undefined` if it can. */
 export function cronProblem(expression: string): string | undefined {
   try {
-    intervalOf(expression, undefined)
+    cronIntervalMs(expression, undefined)
     return undefined
   } catch (error) {
     return (error as Error).message
   }
 }
 
-/** Whether there is such a time zone here. */
+/** Whether this runtime knows the time zone. */
 export function isTimeZone(name: string): boolean {
   try {
     new Intl.DateTimeFormat('en', { timeZone: name })
@@ -31,25 +33,20 @@ export function isTimeZone(name: string): boolean {
 }
 
 /**
- * Calls `run` from now on, until the function that it answers is called. `run` gets the time until it is called next, in
- * ms. It must not reject; while it is under way it isn't called again.
+ * Calls `job` from now on, until the returned function is called. The job receives the ms until its next run, must not
+ * reject, and isn't called again while it runs.
  */
-export function schedule(times: Schedule, run: (next: number) => Promise<void>): () => void {
-  if (times.cron !== undefined) return byCron(times.cron, times.timezone, run)
-  return times.intervalMs === undefined ? () => undefined : byInterval(times.intervalMs, run)
+export function schedule(times: Schedule, job: Job): () => void {
+  if (times.cron !== undefined) return byCron(times.cron, times.timezone, job)
+  return times.intervalMs === undefined ? () => undefined : byInterval(times.intervalMs, job)
 }
 
-function byCron(
-  expression: string,
-  timezone: string | undefined,
-  run: (next: number) => Promise<void>,
-): () => void {
-  const delay = Math.min(intervalOf(expression, timezone) * jitterShare, maxJitterMs)
-  const task = cron.schedule(expression, () => run(task.msToNext() ?? 0), {
+function byCron(expression: string, timezone: string | undefined, job: Job): () => void {
+  const task = cron.schedule(expression, () => job(task.msToNext() ?? 0), {
     unref: true,
     noOverlap: true,
-    maxRandomDelay: delay,
-    // A process that was too busy to come in time comes late.
+    maxRandomDelay: Math.min(cronIntervalMs(expression, timezone) * jitterShare, maxJitterMs),
+    // In a process that was too busy at the right time the job runs late.
     missedExecutionTolerance: Number.POSITIVE_INFINITY,
     suppressMissedWarning: true,
     logger: silentLogger,
@@ -58,8 +55,8 @@ function byCron(
   return () => void task.destroy()
 }
 
-/** The time between the next two. Throws if the expression isn't one. */
-function intervalOf(expression: string, timezone: string | undefined): number {
+/** Returns the time between the next two runs. Throws for an invalid expression. */
+function cronIntervalMs(expression: string, timezone: string | undefined): number {
   const task = cron.createTask(expression, () => undefined, timezone === undefined ? {} : { timezone })
   try {
     const [first, second] = task.getNextRuns(2) as [Date, Date]
@@ -69,15 +66,15 @@ function intervalOf(expression: string, timezone: string | undefined): number {
   }
 }
 
-function byInterval(every: number, run: (next: number) => Promise<void>): () => void {
+function byInterval(intervalMs: number, job: Job): () => void {
   let timer: NodeJS.Timeout
   let isStopped = false
   const wait = (): void => {
-    timer = setTimeout(tick, every * (1 - jitterShare * Math.random()))
+    timer = setTimeout(run, intervalMs * (1 - jitterShare * Math.random()))
     timer.unref()
   }
-  const tick = async (): Promise<void> => {
-    await run(every)
+  const run = async (): Promise<void> => {
+    await job(intervalMs)
     if (!isStopped) wait()
   }
   wait()

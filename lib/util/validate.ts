@@ -1,16 +1,16 @@
-// The checks of options, of whatever has some: each throws a `TypeError` or `RangeError` that names the option.
+// Checks options and arguments: each check throws a `TypeError` or `RangeError` that names the option and the value.
 
-/** The defaults, overridden by what was given; `undefined` is not given. */
-export function withDefaults<T extends object>(what: string, defaults: T, given: object): T {
+/** Returns the defaults overridden by the given options, of which `undefined` counts as not given. */
+export function withDefaults<T extends object>(name: string, defaults: T, given: object): T {
   if (typeof given !== 'object' || given === null || Array.isArray(given))
     throw new TypeError(
-      `${what === 'options' ? what : `option "${what}"`} must be an object; received ${describe(given)}`,
+      `${name === 'options' ? name : `option "${name}"`} must be an object; received ${describe(given)}`,
     )
   const known = Object.keys(defaults)
-  const unknown = Object.keys(given).find((name) => !known.includes(name))
+  const unknown = Object.keys(given).find((key) => !known.includes(key))
   if (unknown !== undefined) {
-    const prefix = what === 'options' ? '' : `${what}.`
-    throw new TypeError(`option "${prefix}${unknown}" is unknown; known are ${known.join(', ')}`)
+    const prefix = name === 'options' ? '' : `${name}.`
+    throw new TypeError(`option "${prefix}${unknown}" is unknown; known options: ${known.join(', ')}`)
   }
   return {
     ...defaults,
@@ -18,15 +18,15 @@ export function withDefaults<T extends object>(what: string, defaults: T, given:
   }
 }
 
-export function assertInteger(name: string, value: unknown, unit: string, least: number): void {
+export function assertInteger(name: string, value: unknown, unit: string, min: number): void {
   if (typeof value !== 'number') invalidType(name, `a number of ${unit}`, value)
-  if (!Number.isSafeInteger(value) || value < least)
-    outOfRange(name, `a whole number of ${unit}, ${least} or more`, value)
+  if (!Number.isSafeInteger(value) || value < min)
+    outOfRange(name, `a whole number of ${unit}, ${min} or more`, value)
 }
 
 export function assertIdentifier(name: string, value: unknown): void {
   if (typeof value !== 'string') invalidType(name, 'a string', value)
-  // PostgreSQL cuts longer names silently, and two tables could become one.
+  // PostgreSQL truncates longer names silently, so that two names could mean one table.
   if (value === '' || value.includes('\0') || Buffer.byteLength(value) > 63)
     outOfRange(name, 'a name of 1 to 63 bytes without NUL', value)
 }
@@ -40,15 +40,15 @@ export function assertDuration(name: string, value: unknown): void {
   if (!Number.isFinite(value) || value <= 0) outOfRange(name, 'a number of milliseconds above 0', value)
 }
 
-export function invalidType(name: string, right: string, value: unknown): never {
-  throw new TypeError(`option "${name}" must be ${right}; received ${describe(value)}`)
+export function invalidType(name: string, expected: string, value: unknown): never {
+  throw new TypeError(`option "${name}" must be ${expected}; received ${describe(value)}`)
 }
 
-export function outOfRange(name: string, right: string, value: unknown, why = ''): never {
-  throw new RangeError(`option "${name}" must be ${right}; received ${describe(value)}${why}`)
+export function outOfRange(name: string, expected: string, value: unknown, reason = ''): never {
+  throw new RangeError(`option "${name}" must be ${expected}; received ${describe(value)}${reason}`)
 }
 
-/** A value as an error names it. */
+/** Describes a value for an error message: objects and functions by their kind only. */
 export function describe(value: unknown): string {
   if (typeof value === 'string')
     return `${JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value)} (a string)`

@@ -10,7 +10,7 @@ const stored = (version: number, ttlMs = 1e9) => ({
   ttlMs,
 })
 
-describe('the cache', () => {
+describe('LocalCache', () => {
   let now = 0
   const cache = (limits = {}) =>
     new LocalCache({ max: 100, maxBytes: 1e6, ttl: 60_000, ...limits }, () => now)
@@ -18,7 +18,7 @@ describe('the cache', () => {
     now = 1_000
   })
 
-  it('hands out copies of what it was filled with', () => {
+  it('returns copies of what it was filled with', () => {
     const c = cache()
     c.commitFill(c.beginFill('a'), { ...stored(1), json: '{"list":[{"n":1}]}' })
     const first = c.get('a') as { list: { n: number }[] }
@@ -27,7 +27,7 @@ describe('the cache', () => {
     expect(c.get('a')).to.deep.equal({ list: [{ n: 1 }] })
   })
 
-  it('refuses a fill that a notice overtook, and takes one of the version noticed or newer', () => {
+  it('refuses a fill that an invalidation overtook, and accepts one of its version or newer', () => {
     const c = cache()
     const [older, same, newer] = [c.beginFill('a'), c.beginFill('a'), c.beginFill('a')]
     c.invalidate('a', 5)
@@ -39,7 +39,7 @@ describe('the cache', () => {
     expect(c.get('a')).to.deep.equal({ version: 6 })
   })
 
-  it('keeps the newer of two fills, in whichever order they come', () => {
+  it('keeps the newer of two fills, whichever is committed first', () => {
     const c = cache()
     const [first, second] = [c.beginFill('a'), c.beginFill('a')]
     c.commitFill(second, stored(2))
@@ -47,7 +47,7 @@ describe('the cache', () => {
     expect(c.get('a')).to.deep.equal({ version: 2 })
   })
 
-  it('drops what is older than a notice and nothing else', () => {
+  it('drops only a session that is older than an invalidation', () => {
     const c = cache()
     c.commitFill(c.beginFill('a'), stored(5))
     c.commitFill(c.beginFill('b'), stored(5))
@@ -58,7 +58,7 @@ describe('the cache', () => {
     expect(c.get('b')).to.deep.equal({ version: 5 })
   })
 
-  it('refuses a fill that began before a flush', () => {
+  it('refuses a fill that began before it was cleared', () => {
     const c = cache()
     const fill = c.beginFill('a')
     c.clear()
@@ -66,64 +66,64 @@ describe('the cache', () => {
     expect(c.get('a')).to.equal(undefined)
   })
 
-  it('asks once for all who ask at the same time', async () => {
+  it('loads once for concurrent misses', async () => {
     const c = cache()
-    let asked = 0
-    let answer: (value: ReturnType<typeof stored>) => void = () => {}
+    let loads = 0
+    let resolveLoad: (value: ReturnType<typeof stored>) => void = () => {}
     const load = () => {
-      asked++
+      loads++
       return new Promise<ReturnType<typeof stored>>((resolve) => {
-        answer = resolve
+        resolveLoad = resolve
       })
     }
     const reads = [c.fetch('a', load), c.fetch('a', load), c.fetch('a', load)]
     await Promise.resolve()
-    answer(stored(1))
+    resolveLoad(stored(1))
     expect(await Promise.all(reads)).to.deep.equal([stored(1), stored(1), stored(1)])
-    expect(asked).to.equal(1)
+    expect(loads).to.equal(1)
   })
 
-  it('lets nobody who asks after a notice have the answer of a read that began before it', async () => {
+  it('loads again for a caller that arrives after an invalidation', async () => {
     const c = cache()
-    const answers: ((value: ReturnType<typeof stored>) => void)[] = []
-    const load = () => new Promise<ReturnType<typeof stored>>((resolve) => answers.push(resolve))
-    for (const tell of [() => c.invalidate('a', 2), () => c.clear()]) {
-      answers.length = 0
+    const resolvers: ((value: ReturnType<typeof stored>) => void)[] = []
+    const load = () => new Promise<ReturnType<typeof stored>>((resolve) => resolvers.push(resolve))
+    for (const drop of [() => c.invalidate('a', 2), () => c.clear()]) {
+      resolvers.length = 0
       const before = c.fetch('a', load)
-      tell()
+      drop()
       const after = c.fetch('a', load)
       await Promise.resolve()
-      expect(answers).to.have.length(2)
-      answers[1]?.(stored(2))
-      answers[0]?.(stored(1))
+      expect(resolvers).to.have.length(2)
+      resolvers[1]?.(stored(2))
+      resolvers[0]?.(stored(1))
       expect([await before, await after]).to.deep.equal([stored(1), stored(2)])
       expect(c.get('a')).to.deep.equal({ version: 2 })
     }
   })
 
-  it('says that there is nothing only after having asked since', async () => {
+  it('shares no miss with a caller that arrived during the load', async () => {
     const c = cache()
-    let answer: (value?: ReturnType<typeof stored>) => void = () => {}
-    let asked = 0
+    let resolveLoad: (value?: ReturnType<typeof stored>) => void = () => {}
+    let loads = 0
     const load = () => {
-      asked++
+      loads++
       return new Promise<ReturnType<typeof stored> | undefined>((resolve) => {
-        answer = resolve
+        resolveLoad = resolve
       })
     }
     const first = c.fetch('a', load)
-    // Made by another instance while the first read is under way.
+    // Another instance inserts the session while the first load is in flight.
     const later = [c.fetch('a', load), c.fetch('a', load)]
     await Promise.resolve()
-    answer(undefined)
+    resolveLoad(undefined)
     expect(await first).to.equal(undefined)
     await new Promise((resolve) => setImmediate(resolve))
-    answer(stored(1))
+    resolveLoad(stored(1))
     expect(await Promise.all(later)).to.deep.equal([stored(1), stored(1)])
-    expect(asked).to.equal(2)
+    expect(loads).to.equal(2)
   })
 
-  it('lets a failed read fail for all who share it, and asks anew afterwards', async () => {
+  it('rejects all callers that share a failed load, and loads again for the next', async () => {
     const c = cache()
     const fail = () => Promise.reject(new Error('down'))
     const outcomes = await Promise.allSettled([c.fetch('a', fail), c.fetch('a', fail)])
@@ -131,7 +131,7 @@ describe('the cache', () => {
     expect(await c.fetch('a', async () => stored(1))).to.deep.equal(stored(1))
   })
 
-  it('expires with the session, or after its ttl, from the moment of the question', () => {
+  it('returns a session until it expires or for its ttl, from the start of the load', () => {
     const c = cache({ ttl: 500 })
     const fill = c.beginFill('short')
     now += 50
@@ -147,7 +147,7 @@ describe('the cache', () => {
     expect(c.get('long')).to.equal(undefined)
   })
 
-  it('is bounded in sessions and in bytes', () => {
+  it('is bounded in sessions and in characters', () => {
     const few = cache({ max: 10 })
     const small = cache({ maxBytes: 150 })
     for (let i = 0; i < 100; i++)
@@ -159,7 +159,7 @@ describe('the cache', () => {
     expect(small.get('big')).to.equal(undefined)
   })
 
-  it('forgets the fills that have ended', () => {
+  it('forgets fills that were committed', () => {
     const c = cache()
     for (let i = 0; i < 1_000; i++) c.commitFill(c.beginFill(`${i}`))
     const fill = c.beginFill('1')
@@ -167,7 +167,7 @@ describe('the cache', () => {
     expect(c.get('1')).to.deep.equal({ version: 1 })
   })
 
-  it('copies as JSON does', () => {
+  it('copies sessions as JSON does', () => {
     const key = fc.oneof(fc.string(), fc.constantFrom('__proto__', 'constructor', 'toString', '0', '1'))
     const value = fc.letrec((tie) => ({
       node: fc.oneof(

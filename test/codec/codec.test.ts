@@ -195,8 +195,8 @@ describe('encrypted', () => {
       { keys: [{ id: 'a', key: secret }] },
       'received a string of 33 characters that is neither',
     ],
-    ['a number', { keys: [{ id: 'a', key: 5 }] }, 'raw or in base64 or hexadecimal; received number'],
-    ['an unknown option', { keys: [first], key: 'a' }, 'option "key" is unknown; known are keys, allowPlain'],
+    ['a number', { keys: [{ id: 'a', key: 5 }] }, 'or those as base64 or hexadecimal; received number'],
+    ['an option', { keys: [first], key: 'a' }, 'option "key" is unknown; known options: keys, allowPlain'],
   ] as const)
     it(`refuses ${what}, naming the option and quoting no key`, () => {
       const make = () => encrypted(options as unknown as Parameters<typeof encrypted>[0])

@@ -362,7 +362,7 @@ describe('instances on one table', () => {
     const statements = new SessionStatements(table, limits, channel)
     const queries = new SessionQueries(connection, table, channel, statements)
     const id = `sha256:${digestOf('x')}`
-    const [changed] = await queries.write([{ id, json: '{"n":2}', ttl: 60_000, userId: undefined }])
+    const [changed] = await queries.write([{ id, json: '{"n":2}', ttlMs: 60_000, userId: undefined }])
     expect(changed).to.include({ notify: true })
     await until(async () => (await a.get('x'))?.n === 2)
     await queries.destroy(id)

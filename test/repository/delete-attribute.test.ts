@@ -6,7 +6,7 @@ import { until } from '../helpers/until.js'
 
 const hour = 3_600_000
 
-describe('an attribute that is taken from a user', () => {
+describe('deleteAttribute', () => {
   let url: string
   beforeEach(async () => {
     url = await freshDatabase()
@@ -15,7 +15,7 @@ describe('an attribute that is taken from a user', () => {
   const rows = () =>
     sql(url, 'select id, session, user_id, expiry, created_at, last_access from session order by id')
 
-  it('is gone from all sessions of this user, on every instance, and from nobody else’s', async () => {
+  it('removes the attribute from all sessions of this user, on every instance, and from no other user’s', async () => {
     await using store = await trusted(url)
     await using other = await trusted(url)
     using far = new Instance(url)
@@ -36,17 +36,17 @@ describe('an attribute that is taken from a user', () => {
       await until(async () => !('admin' in ((await other.get(sid)) ?? {})))
       await until(async () => !('admin' in ((await far.call('get', sid)) as object)))
     }
-    const left = await store.sessionsOf('ann')
-    expect(left.map(({ session }) => session.n).sort((a, b) => Number(a) - Number(b))).to.deep.equal([
+    const sessions = await store.sessionsOf('ann')
+    expect(sessions.map(({ session }) => session.n).sort((a, b) => Number(a) - Number(b))).to.deep.equal([
       ...sids.keys(),
     ])
-    expect(left.filter(({ session }) => 'admin' in session)).to.deep.equal([])
+    expect(sessions.filter(({ session }) => 'admin' in session)).to.deep.equal([])
     expect(await store.get(bobs)).to.include({ admin: true })
     expect(await store.deleteAttribute('ann', 'admin')).to.equal(0)
     expect(await store.deleteAttribute('ann', 'toString')).to.equal(0)
   })
 
-  it('leaves expiry and last access as they are, with limits on life and idleness too', async () => {
+  it('leaves expiry and last access as they are, also with maxLifetime and idleTimeout', async () => {
     for (const options of [{}, { maxLifetime: 3 * hour, idleTimeout: 2 * hour }] satisfies PgStoreOptions[]) {
       await using store = await trusted(url, options)
       await store.create({ userId: 'ann', admin: true }, { ttl: hour })
@@ -72,7 +72,7 @@ describe('an attribute that is taken from a user', () => {
     expect(await store.get(sid)).to.equal(undefined)
   })
 
-  it('is taken from sessions that have expired, too, which a slow request could save again', async () => {
+  it('includes expired sessions, which a slow request could save again', async () => {
     await using store = await trusted(url)
     const sid = await store.create({ userId: 'ann', admin: true })
     const session = (await store.get(sid)) ?? {}
@@ -83,7 +83,7 @@ describe('an attribute that is taken from a user', () => {
   })
 
   for (const concurrency of ['merge', 'reject', 'last-write'] as const)
-    it(`${concurrency === 'last-write' ? 'comes back' : 'does not come back'} with a save under way that still had it (concurrency: '${concurrency}')`, async () => {
+    it(`is ${concurrency === 'last-write' ? '' : 'not '}undone by a save in flight that still has the attribute (concurrency: '${concurrency}')`, async () => {
       await using store = await trusted(url, { concurrency })
       await using other = await trusted(url, { concurrency })
       for (const late of [store, other]) {
@@ -104,7 +104,7 @@ describe('an attribute that is taken from a user', () => {
       }
     })
 
-  it('goes, and what is saved at the same time stays, here and on another instance', async () => {
+  it('keeps what is saved at the same time, here and on another instance', async () => {
     await using store = await trusted(url)
     await using other = await trusted(url)
     for (let round = 0; round < 50; round++) {
@@ -125,7 +125,7 @@ describe('an attribute that is taken from a user', () => {
     expect((await store.stats()).conflicts + (await other.stats()).conflicts).to.be.above(0)
   })
 
-  it('may be what says whose the session is: then it is nobody’s', async () => {
+  it('leaves a session without a user if the attribute is its user id', async () => {
     await using store = await trusted(url, { maxSessionsPerUser: 5 })
     const sid = await store.create({ user: { id: 'ann' }, passport: { user: 'bob' } })
     expect(await store.deleteAttribute('ann', 'user')).to.equal(1)
@@ -136,7 +136,7 @@ describe('an attribute that is taken from a user', () => {
     expect((await rows())[0]).to.include({ user_id: null })
   })
 
-  it('brings no session back that is destroyed at the same time', async () => {
+  it('does not bring back a session that is destroyed at the same time', async () => {
     await using store = await trusted(url)
     for (let round = 0; round < 30; round++) {
       const sids = await Promise.all([1, 2, 3].map((n) => store.create({ userId: 'ann', n, admin: true })))
@@ -145,18 +145,18 @@ describe('an attribute that is taken from a user', () => {
         store.destroy(sids[0] ?? ''),
         store.destroySessionsOf('ann', { except: sids[2] ?? '' }),
       ])
-      const alive = await store.sessionsOf('ann')
-      expect(alive.map(({ session }) => session)).to.deep.equal([{ userId: 'ann', n: 3 }])
+      const active = await store.sessionsOf('ann')
+      expect(active.map(({ session }) => session)).to.deep.equal([{ userId: 'ann', n: 3 }])
       await store.destroySessionsOf('ann')
     }
   })
 })
 
-describe('the size of an attribute', () => {
-  it('is limited by maxAttributeBytes, in bytes of UTF-8, before anything is written', async () => {
+describe('maxAttributeBytes', () => {
+  it('limits each attribute, in bytes of UTF-8, before anything is written', async () => {
     const url = await freshDatabase()
     await using store = new PgStore(url, { maxAttributeBytes: 10, maxBytes: 60 })
-    // JSON has the quotes too: 8 bytes of text.
+    // 8 bytes of text and the quotes of JSON.
     const fits = { a: '12345678', b: 'ääää', c: '🙂🙂', d: [123, 567] }
     await store.set('a', fits)
     const before = await sql(url, 'select * from session')
@@ -185,7 +185,7 @@ describe('the size of an attribute', () => {
     expect(await store.get('a')).to.deep.equal(fits)
   })
 
-  it('counts after a merge, too: then neither is lost that was there', async () => {
+  it('applies to the merged session, and a save that is refused changes nothing', async () => {
     const url = await freshDatabase()
     await using store = await trusted(url, { maxBytes: 40 })
     await store.set('x', {})

@@ -20,7 +20,7 @@ describe('maxSessionsPerUser', () => {
     (await store.sessionsOf(user)).map(({ session }) => session.n as number).sort((a, b) => a - b)
   const ann = (n: number) => ({ userId: 'ann', n })
 
-  it('holds for 50 sign-ins of one user at once on four processes: the evicted are signed out everywhere', async () => {
+  it('holds for 50 simultaneous sign-ins of one user in four processes, which all sign out the evicted', async () => {
     const options = { maxSessionsPerUser: 3 }
     const instances = Array.from({ length: 4 }, () => new Instance(url, options))
     try {
@@ -44,24 +44,24 @@ describe('maxSessionsPerUser', () => {
         return value as string
       })
       expect(sids).to.have.length(50)
-      // Transactions of one user are numbered in their order: the last one's session is there.
-      const rows = await sql<{ alive: boolean; last: boolean }>(
+      // Transaction ids grow: the session of the last transaction is active.
+      const rows = await sql<{ active: boolean; last: boolean }>(
         url,
-        `select session is not null as alive, xmin::text::bigint = max(xmin::text::bigint) over () as last from session`,
+        `select session is not null as active, xmin::text::bigint = max(xmin::text::bigint) over () as last from session`,
       )
       expect(rows).to.have.length(50)
-      expect(rows.filter(({ alive }) => alive)).to.have.length(3)
-      expect(rows.filter(({ alive, last }) => alive && last)).to.have.length(1)
-      const alive = new Set<string>()
-      for (const sid of sids) if ((await instances[0]?.call('get', sid)) !== undefined) alive.add(sid)
-      expect(alive.size).to.equal(3)
+      expect(rows.filter(({ active }) => active)).to.have.length(3)
+      expect(rows.filter(({ active, last }) => active && last)).to.have.length(1)
+      const active = new Set<string>()
+      for (const sid of sids) if ((await instances[0]?.call('get', sid)) !== undefined) active.add(sid)
+      expect(active.size).to.equal(3)
       for (const instance of instances)
         await until(async () => {
           const outcomes = await instance.together(...sids.map((sid): ['get', string] => ['get', sid]))
           const there = sids.filter((_, n) => outcomes[n]?.value !== undefined)
-          return there.length === 3 && there.every((sid) => alive.has(sid))
+          return there.length === 3 && there.every((sid) => active.has(sid))
         })
-      // The next one is there, too, and takes the place of one.
+      // The next sign-in evicts one of them.
       const newest = await instances[3]?.call('create', ann(999))
       for (const instance of instances) {
         expect(await instance.call('get', newest)).to.deep.equal(ann(999))
@@ -72,7 +72,7 @@ describe('maxSessionsPerUser', () => {
     }
   })
 
-  it('holds for two who sign in at the very same moment on two instances, with a limit of one', async () => {
+  it('holds for two simultaneous sign-ins on two instances, with a limit of one', async () => {
     await using store = await make(1)
     await using other = await make(1)
     for (let n = 0; n < 40; n++) {
@@ -81,7 +81,7 @@ describe('maxSessionsPerUser', () => {
     }
   })
 
-  it('lets the longest unused go, and takes it out of every cache', async () => {
+  it('evicts the least recently used session, and removes it from every cache', async () => {
     await using store = await make(3)
     await using other = await make(3)
     const sids: string[] = []
@@ -94,10 +94,10 @@ describe('maxSessionsPerUser', () => {
     await until(async () => (await other.get(sids[1] ?? '')) === undefined)
     expect(await other.get(sids[0] ?? '')).to.deep.equal(ann(1))
     await store.set(sids[1] ?? '', ann(2))
-    expect(await numbers(store), 'what had to go stays away').to.deep.equal([1, 3, 4])
+    expect(await numbers(store), 'an evicted session stays destroyed').to.deep.equal([1, 3, 4])
   })
 
-  it('counts sessions that are alive alone', async () => {
+  it('counts only active sessions', async () => {
     const limits = { idleTimeout: 2 * hour, maxLifetime: 3 * hour }
     await using store = await make(3, limits)
     const sids: string[] = []
@@ -105,12 +105,12 @@ describe('maxSessionsPerUser', () => {
     await store.destroy(sids[0] ?? '')
     await store.create(ann(4))
     expect(await numbers(store)).to.deep.equal([2, 3, 4])
-    const over: [number, string][] = [
+    const expired: [number, string][] = [
       [2, 'expiry = now()'],
       [3, `last_access = now() - interval '2 hours'`],
       [4, `created_at = now() - interval '3 hours'`],
     ]
-    for (const [n, change] of over) {
+    for (const [n, change] of expired) {
       await sql(url, `update session set ${change} where session->>'n' = '${n}'`)
       await store.create(ann(10 + n))
     }
@@ -119,23 +119,23 @@ describe('maxSessionsPerUser', () => {
     expect(await numbers(store)).to.deep.equal([13, 14, 15])
   })
 
-  it('never lets the new one go, with a limit of one, and leaves other users alone', async () => {
+  it('never evicts the new session or those of other users, with a limit of one', async () => {
     await using store = await make(1)
     const bobs = await store.create({ userId: 'bob', n: 0 })
     await sql(url, `update session set last_access = now() + interval '1 hour'`)
     for (let n = 1; n <= 5; n++) {
       const sid = await store.create(ann(n))
-      // Used later than any that will come, by the clock of somebody.
+      // As if a clock that is a day fast had written it.
       await sql(url, `update session set last_access = now() + interval '1 day' where session is not null`)
       expect(await store.get(sid, { fresh: true })).to.deep.equal(ann(n))
       expect(await numbers(store)).to.deep.equal([n])
     }
     expect(await store.get(bobs)).not.to.equal(undefined)
     for (const n of [1, 2, 3]) await store.create({ n })
-    expect(await store.count(), 'nobody’s sessions are not counted').to.equal(5)
+    expect(await store.count(), 'sessions without a user are not counted').to.equal(5)
   })
 
-  it('counts a session for whom it belongs to: one that signs in, or in as another, takes a place', async () => {
+  it('counts a session for its current user, when it signs in or changes its user', async () => {
     await using store = await make(2)
     const sid = await store.create({ cart: [1] })
     for (const n of [1, 2]) await store.create(ann(n))
@@ -145,13 +145,13 @@ describe('maxSessionsPerUser', () => {
     await store.set(bobs, Object.assign((await store.get(bobs)) ?? {}, { userId: 'ann' }))
     expect(await numbers(store)).to.deep.equal([3, 4])
     expect(await numbers(store, 'bob')).to.deep.equal([])
-    // Away from ann, there is room again.
+    // When the session leaves ann, she has room for another.
     await store.set(bobs, Object.assign((await store.get(bobs)) ?? {}, { userId: 'bob' }))
     await store.create(ann(5))
     expect(await numbers(store)).to.deep.equal([4, 5])
   })
 
-  it('lets nobody go when a user who is signed in saves, or signs in again in the same session', async () => {
+  it('evicts no session when a signed-in user saves, or signs in again in the same session', async () => {
     await using store = await make(2)
     const [first, second] = [await store.create(ann(1)), await store.create(ann(2))]
     for (let n = 0; n < 5; n++) {
@@ -161,7 +161,7 @@ describe('maxSessionsPerUser', () => {
     expect(await numbers(store)).to.deep.equal([1, 2])
   })
 
-  it('takes effect, when it is lowered, at the next sign-in', async () => {
+  it('takes effect at the next sign-in when it is lowered', async () => {
     await using before = await trusted(url)
     for (const n of [1, 2, 3, 4, 5]) await before.create(ann(n))
     await using store = await make(2)
@@ -170,7 +170,7 @@ describe('maxSessionsPerUser', () => {
     expect(await numbers(before)).to.deep.equal([5, 6])
   })
 
-  it('lets nobody go for a session that is over by then', async () => {
+  it('evicts no session for one that was destroyed before it is saved', async () => {
     await using store = await make(1)
     await using other = await make(1)
     const first = await store.create(ann(1))
@@ -191,7 +191,7 @@ describe('maxSessionsPerUser', () => {
       }
   })
 
-  it('holds with a merge: of two requests that both sign in, the session is counted once', async () => {
+  it('counts a session once when two requests sign in with it and are merged', async () => {
     await using store = await make(2)
     await store.create(ann(1))
     const sid = await store.create({ cart: [1] })
@@ -204,7 +204,7 @@ describe('maxSessionsPerUser', () => {
     expect(await numbers(store)).to.deep.equal([1, 2])
   })
 
-  it('holds whatever isolation is the database’s default', async () => {
+  it('holds with any default isolation level of the database', async () => {
     await sql(
       url,
       `alter database ${new URL(url).pathname.slice(1)} set default_transaction_isolation = 'serializable'`,
@@ -230,7 +230,7 @@ describe('maxSessionsPerUser', () => {
     await pool.end()
   })
 
-  it('holds through a query function, one sign-in after the other, and its own cache forgets who had to go', async () => {
+  it('holds through a query function for sign-ins one after another, and removes the evicted from its own cache', async () => {
     const pool = new pg.Pool({ connectionString: url, max: 3 })
     const store = new PgStore((text, values) => pool.query(text, values), {
       maxSessionsPerUser: 2,
@@ -242,13 +242,13 @@ describe('maxSessionsPerUser', () => {
       for (const sid of sids) await store.get(sid)
     }
     expect(await numbers(store)).to.deep.equal([4, 5])
-    const there = await Promise.all(sids.map((sid) => store.get(sid)))
-    expect(there.map((one) => one !== undefined)).to.deep.equal([false, false, false, true, true])
-    // The session is gone, and somebody had to go for it: this can't be undone here, but it is known.
-    const nobodys = await store.create({})
-    const session = (await store.get(nobodys)) ?? {}
+    const found = await Promise.all(sids.map((sid) => store.get(sid)))
+    expect(found.map((one) => one !== undefined)).to.deep.equal([false, false, false, true, true])
+    // A session was evicted for one that no longer exists: that can't be rolled back here, but the cache knows of it.
+    const anonymous = await store.create({})
+    const session = (await store.get(anonymous)) ?? {}
     await sql(url, `delete from session where user_id is null and session is not null`)
-    await store.set(nobodys, Object.assign(session, ann(6)))
+    await store.set(anonymous, Object.assign(session, ann(6)))
     for (const sid of sids) expect(await store.get(sid)).to.deep.equal(await store.get(sid, { fresh: true }))
     await Promise.all(Array.from({ length: 20 }, (_, n) => store.create({ userId: 'bob', n })))
     await store.create({ userId: 'bob', n: 99 })
@@ -257,7 +257,7 @@ describe('maxSessionsPerUser', () => {
     await pool.end()
   })
 
-  it('works on where a pooler does not keep prepared statements', async () => {
+  it('works where a pooler does not keep prepared statements', async () => {
     const pool = new pg.Pool({ connectionString: url, max: 1 })
     const store = new PgStore(pool, { maxSessionsPerUser: 2, cache: false })
     for (const n of [1, 2, 3]) await store.create(ann(n))
@@ -268,11 +268,11 @@ describe('maxSessionsPerUser', () => {
     await pool.end()
   })
 
-  it('costs others nothing: a session whose former user the option userId can’t tell fails no other save', async () => {
+  it('fails no other save when the option userId throws for a session as it was', async () => {
     await using plain = await trusted(url)
     const sids = await Promise.all([1, 2, 3].map((n) => plain.create(n === 2 ? {} : ann(n))))
     const userId = (session: { user?: { id: string } }): string => {
-      if (session.user === undefined) throw new Error('nobody')
+      if (session.user === undefined) throw new Error('no user')
       return session.user.id
     }
     await using store = await make(5, { userId: userId as PgStoreOptions['userId'] & object })
@@ -283,11 +283,11 @@ describe('maxSessionsPerUser', () => {
     for (const n of sids.keys()) expect(await store.sessionsOf(`user ${n}`)).to.have.length(1)
   })
 
-  it('deadlocks with nothing: touches, saves, destroys and sign-ins of the same sessions on two instances', async () => {
+  it('never deadlocks with touches, saves, destroys and sign-ins of the same sessions on two instances', async () => {
     const options = { touch: { interval: 0 }, cache: false as const }
     const stores = [12, 12].map((max) => new PgStore(url, { maxSessionsPerUser: max, ...options }))
     const sids = Array.from({ length: 40 }, (_, n) => `session ${n}`)
-    // In the table they lie in another order than that of their ids.
+    // The order of the rows in the table isn't that of their ids.
     await stores[0]?.setup()
     for (const sid of sids.toSorted((a, b) => (digestOf(a) > digestOf(b) ? -1 : 1)))
       await stores[0]?.set(sid, {}, hour)
@@ -318,7 +318,7 @@ describe('maxSessionsPerUser', () => {
       expect((await stores[0]?.sessionsOf(user))?.length).to.be.at.most(12)
     for (const store of stores) await store.close()
     expect(calls).to.be.above(100)
-    // A backend tells its figures when it ends.
+    // A backend reports its statistics when it ends.
     const mine = `datname = current_database() and pid <> pg_backend_pid()`
     await until(async () => (await sql(url, `select from pg_stat_activity where ${mine}`)).length === 0)
     const [row] = await sql(

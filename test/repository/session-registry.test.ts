@@ -9,7 +9,7 @@ import { until } from '../helpers/until.js'
 
 const hour = 3_600_000
 
-/** A browser's session, told apart from others by `n`. */
+/** A session of ann's; `n` distinguishes them. */
 const ann = (n: number) => ({ userId: 'ann', n })
 
 for (const hashIds of [true, false])
@@ -22,7 +22,7 @@ for (const hashIds of [true, false])
     const numbers = async (store: PgStore): Promise<unknown[]> =>
       (await store.sessionsOf('ann')).map(({ session }) => session.n)
 
-    it('are listed with all that is known of them', async () => {
+    it('are listed with all that the table knows of them', async () => {
       await using store = await make()
       const [clock] = await sql(url, 'select now() as now')
       const sid = await store.create(ann(1), { ttl: hour })
@@ -30,19 +30,12 @@ for (const hashIds of [true, false])
       await store.create({})
       const [info, ...more] = await store.sessionsOf('ann')
       expect(more).to.deep.equal([])
-      const {
-        handle,
-        userId,
-        session,
-        createdAt,
-        lastAccessedAt: lastAccess,
-        expiresAt: expiry,
-      } = info ?? expect.fail()
+      const { handle, userId, session, createdAt, lastAccessedAt, expiresAt } = info ?? expect.fail()
       expect({ userId, session }).to.deep.equal({ userId: 'ann', session: ann(1) })
       expect(Number(createdAt) - Number(clock?.now)).to.be.within(0, 60_000)
-      expect(lastAccess).to.deep.equal(createdAt)
-      expect(Number(expiry) - Number(createdAt)).to.equal(hour)
-      // The handle is not the id, and opens nothing.
+      expect(lastAccessedAt).to.deep.equal(createdAt)
+      expect(Number(expiresAt) - Number(createdAt)).to.equal(hour)
+      // The handle isn't the id, and can't be used as one.
       expect(handle).to.match(/^[\w-]{43}$/)
       expect(handle).not.to.include(sid)
       for (const cookie of [handle, `sha256:${handle}`]) {
@@ -53,7 +46,7 @@ for (const hashIds of [true, false])
       expect(await store.get(sid, { fresh: true })).to.deep.equal(ann(1))
     })
 
-    it('are listed by their last access, newest first, right after reads of this instance', async () => {
+    it('are listed by their last access, newest first, including reads that this instance has not written yet', async () => {
       await using store = await make()
       const sids: string[] = []
       for (const n of [1, 2, 3]) sids.push(await store.create(ann(n)))
@@ -64,13 +57,13 @@ for (const hashIds of [true, false])
       )
       await store.touch(sids[1] ?? '')
       expect(await numbers(store)).to.deep.equal([2, 3, 1])
-      // A read from the table is an access that waits to be written.
+      // A read from the table is an access whose write is deferred.
       await store.clearCache()
       await store.get(sids[0] ?? '', { fresh: true })
       expect(await numbers(store)).to.deep.equal([1, 2, 3])
     })
 
-    it('are listed, and counted, while they are alive', async () => {
+    it('are listed and counted while they are active', async () => {
       await using store = await make()
       const sids: string[] = []
       for (const n of [1, 2, 3, 4, 5]) sids.push(await store.create(ann(n)))
@@ -85,10 +78,10 @@ for (const hashIds of [true, false])
       expect(await numbers(old)).to.deep.equal([5])
       expect([await store.count(), await idle.count(), await old.count()]).to.deep.equal([3, 2, 1])
       expect(await old.destroySessionsOf('ann')).to.equal(1)
-      expect(await numbers(store), 'those that are over for others too').to.deep.equal([])
+      expect(await numbers(store), 'also those that are active without the options').to.deep.equal([])
     })
 
-    it('are revoked by their handles, on every instance', async () => {
+    it('are revoked by their handles on every instance', async () => {
       await using store = await make()
       await using other = await make()
       const [first, second] = [await store.create(ann(1)), await store.create(ann(2))]
@@ -101,7 +94,7 @@ for (const hashIds of [true, false])
       await store.set(first, ann(9))
       expect(await store.get(first), 'nothing brings it back').to.equal(undefined)
       expect(await store.get(second)).to.deep.equal(ann(2))
-      // What was never a handle is nobody's.
+      // None of these is a handle.
       for (const wrong of [
         '',
         'x',
@@ -115,16 +108,16 @@ for (const hashIds of [true, false])
       expect(await numbers(store)).to.deep.equal([2])
     })
 
-    it('are destroyed, all of them or all but one, and nobody else’s', async () => {
+    it('are destroyed, all of them or all but one, and no other user’s', async () => {
       await using store = await make()
       await using other = await make()
       const sids: string[] = []
       for (const n of [1, 2, 3, 4]) sids.push(await store.create(ann(n)))
       const bobs = await store.create({ userId: 'bob' })
-      const nobodys = await store.create({})
+      const anonymous = await store.create({})
       for (const sid of sids) await other.get(sid)
-      expect(await store.destroySessionsOf('nobody')).to.equal(0)
-      // As the id, as it was given to `get`, and as a handle.
+      expect(await store.destroySessionsOf('unknown')).to.equal(0)
+      // `except` as an id and as a handle.
       expect(await store.destroySessionsOf('ann', { except: sids[1] })).to.equal(3)
       for (const [n, sid] of sids.entries())
         if (n !== 1) await until(async () => (await other.get(sid)) === undefined)
@@ -136,22 +129,23 @@ for (const hashIds of [true, false])
       expect(await numbers(other)).to.deep.equal([2])
       expect(await store.destroySessionsOf('ann', { except: undefined })).to.equal(1)
       expect(await store.destroySessionsOf('ann')).to.equal(0)
-      for (const sid of [bobs, nobodys]) expect(await store.get(sid, { fresh: true })).not.to.equal(undefined)
+      for (const sid of [bobs, anonymous])
+        expect(await store.get(sid, { fresh: true })).not.to.equal(undefined)
     })
 
-    it('are destroyed with those that have expired, which a slow request could save again', async () => {
+    it('are destroyed even if they have expired, as a slow request could save them again', async () => {
       await using store = await make()
       await using other = await make()
       const sid = await store.create(ann(1))
       const session = (await other.get(sid)) ?? {}
       await sql(url, 'update session set expiry = now()')
-      expect(await store.destroySessionsOf('ann'), 'none was alive').to.equal(0)
+      expect(await store.destroySessionsOf('ann'), 'none was active').to.equal(0)
       await other.set(sid, { ...session, late: true }, hour)
       await other.set(sid, Object.assign(session, { late: true }), hour)
       expect(await other.get(sid, { fresh: true })).to.equal(undefined)
     })
 
-    it('are not destroyed when they have become another’s meanwhile', async () => {
+    it('are not destroyed if they belong to another user by then', async () => {
       await using store = await make()
       const sid = await store.create(ann(1))
       const client = new pg.Client(url)
@@ -171,7 +165,7 @@ for (const hashIds of [true, false])
     })
 
     for (const what of ['destroySessionsOf', 'destroyAll'] as const)
-      it(`stay destroyed by ${what}, whatever is saved, touched or merged at the same time, here and on another process`, async () => {
+      it(`stay destroyed by ${what}, whatever is saved, touched or merged at the same time, here and in another process`, async () => {
         await using store = await make({ touch: { interval: 0 } })
         using there = new Instance(url, { hashIds, touch: { interval: 0 } })
         await there.call('setup')
@@ -182,7 +176,7 @@ for (const hashIds of [true, false])
           const saves = loaded.map((session, n) => {
             const sid = sids[n] ?? ''
             if (n === 0) return store.touch(sid, 2 * hour)
-            // Changed, or another in its place.
+            // A changed session, or a new object in its place.
             return store.set(
               sid,
               n === 1 ? { ...ann(n), late: true } : Object.assign(session ?? {}, { n: 'late' }),
@@ -203,13 +197,13 @@ for (const hashIds of [true, false])
           for (const sid of sids) expect(await store.get(sid)).to.equal(undefined)
           expect(await sql(url, 'select from session where session is not null')).to.deep.equal([])
           await until(async () => {
-            const answers = await there.together(...sids.map((sid): ['get', string] => ['get', sid]))
-            return answers.every(({ value }) => value === undefined)
+            const outcomes = await there.together(...sids.map((sid): ['get', string] => ['get', sid]))
+            return outcomes.every(({ value }) => value === undefined)
           })
         }
       })
 
-    it('are all destroyed by destroyAll, everybody’s, and everybody can sign in again', async () => {
+    it('of all users are destroyed by destroyAll, and every user can sign in again', async () => {
       await using store = await make()
       await using other = await make()
       const sids = await Promise.all(Array.from({ length: 1_500 }, (_, n) => store.create({ userId: n, n })))
@@ -227,7 +221,7 @@ for (const hashIds of [true, false])
   })
 
 describe('a user’s sessions', () => {
-  it('are found, revoked and destroyed under the raw ids of an older table, which no notice names', async () => {
+  it('are found, revoked and destroyed under the raw ids of an older table, which no notification contains', async () => {
     const url = await freshDatabase()
     const listener = new pg.Client(url)
     await listener.connect()
@@ -237,7 +231,7 @@ describe('a user’s sessions', () => {
       await using old = await trusted(url, { hashIds: false })
       const sids = ['x', 'y', 'z'].map((letter) => `koa:sess:${letter.repeat(50)}`)
       for (const [n, sid] of sids.entries()) await old.set(sid, ann(n))
-      // A row that nobody has turned yet: its lock keeps the background from it.
+      // Rows under raw ids: with `create: false` the store doesn't hash them in the background.
       const [{ channel } = { channel: '' }] = await sql<{ channel: string }>(
         url,
         `select 'koa_pg_store_' || left(encode(sha256(convert_to('public.session', 'UTF8')), 'hex'), 16) as channel`,
@@ -264,7 +258,7 @@ describe('a user’s sessions', () => {
     }
   })
 
-  it('are asked for in vain where the table has no column user_id: the error says what to run', async () => {
+  it('need the column user_id: without it the error says what to run', async () => {
     const url = await freshDatabase()
     await sql(url, 'create table session (id text primary key, expiry timestamptz not null, session json)')
     await using store = new PgStore(url, { create: false, hashIds: false, cache: { ttl: 60_000 } })
@@ -277,13 +271,13 @@ describe('a user’s sessions', () => {
     ]) {
       const error = await rejection(call)
       expect(error).to.be.instanceOf(SetupError)
-      expect(error.message).to.match(/no column user_id: see sql\/003-columns.sql/)
+      expect(error.message).to.match(/no column user_id: run sql\/003-columns.sql/)
     }
-    // What needs no user works, and reaches this cache.
+    // What needs no user works, and invalidates this cache.
     expect(await store.get(sid)).to.deep.equal(ann(1))
     const handles = []
-    for await (const { handle, createdAt, lastAccessedAt: lastAccess } of store.sessions()) {
-      expect([createdAt, lastAccess]).to.deep.equal([undefined, undefined])
+    for await (const { handle, createdAt, lastAccessedAt } of store.sessions()) {
+      expect([createdAt, lastAccessedAt]).to.deep.equal([undefined, undefined])
       handles.push(handle)
     }
     expect(await store.revoke(handles[0] ?? '')).to.equal(true)

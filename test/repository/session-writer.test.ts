@@ -13,7 +13,7 @@ import { freshDatabase, sql } from '../helpers/server.js'
 
 type Attributes = Record<string, unknown>
 
-describe('a save that meets another of the same session', () => {
+describe('a save that meets another save of the session', () => {
   let url: string
   const cleanups: (() => Promise<unknown>)[] = []
 
@@ -36,11 +36,11 @@ describe('a save that meets another of the same session', () => {
 
   async function load(store: PgStore, sid: string): Promise<Attributes> {
     const session = await store.get(sid)
-    if (session === undefined) throw new Error('there is no session')
+    if (session === undefined) throw new Error('no such session')
     return session
   }
 
-  /** A store that counts the statements that it runs; it hears of changes as others do. */
+  /** A store that counts its statements; it is notified of changes as any other. */
   async function counting(options: PgStoreOptions) {
     const pool = new pg.Pool({ connectionString: url })
     cleanups.push(() => pool.end())
@@ -83,7 +83,7 @@ describe('a save that meets another of the same session', () => {
       })
 
       for (const elsewhere of [true, false])
-        it(`keeps what each changed, ${elsewhere ? 'on two instances' : 'on one'}`, async () => {
+        it(`keeps the changes of both, ${elsewhere ? 'on two instances' : 'on one'}`, async () => {
           const other = elsewhere ? there : here
           const [mine, theirs] = [await load(here, sid), await load(other, sid)]
           mine.cart = ['book']
@@ -100,7 +100,7 @@ describe('a save that meets another of the same session', () => {
           if (elsewhere) expect((await here.stats()).conflicts).to.equal(0)
         })
 
-      it('saves the later value of an attribute that both changed, and keeps the others', async () => {
+      it('saves the later value of an attribute that both changed, and keeps the other attributes', async () => {
         const [mine, theirs] = [await load(here, sid), await load(there, sid)]
         Object.assign(mine, { visits: 2, a: 1 })
         Object.assign(theirs, { visits: 3, b: 1 })
@@ -111,7 +111,7 @@ describe('a save that meets another of the same session', () => {
         expect(conflicts).to.deep.equal([{ outcome: 'merged', overwritten: ['visits'] }])
       })
 
-      it('removes nothing at the next save of an object that lacks what others added', async () => {
+      it('removes nothing when an object is saved again that lacks attributes of other requests', async () => {
         const [mine, theirs] = [await load(here, sid), await load(there, sid)]
         theirs.b = 1
         theirs.visits = 5
@@ -124,15 +124,15 @@ describe('a save that meets another of the same session', () => {
           expect(await here.get(sid)).to.deep.equal(now)
           expect((await row(sid))?.session).to.deep.equal(now)
         }
-        // They met once.
+        // Only the first save met a conflict.
         expect(conflicts).to.deep.equal([{ outcome: 'merged', overwritten: [] }])
-        // What it has as it was is as the others made it; what it removes goes.
+        // An attribute that it hasn't changed has the other request's value; one that it removes is removed.
         delete mine.gone
         await here.set(sid, mine)
         expect((await row(sid))?.session).to.deep.equal({ name: 'ann', visits: 5, a: 3, b: 1 })
       })
 
-      it('meets nothing where an object is saved again and again', async () => {
+      it('finds no conflict when one object is saved repeatedly', async () => {
         const mine = await load(here, sid)
         for (const a of [1, 2, 1]) {
           mine.a = a
@@ -140,15 +140,15 @@ describe('a save that meets another of the same session', () => {
           expect((await row(sid))?.session).to.deep.equal(mine)
         }
         const made: Attributes = { a: 1 }
-        await here.set('made by hand', made)
+        await here.set('new', made)
         delete made.a
         made.b = 1
-        await here.set('made by hand', made)
-        expect((await row('made by hand'))?.session).to.deep.equal({ b: 1 })
+        await here.set('new', made)
+        expect((await row('new'))?.session).to.deep.equal({ b: 1 })
         expect(conflicts).to.deep.equal([])
       })
 
-      it('saves what an object is at last where its saves don’t wait for each other', async () => {
+      it('saves the last state of an object whose saves overlap', async () => {
         const mine = await load(here, sid)
         mine.flash = 'saved'
         mine.visits = 2
@@ -178,20 +178,20 @@ describe('a save that meets another of the same session', () => {
         }
       })
 
-      it('takes koa-session’s context for what was loaded', async () => {
+      it('remembers what was loaded for koa-session’s context', async () => {
         const [mine, theirs] = [{}, {}]
         await here.get(sid, 1_000, { ctx: mine })
         await there.get(sid, 1_000, { ctx: theirs })
         await there.set(sid, { name: 'ann', visits: 2, gone: true }, 60_000, { ctx: theirs })
         await here.set(sid, { name: 'ann', visits: 1, a: 1 }, 60_000, { ctx: mine })
         expect((await row(sid))?.session).to.deep.equal({ name: 'ann', visits: 2, a: 1 })
-        // And what was saved, for the next save of the request.
+        // And what was saved, for the request's next save.
         await here.set(sid, { name: 'ann', visits: 1, a: 2, b: 1 }, 60_000, { ctx: mine })
         expect((await row(sid))?.session).to.deep.equal({ name: 'ann', visits: 2, a: 2, b: 1 })
         expect([mine, theirs]).to.deep.equal([{}, {}])
       })
 
-      it('replaces the session by an object of which nobody knows what it came from', async () => {
+      it('replaces the session by an object that was not loaded', async () => {
         await load(here, sid)
         const theirs = await load(there, sid)
         await there.set(sid, Object.assign(theirs, { b: 1 }))
@@ -204,7 +204,7 @@ describe('a save that meets another of the same session', () => {
         expect(conflicts).to.deep.equal([])
       })
 
-      it('knows what came of an object that was saved as the session is already', async () => {
+      it('remembers the merge base of an object that was saved unchanged', async () => {
         const mine: Attributes = { name: 'ann', visits: 1, gone: true }
         await load(here, sid)
         await here.set(sid, mine)
@@ -218,7 +218,7 @@ describe('a save that meets another of the same session', () => {
         await here.set('another', { b: 1 })
         await here.set('another', Object.assign(mine, { a: 1 }))
         expect((await row('another'))?.session).to.deep.equal({ name: 'ann', visits: 1, gone: true, a: 1 })
-        // As koa-session's regenerate: the context is the old one's.
+        // As koa-session's regenerate does: the context belongs to the old session.
         const ctx = {}
         await here.get(sid, 1_000, { ctx })
         await here.set('a third', { name: 'ann' }, 60_000, { ctx })
@@ -226,7 +226,7 @@ describe('a save that meets another of the same session', () => {
         expect(conflicts).to.deep.equal([])
       })
 
-      it('takes an object that another store handed out for a new one', async () => {
+      it('treats an object of another store as new', async () => {
         await sql(url, 'drop schema if exists elsewhere cascade')
         const elsewhere = await open({ cache, schema: 'elsewhere' })
         const mine = await load(here, sid)
@@ -238,7 +238,7 @@ describe('a save that meets another of the same session', () => {
         expect(await elsewhere.get('copied')).to.deep.equal({ name: 'bob' })
       })
 
-      it('takes frozen sessions', async () => {
+      it('accepts frozen sessions', async () => {
         const frozen = Object.freeze({ name: 'ann' })
         await here.set('frozen', frozen)
         await here.set('frozen', frozen)
@@ -248,7 +248,7 @@ describe('a save that meets another of the same session', () => {
         expect((await row('frozen'))?.session).to.deep.equal({ name: 'ann', a: 2 })
       })
 
-      it('only touches a session that is as it was, though others changed it', async () => {
+      it('only touches an unchanged session, even if another request changed it', async () => {
         const [mine, theirs] = [await load(here, sid), await load(there, sid)]
         const before = await row(sid)
         for (let n = 0; n < 3; n++) await here.set(sid, mine)
@@ -256,12 +256,12 @@ describe('a save that meets another of the same session', () => {
         await there.set(sid, Object.assign(theirs, { b: 1 }))
         const changed = await row(sid)
         await here.set(sid, mine)
-        // As long as it may have been shortened too, a touch doesn't wait.
+        // The other change may have shortened its life, so the touch isn't deferred.
         expect(await row(sid)).to.deep.equal({ ...changed, xmin: (await row(sid))?.xmin })
         expect(conflicts).to.deep.equal([])
       })
 
-      it('with "reject", writes nothing and says so', async () => {
+      it('with "reject", writes nothing and throws a ConflictError', async () => {
         const strict = await open({ cache, concurrency: 'reject' })
         strict.on('conflict', (conflict) => conflicts.push(conflict))
         const mine = await load(strict, sid)
@@ -274,7 +274,7 @@ describe('a save that meets another of the same session', () => {
         expect(await row(sid)).to.deep.equal(before)
         expect(conflicts).to.deep.equal([{ outcome: 'rejected', overwritten: [] }])
         expect((await strict.stats()).conflicts).to.equal(1)
-        // Still, until it is loaded again.
+        // Again, until the session is reloaded.
         expect(await rejection(strict.set(sid, Object.assign(mine, { a: 2 })))).to.be.instanceOf(
           ConflictError,
         )
@@ -284,7 +284,7 @@ describe('a save that meets another of the same session', () => {
         expect((await row(sid))?.session).to.include({ a: 3, b: 1 })
       })
 
-      it('with "last-write", replaces what others saved', async () => {
+      it('with "last-write", replaces what other requests saved', async () => {
         const last = await open({ cache, concurrency: 'last-write' })
         const mine = await load(last, sid)
         await there.set(sid, Object.assign(await load(there, sid), { b: 1 }))
@@ -293,7 +293,7 @@ describe('a save that meets another of the same session', () => {
         expect((await last.stats()).conflicts).to.equal(0)
       })
 
-      it('is measured with what others added', async () => {
+      it('is measured after the merge', async () => {
         const [small, smallest] = [
           await open({ cache, maxBytes: 100 }),
           await open({ cache, maxAttributeBytes: 30 }),
@@ -311,7 +311,7 @@ describe('a save that meets another of the same session', () => {
         expect(await row(sid)).to.deep.equal(before)
       })
 
-      it('fails alone when its merged session can’t be stored, and the others of its batch are saved once', async () => {
+      it('fails alone when its merged session can’t be stored, and the other saves of its batch are made once', async () => {
         const sids = await Promise.all([1, 2, 3].map((n) => here.create({ n })))
         await sql(
           url,
@@ -329,7 +329,7 @@ describe('a save that meets another of the same session', () => {
         expect((await row(big))?.session).to.have.property('theirs')
       })
 
-      it('costs one statement where it meets nobody, and three where it does', async () => {
+      it('costs one statement without a conflict, and three with one', async () => {
         const { store, run } = await counting({ cache })
         const mine = await load(store, sid)
         run()
@@ -339,7 +339,7 @@ describe('a save that meets another of the same session', () => {
         }
         await store.set(sid, mine)
         expect(run()).to.equal(0)
-        // What changed here it needn't ask for: it is in the cache.
+        // A change made here needn't be read: it is in the cache.
         const [one, other] = [await load(store, sid), await load(store, sid)]
         run()
         await store.set(sid, Object.assign(one, { b: 1 }))
@@ -348,7 +348,7 @@ describe('a save that meets another of the same session', () => {
         await store.set(sid, Object.assign(other, { c: 2 }))
         expect(run()).to.equal(1)
         expect((await row(sid))?.session).to.include({ a: 2, b: 1, c: 2 })
-        // Many at once are one statement, or three.
+        // Many concurrent saves are one statement, or three.
         const sids = await Promise.all(Array.from({ length: 50 }, (_, n) => store.create({ n })))
         const sessions = await Promise.all(sids.map((sid) => load(store, sid)))
         const save = () =>
@@ -364,7 +364,7 @@ describe('a save that meets another of the same session', () => {
       })
     })
 
-  it('works on a koa-pg-session table, which knows no versions', async () => {
+  it('works on a koa-pg-session table, which has no versions', async () => {
     await sql(
       url,
       'drop schema if exists old cascade; create schema old; create table old.session (id text not null primary key, expiry timestamp not null, session json)',

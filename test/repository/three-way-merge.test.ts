@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { threeWayMerge } from '../../lib/repository/three-way-merge.js'
 import type { Session } from '../../lib/types/session-store.js'
 
-/** Few names, so that two sides often mean the same; some that an object has anyway, or sorts by itself. */
+/** Few names, so that both sides often change the same; some are inherited by objects, some sort as numbers. */
 const names = [
   'a',
   'b',
@@ -23,12 +23,12 @@ const value = fc.oneof(
   fc.jsonValue({ maxDepth: 2 }),
 ) as fc.Arbitrary<unknown>
 
-/** As a session comes from the table: what JSON.parse answers, with an own `__proto__` at times. */
+/** A session as JSON.parse returns it, sometimes with an own `__proto__`. */
 const session: fc.Arbitrary<Session> = fc
   .uniqueArray(fc.tuple(name, value), { selector: ([name]) => name, maxLength: 8 })
   .map((entries) => fromJson(Object.fromEntries(entries)))
 
-/** What somebody makes of a session: some attributes set, some removed. */
+/** What a request changes in a session: some attributes set, some removed. */
 const change = fc.record({
   set: fc.dictionary(name, value, { maxKeys: 4, noNullPrototype: true }),
   removed: fc.uniqueArray(name, { maxLength: 3 }),
@@ -46,7 +46,7 @@ function apply(base: Session, { set, removed }: Change): Session {
   return fromJson(Object.fromEntries(changed))
 }
 
-/** An attribute, or that there is none. */
+/** An attribute's value, or `{}` if there is no such attribute. */
 function at(session: Session, name: string): { value?: unknown } {
   return Object.hasOwn(session, name) ? { value: session[name] } : {}
 }
@@ -68,18 +68,18 @@ const sides = fc.tuple(session, change, change).map(([base, mine, theirs]) => ({
 const check = (test: (sides: { base: Session; mine: Session; theirs: Session }) => void): void =>
   fc.assert(fc.property(sides, test), { numRuns: 1_000 })
 
-describe('merge', () => {
-  it('keeps what only one side changed: values, additions, removals', () =>
+describe('threeWayMerge', () => {
+  it('keeps what only one side changed, added or removed', () =>
     check(({ base, mine, theirs }) => {
       const merged = threeWayMerge(base, mine, theirs).session
-      const [ours, others] = [changes(base, mine), changes(base, theirs)]
-      for (const name of ours.filter((name) => !others.includes(name)))
+      const [myChanges, theirChanges] = [changes(base, mine), changes(base, theirs)]
+      for (const name of myChanges.filter((name) => !theirChanges.includes(name)))
         expect(at(merged, name)).to.deep.equal(at(mine, name))
-      for (const name of others.filter((name) => !ours.includes(name)))
+      for (const name of theirChanges.filter((name) => !myChanges.includes(name)))
         expect(at(merged, name)).to.deep.equal(at(theirs, name))
     }))
 
-  it('lets mine win where both sides changed an attribute, and names it', () =>
+  it('takes mine where both sides changed an attribute, and reports it as overwritten', () =>
     check(({ base, mine, theirs }) => {
       const { session, overwritten } = threeWayMerge(base, mine, theirs)
       const both = changes(base, mine).filter((name) => changes(base, theirs).includes(name))
@@ -88,7 +88,7 @@ describe('merge', () => {
       expect(overwritten.toSorted()).to.deep.equal(different.toSorted())
     }))
 
-  it('invents nothing: what neither changed is as it was', () =>
+  it('leaves alone what neither side changed', () =>
     check(({ base, mine, theirs }) => {
       const merged = threeWayMerge(base, mine, theirs).session
       const touched = [...changes(base, mine), ...changes(base, theirs)]
@@ -96,13 +96,13 @@ describe('merge', () => {
         if (!touched.includes(name)) expect(at(merged, name)).to.deep.equal(at(base, name))
     }))
 
-  it('answers the other side where one changed nothing', () =>
+  it('returns the other side if one changed nothing', () =>
     check(({ base, mine, theirs }) => {
       expect(threeWayMerge(base, base, theirs)).to.deep.equal({ session: theirs, overwritten: [] })
       expect(sorted(threeWayMerge(base, mine, base).session)).to.deep.equal(sorted(mine))
     }))
 
-  it('answers the same whichever of two unrelated changes is saved first', () =>
+  it('returns the same whichever of two unrelated changes is saved first', () =>
     check(({ base, mine, theirs }) => {
       fc.pre(!changes(base, mine).some((name) => changes(base, theirs).includes(name)))
       const [one, other] = [threeWayMerge(base, mine, theirs), threeWayMerge(base, theirs, mine)]
@@ -110,13 +110,13 @@ describe('merge', () => {
       expect([...one.overwritten, ...other.overwritten]).to.deep.equal([])
     }))
 
-  it('changes nothing when the same is merged again', () =>
+  it('changes nothing when it is repeated', () =>
     check(({ base, mine, theirs }) => {
       const { session } = threeWayMerge(base, mine, theirs)
       expect(threeWayMerge(base, mine, session)).to.deep.equal({ session, overwritten: [] })
     }))
 
-  it('leaves what it was given as it is', () =>
+  it('does not modify its arguments', () =>
     check(({ base, mine, theirs }) => {
       const before = JSON.stringify([base, mine, theirs])
       const { session } = threeWayMerge(base, mine, theirs)
@@ -124,7 +124,7 @@ describe('merge', () => {
       expect(JSON.stringify([base, mine, theirs])).to.equal(before)
     }))
 
-  it('takes an own __proto__ for the attribute that it is', () => {
+  it('treats an own __proto__ as an attribute', () => {
     const mine = JSON.parse('{"__proto__": {"isAdmin": true}}') as Session
     const { session } = threeWayMerge({}, mine, { a: 1 })
     expect(JSON.stringify(session)).to.equal('{"a":1,"__proto__":{"isAdmin":true}}')
@@ -132,14 +132,14 @@ describe('merge', () => {
     expect(threeWayMerge(mine, {}, mine).session).to.deep.equal({})
   })
 
-  it('takes an object whose keys are in another order for the same', () => {
+  it('ignores the order of an object’s keys', () => {
     const theirs = { user: { id: 1, name: 'bob' } }
     expect(
       threeWayMerge({ user: { id: 1, name: 'ann' } }, { user: { name: 'ann', id: 1 } }, theirs).session,
     ).to.deep.equal(theirs)
   })
 
-  it('merges what is nested as deeply as JSON allows', () => {
+  it('merges values nested as deeply as JSON allows', () => {
     const deep = (n: number): Session => JSON.parse(`${'{"a":'.repeat(n)}1${'}'.repeat(n)}`) as Session
     for (const depth of [100, 1_000, 3_000]) {
       const base = { deep: deep(depth), a: 1 }

@@ -23,13 +23,13 @@ describe('deferred touches', () => {
     return { touches, written, warnings }
   }
 
-  it('are written at once where nobody knows how long the session lives', async () => {
+  it('are written at once if the session’s expiry is unknown', async () => {
     const { touches, written } = make()
     await touches.touch('a', 'a', 1_000)
-    expect(written).to.deep.equal([[{ id: 'a', ttl: 1_000, ageMs: 0 }]])
+    expect(written).to.deep.equal([[{ id: 'a', ttlMs: 1_000, ageMs: 0 }]])
   })
 
-  it('wait where the session lives on, and go together, each session once, with its last end', async () => {
+  it('wait if the session lives on, and are written together, each session once with its last expiry', async () => {
     const { touches, written } = make()
     for (const id of ['a', 'b']) touches.recordExpiry(id, 3_600_000)
     for (let i = 0; i < 10; i++) {
@@ -42,11 +42,11 @@ describe('deferred touches', () => {
     expect(written).to.have.length(1)
     const [a, b] = written[0] as [Touch, Touch]
     expect(a.id).to.equal('a')
-    expect(a.ttl).to.be.within(7_190_000, 7_200_000)
-    expect(b).to.include({ id: 'b', ttl: null })
+    expect(a.ttlMs).to.be.within(7_190_000, 7_200_000)
+    expect(b).to.include({ id: 'b', ttlMs: null })
   })
 
-  it('are written before a quarter of what the session has to live is over', async () => {
+  it('are written within a quarter of the session’s remaining life', async () => {
     const { touches, written } = make()
     touches.recordExpiry('a', 400)
     const start = performance.now()
@@ -54,13 +54,13 @@ describe('deferred touches', () => {
     await until(() => written.length > 0)
     expect(performance.now() - start).to.be.at.least(90)
     expect(written).to.have.length(1)
-    // Now it is known to live for a minute, and waits again.
+    // Its expiry is now known to be a minute away: the next touch waits.
     await touches.touch('a', 'a', 60_000)
     expect(written).to.have.length(1)
     await touches.stop()
   })
 
-  it('are written many in one statement, and no more than batchSize', async () => {
+  it('are written up to batchSize in one statement', async () => {
     const { touches, written } = make({ batchSize: 10 })
     for (let n = 0; n < 25; n++) {
       touches.recordExpiry(`s${n}`, 3_600_000)
@@ -70,7 +70,7 @@ describe('deferred touches', () => {
     expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
   })
 
-  it('wait, however many there are: each session is written once an interval', async () => {
+  it('wait, however many there are, and write each session once in an interval', async () => {
     const { touches, written } = make({ batchSize: 10 })
     for (let round = 0; round < 3; round++)
       for (let n = 0; n < 25; n++) {
@@ -82,20 +82,18 @@ describe('deferred touches', () => {
     expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
   })
 
-  it('are all there when the store is closed, those too that were just being written', async () => {
+  it('are all written when the store is closed, including those in flight', async () => {
     const written: Touch[] = []
     let go = (): void => {}
     const gate = new Promise<void>((resolve) => {
       go = resolve
     })
     const touches = new TouchBuffer({
-      ...{
-        intervalMs: 60_000,
-        batchSize: 1,
-        countsIdleness: false,
-        maxExpiries: 1_000,
-        warn: () => undefined,
-      },
+      intervalMs: 60_000,
+      batchSize: 1,
+      countsIdleness: false,
+      maxExpiries: 1_000,
+      warn: () => undefined,
       write: async (list) => {
         await gate
         written.push(...list)
@@ -112,7 +110,7 @@ describe('deferred touches', () => {
     expect(written.map(({ id }) => id)).to.deep.equal(['a', 'b', 'c'])
   })
 
-  it('wait on when they could not be written, and are forgotten with their session', async () => {
+  it('are retried when they could not be written, and dropped when their session is destroyed', async () => {
     let down = true
     const { touches, written, warnings } = make({ fails: () => down })
     for (const id of ['a', 'b']) {
@@ -164,7 +162,7 @@ describe('touches of a store', () => {
     expect(after?.version, 'no change of the session').to.equal(before[0]?.version)
   })
 
-  it('are what a save of an unchanged session is', () =>
+  it('take the place of a save that changes nothing', () =>
     withStore({}, async (store, url) => {
       await store.set('x', { n: 1 }, 3_600_000)
       const before = await state(url)
@@ -173,10 +171,10 @@ describe('touches of a store', () => {
       await store.set('x', { n: 2 }, 7_200_000)
       expect((await state(url))[0]?.version).not.to.equal(before[0]?.version)
       await store.set('x', { n: 1 }, 0)
-      expect(await store.get('x'), 'a save that ends it is made').to.equal(undefined)
+      expect(await store.get('x'), 'a save with a ttl of 0 is not deferred').to.equal(undefined)
     }))
 
-  it('look each session up by its id, however many go together', () =>
+  it('find each session by its id, however many are written together', () =>
     withStore({}, async (_, url) => {
       const client = new pg.Client(url)
       await client.connect()
@@ -206,7 +204,7 @@ describe('touches of a store', () => {
       await client.end()
     }))
 
-  it('bring nothing back: a session that is destroyed while they wait stays so', () =>
+  it('do not bring back a session that is destroyed while they wait', () =>
     withStore({}, async (store, url) => {
       await store.set('x', { n: 1 }, 3_600_000)
       await store.touch('x', 7_200_000)
@@ -216,7 +214,7 @@ describe('touches of a store', () => {
       expect(await sql(url, 'select from session where session is not null')).to.have.length(0)
     }))
 
-  it('do not wait where somebody else has shortened the session', () =>
+  it('do not wait if another process has shortened the session’s life', () =>
     withStore({}, async (store, url) => {
       await store.set('x', { n: 1 }, 3_600_000)
       await store.get('x')
@@ -226,7 +224,7 @@ describe('touches of a store', () => {
       expect((await state(url))[0]?.left).to.be.above(3_500)
     }))
 
-  it('keep a short session alive for as long as it is touched', () =>
+  it('keep a short-lived session active for as long as it is touched', () =>
     withStore({}, async (store) => {
       await store.set('x', { n: 1 }, 1_000)
       const start = performance.now()
@@ -237,7 +235,7 @@ describe('touches of a store', () => {
       }
     }))
 
-  it('write the last access of what is read, from memory too', () =>
+  it('write the last access of sessions that are read, also from the cache', () =>
     withStore({ touch: { interval: 200 } }, async (store, url) => {
       await store.set('x', { n: 1 }, 3_600_000)
       await sql(url, `update session set last_access = now() - interval '1 day'`)
@@ -252,7 +250,7 @@ describe('touches of a store', () => {
     }))
 
   for (const cache of [{}, false] as const)
-    it(`end a session that is neither read nor written for idleTimeout (cache: ${JSON.stringify(cache)})`, () =>
+    it(`expire a session that is neither read nor written for idleTimeout (cache: ${JSON.stringify(cache)})`, () =>
       withStore({ idleTimeout: 1_500, cache }, async (store, url) => {
         await store.set('used', { n: 1 }, 3_600_000)
         await store.set('idle', { n: 1 }, 3_600_000)

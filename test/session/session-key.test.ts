@@ -165,7 +165,7 @@ describe('sessionKey', () => {
     [['a', {}], "schema must be a Standard Schema, such as zod's; received an object"],
     [['a', undefined, { ttl: -1 }], 'option "ttl" must be a number of milliseconds above 0; received -1'],
     [['a', undefined, { now: 1 }], 'option "now" must be a function; received 1'],
-    [['a', undefined, { maxAge: 1 }], 'option "maxAge" is unknown; known are default, ttl, now'],
+    [['a', undefined, { maxAge: 1 }], 'option "maxAge" is unknown; known options: default, ttl, now'],
   ] as const)
     it(`refuses ${JSON.stringify(args)}, naming the argument`, () => {
       expect(() => sessionKey(...(args as unknown as Parameters<typeof sessionKey>))).to.throw(message)

@@ -384,7 +384,7 @@ describe('CachedStore', () => {
     expect(() => create(good, good, { timeout: '1s' })).to.throw(TypeError, 'option "timeout"')
     expect(() => create(good, good, { max: 1 })).to.throw(
       TypeError,
-      'option "max" is unknown; known are ttl, timeout',
+      'option "max" is unknown; known options: ttl, timeout',
     )
   })
 })

@@ -80,7 +80,7 @@ describe('MemoryStore', () => {
     [{ ttl: 0 }, 'option "ttl" must be a number of milliseconds above 0; received 0'],
     [{ ttl: '1d' }, 'option "ttl" must be a number of milliseconds; received "1d" (a string)'],
     [{ max: 0 }, 'option "max" must be a whole number of sessions, 1 or more; received 0'],
-    [{ maxAge: 1 }, 'option "maxAge" is unknown; known are ttl, max'],
+    [{ maxAge: 1 }, 'option "maxAge" is unknown; known options: ttl, max'],
     [null, 'options must be an object; received null'],
   ] as const)
     it(`rejects ${JSON.stringify(options)}, naming the option`, () => {

@@ -8,7 +8,7 @@ describe('new PgStore', () => {
   const cases: [unknown, typeof TypeError | typeof RangeError, string][] = [
     [null, TypeError, 'options must be an object; received null'],
     ['public', TypeError, 'options must be an object; received "public" (a string)'],
-    [{ shema: 'x' }, TypeError, 'option "shema" is unknown; known are schema, table,'],
+    [{ shema: 'x' }, TypeError, 'option "shema" is unknown; known options: schema, table,'],
     [{ schema: 1 }, TypeError, 'option "schema" must be a string; received 1'],
     [
       { schema: '' },
@@ -24,7 +24,7 @@ describe('new PgStore', () => {
     [
       { cache: { size: 1 } },
       TypeError,
-      'option "cache.size" is unknown; known are max, maxBytes, ttl, propagate, maxStaleness',
+      'option "cache.size" is unknown; known options: max, maxBytes, ttl, propagate, maxStaleness',
     ],
     [
       { cache: { max: 0 } },
@@ -89,7 +89,11 @@ describe('new PgStore', () => {
     ],
     [{ cleanup: { cron: '0 0 30 2 *' } }, RangeError, 'option "cleanup.cron" must be a cron expression'],
     [{ cleanup: { cron: 15 } }, TypeError, 'option "cleanup.cron" must be a cron expression'],
-    [{ cleanup: { every: 1 } }, TypeError, 'option "cleanup.every" is unknown; known are cron, timezone,'],
+    [
+      { cleanup: { every: 1 } },
+      TypeError,
+      'option "cleanup.every" is unknown; known options: cron, timezone,',
+    ],
     [
       { cleanup: { timezone: 'Mars/Olympus' } },
       RangeError,

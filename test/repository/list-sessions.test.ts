@@ -5,7 +5,7 @@ import { rejection } from '../helpers/rejection.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
-/** Sessions as the store would write them, but faster. */
+/** Inserts sessions as the store writes them, but faster. */
 async function fill(url: string, count: number, bytes = 0): Promise<void> {
   const store = new PgStore(url)
   await store.setup()
@@ -18,31 +18,31 @@ async function fill(url: string, count: number, bytes = 0): Promise<void> {
   )
 }
 
-/** Reads all, or as many as asked for. */
-async function read(store: PgStore, most = Number.POSITIVE_INFINITY): Promise<number[]> {
+/** Reads all sessions, or up to `max`. */
+async function read(store: PgStore, max = Number.POSITIVE_INFINITY): Promise<number[]> {
   const list: number[] = []
-  for await (const { session } of store.sessions()) if (list.push(session.n as number) >= most) break
+  for await (const { session } of store.sessions()) if (list.push(session.n as number) >= max) break
   return list
 }
 
-const ways = {
-  'a pool, by a cursor': (url: string) => {
+const connections = {
+  'a pool, with a cursor': (url: string) => {
     const pool = new pg.Pool({ connectionString: url, max: 2, allowExitOnIdle: true })
     return { pool, store: new PgStore(pool, { cache: false }) }
   },
-  'a pool of one connection, by pages': (url: string) => {
+  'a pool of one connection, in pages': (url: string) => {
     const pool = new pg.Pool({ connectionString: url, max: 1, allowExitOnIdle: true })
     return { pool, store: new PgStore(pool, { cache: false }) }
   },
-  'a query function, by pages': (url: string) => {
+  'a query function, in pages': (url: string) => {
     const pool = new pg.Pool({ connectionString: url, max: 1, allowExitOnIdle: true })
     return { pool, store: new PgStore((text, values) => pool.query(text, values), { cache: false }) }
   },
 }
 
-for (const [way, make] of Object.entries(ways))
-  describe(`entries through ${way}`, () => {
-    it('are the sessions that are alive, each once', async () => {
+for (const [connection, make] of Object.entries(connections))
+  describe(`sessions() through ${connection}`, () => {
+    it('yields every active session once', async () => {
       const url = await freshDatabase()
       await fill(url, 1_234)
       await sql(
@@ -58,13 +58,13 @@ for (const [way, make] of Object.entries(ways))
         handle,
         userId,
         session,
-        expiresAt: expiry,
+        expiresAt,
         createdAt,
-        lastAccessedAt: lastAccess,
+        lastAccessedAt,
       } of store.sessions()) {
         expect(userId).to.equal(String(Number(session.n) % 100))
         expect(handle).to.match(/^[\w-]{43}$/)
-        for (const date of [expiry, createdAt, lastAccess]) expect(date).to.be.instanceOf(Date)
+        for (const date of [expiresAt, createdAt, lastAccessedAt]) expect(date).to.be.instanceOf(Date)
       }
       await using idle = new PgStore(pool, { cache: false, idleTimeout: 3_600_000 })
       expect(await read(idle)).to.have.length(1_230)
@@ -73,11 +73,11 @@ for (const [way, make] of Object.entries(ways))
       await pool.end()
     })
 
-    it('can be left early, or by an error, again and again: no connection is lost', async () => {
+    it('loses no connection when the loop is left early or by an error', async () => {
       const url = await freshDatabase()
       await fill(url, 500)
       const { pool, store } = make(url)
-      for (const most of [1, 100, 101, 499, 500]) expect(await read(store, most)).to.have.length(most)
+      for (const max of [1, 100, 101, 499, 500]) expect(await read(store, max)).to.have.length(max)
       for (let n = 0; n < 3; n++) {
         const failing = async (): Promise<void> => {
           for await (const { session } of store.sessions()) throw new Error(`not ${session.n}`)
@@ -90,7 +90,7 @@ for (const [way, make] of Object.entries(ways))
       await pool.end()
     })
 
-    it('can be used as they come: sessions are read, revoked and made meanwhile', async () => {
+    it('allows sessions to be read, revoked and created in the loop', async () => {
       const url = await freshDatabase()
       await fill(url, 300)
       const { pool, store } = make(url)
@@ -101,44 +101,44 @@ for (const [way, make] of Object.entries(ways))
           await store.create({ n: 1_000 + revoked++ })
         }
       expect(revoked).to.equal(100)
-      const left = await read(store)
-      expect(left).to.have.length(300)
-      expect(left.filter((n) => n <= 300 && n % 3 === 0)).to.deep.equal([])
+      const remaining = await read(store)
+      expect(remaining).to.have.length(300)
+      expect(remaining.filter((n) => n <= 300 && n % 3 === 0)).to.deep.equal([])
       await store.close()
       await pool.end()
     })
 
-    const total = way.includes('cursor') ? 100_000 : 20_000
-    it(`take no more memory for ${total.toLocaleString('en')} sessions than for a few`, async () => {
+    const total = connection.includes('cursor') ? 100_000 : 20_000
+    it(`takes no more memory for ${total.toLocaleString('en')} sessions than for a few`, async () => {
       const url = await freshDatabase()
       await fill(url, total, 2_000)
       const { pool, store } = make(url)
-      const used = (): number => {
+      const usedMiB = (): number => {
         global.gc?.()
         const { heapUsed, external } = process.memoryUsage()
         return (heapUsed + external) / 1024 ** 2
       }
-      const before = used()
-      let most = 0
+      const before = usedMiB()
+      let maxMiB = 0
       let count = 0
       for await (const { session } of store.sessions()) {
         expect(session.pad).to.have.length(2_000)
-        if (++count % 5_000 === 4_000) most = Math.max(most, used() - before)
+        if (++count % 5_000 === 4_000) maxMiB = Math.max(maxMiB, usedMiB() - before)
       }
       expect(count).to.equal(total)
-      // All of them are 200 MB, or 40.
+      // All sessions together have 200 MB, or 40.
       expect(global.gc).to.be.a('function')
-      expect(most).to.be.below(20)
+      expect(maxMiB).to.be.below(20)
       await store.close()
       await pool.end()
     })
   })
 
-describe('entries', () => {
-  it('end with a DatabaseError, at once, when the connection is lost between two of them', async () => {
+describe('sessions()', () => {
+  it('throws a DatabaseError at once when the connection is lost in the loop', async () => {
     const url = await freshDatabase()
     await fill(url, 500)
-    // What waited for an answer would wait for longer than this test may take.
+    // A query that waited for its timeout would exceed the time limit of this test.
     const config = { connectionString: url, query_timeout: 300_000 }
     await using store = new PgStore(config, { cache: false })
     store.on('warning', () => undefined)
@@ -169,7 +169,7 @@ describe('entries', () => {
     }
   })
 
-  it('take as long as their reader does: query_timeout is for each answer, and no timer of it is left', async () => {
+  it('lets the loop take its time: query_timeout is for each batch, and leaves no timer', async () => {
     const url = await freshDatabase()
     await fill(url, 300)
     await using store = new PgStore({ connectionString: url, query_timeout: 2_000 }, { cache: false })
@@ -179,7 +179,7 @@ describe('entries', () => {
     expect(count).to.equal(300)
   })
 
-  it('are refused by a store that is closed, and by a database that can’t be asked', async () => {
+  it('rejects when the store is closed or the database is unreachable', async () => {
     const store = new PgStore('postgres://user:password@127.0.0.1:9/none', { cache: false })
     expect(await rejection(store.sessions().next())).to.have.property('name', 'SetupError')
     await store.close()
