@@ -1,4 +1,5 @@
 // Maps between rows and results: what a statement receives as parameters, and what it returns of each row.
+import type { SessionChange } from '../notifications/payload.js'
 import { handleOf } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Row } from '../types/options.js'
@@ -41,8 +42,8 @@ export function replacementValues(replacements: readonly Replacement[]): unknown
 }
 
 /** The changes to be announced, as a notification names them. */
-export function notifiedChanges(changes: readonly Change[]): { name: string; version: number }[] {
-  return changes.filter(({ notify }) => notify).map(({ id, version }) => ({ name: handleOf(id), version }))
+export function notifiedChanges(changes: readonly Change[]): SessionChange[] {
+  return changes.filter(({ notify }) => notify).map(({ id, version }) => ({ digest: handleOf(id), version }))
 }
 
 export function idsOf(calls: readonly { readonly key: string }[]): string[] {

@@ -153,7 +153,7 @@ export class SessionRepository {
   }
 
   /** Applies a change of another process. A process also receives its own notifications, which change nothing. */
-  applyNotification(notification: Exclude<Notification, { beat: string }>): void {
+  applyNotification(notification: Exclude<Notification, { heartbeat: string }>): void {
     const cache = this.#cache
     if (cache === undefined) return
     if (notification === 'flush') {
@@ -161,7 +161,7 @@ export class SessionRepository {
       this.#touches.forgetExpiry()
       return
     }
-    for (const { name: digest, version } of notification) {
+    for (const { digest, version } of notification) {
       if (!cache.hasVersion(digest, version)) this.#touches.forgetExpiry(digest)
       const id = cache.invalidate(digest, version)
       // Batched with all reads of this tick. If it fails, the session is read when a request needs it.

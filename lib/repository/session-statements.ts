@@ -1,16 +1,11 @@
 // The SQL of every statement of a request's path, each for one session or for many. Pure.
-
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
 
 /** The options that the statements depend on. */
-export interface StatementOptions {
+export interface StatementOptions extends ExpiryLimits {
   readonly hashIds: boolean
-  /** Milliseconds. */
-  readonly maxLifetime: number | undefined
-  /** Milliseconds. */
-  readonly idleTimeout: number | undefined
 }
 
 /** How long a tombstone stays, so that a save in flight can't bring a destroyed session back. */
@@ -46,10 +41,7 @@ export class SessionStatements {
 
   /** The condition that a session is active: neither expired nor destroyed. */
   get activeCondition(): string {
-    const { maxLifetime, idleTimeout } = this.#options
-    const since = (column: string, ms: number | undefined): string =>
-      ms === undefined ? '' : ` and ${column} > now() - ${ms} * interval '1 millisecond'`
-    return `session is not null and expiry > now()${since('created_at', maxLifetime)}${since('last_access', idleTimeout)}`
+    return activeCondition(this.#options)
   }
 
   get readOne(): string {

@@ -40,7 +40,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
   const statements = new SessionStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, settings)
   const onChanged = (list: readonly Change[]): void => {
-    for (const { id, version } of list) repository.applyChange(handleOf(id), version)
+    for (const { id, version } of list) repository.invalidate(handleOf(id), version)
   }
   const writer = new SessionWriter({
     ...settings,
@@ -55,7 +55,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
   const repository = new SessionRepository({
     bases,
     queries,
-    saves: writer,
+    writer,
     cache,
     isTrusted,
     propagate,

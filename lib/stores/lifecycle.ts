@@ -63,32 +63,174 @@ export class Lifecycle {
   #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
-export function createComponents(table: Table, options: ComponentOptions): Components {
-  const { connection, settings, cache, touches, bases, isTrusted, onConflict } = options
-  const channel = channelOf(settings)
-  const statements = new SessionStatements(table, settings, channel)
-  const queries = new SessionQueries(connection, table, channel, statements, settings)
-  const changed = (list: readonly Change[]): void => {
-    for (const { id, version } of list) sessions.invalidate(handleOf(id), version)
+  constructor(source: ConnectionSource, settings: Settings, events: EventEmitter<PgStoreEvents>) {
+    this.settings = settings
+    this.#events = events
+    const { cache, touch, idleTimeout, hashIds, cleanup, codec } = settings
+    const warn = (error: Error): void => this.#warn(error)
+    this.connection = connect(source, warn, settings.prepare)
+    this.ids = new IdCache(cache ? cache.max : cacheDefaults.max, hashIds)
+    this.touches = new TouchBuffer({
+      intervalMs: touch.interval,
+      batchSize: touch.batchSize,
+      maxExpiries: cache ? cache.max : touch.batchSize,
+      countsIdleness: idleTimeout !== undefined,
+      write: async (touches) => (await this.ready()).queries.touch(touches),
+      warn,
+    })
+    if (cache) {
+      const onUse = (digest: string, id: string): void => this.touches.recordAccess(digest, id)
+      this.cache = new LocalCache(cache, undefined, onUse, this.#bases)
+    }
+    this.trust = new TrustMonitor({
+      settings,
+      config: listenConfig(settings.listen, this.connection),
+      notify: (payload) => this.notify(payload),
+      onNotification: (notification) => this.#components?.repository.applyNotification(notification),
+      onTrust: () => {
+        this.cache?.clear()
+        this.touches.forgetExpiry()
+        queueMicrotask(() => events.emit('trust'))
+      },
+      onDistrust: () => events.emit('distrust'),
+      warn,
+    })
+    this.#sweeper = new Sweeper({
+      connection: this.connection,
+      limits: { ...settings, grace: cleanup.grace },
+      codec,
+      batchSize: cleanup.batchSize,
+      onExpired: () => this.#expiredHook(),
+      onSwept: (result) => void events.emit('sweep', result),
+      warn,
+    })
   }
-  const writer = new SessionWriter({
-    ...settings,
-    queries,
-    userIdOf: (session) => findUserId(settings.userId, session),
-    serialize: (session) => serialize(session, settings),
-    peek: (name) => sessions.peek(name),
-    onEvicted: changed,
-    onConflict,
-  })
-  const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
-  const sessions = new SessionRepository({ bases, queries, writer, cache, isTrusted, propagate, touches })
-  const users = new SessionRegistry({
-    ...settings,
-    connection,
-    table,
-    queries,
-    activeCondition: statements.activeCondition,
-    onDestroyed: changed,
-  })
-  return { table, queries, repository: sessions, registry: users }
+
+  /** What works on the table, if it is set up. */
+  get components(): Components | undefined {
+    return this.#components
+  }
+
+  /** Sets the table up unless it is, and waits for that no longer than a connection may take. */
+  async ready(): Promise<Components> {
+    if (this.#components !== undefined) return this.#components
+    return withTimeout(this.setUp(), this.connection.connectTimeoutMs, 'the session table is not ready')
+  }
+
+  /** Sets the table up unless it is. Concurrent calls share one attempt; after a failed one the next call tries again. */
+  setUp(): Promise<Components> {
+    if (this.#components !== undefined) return Promise.resolve(this.#components)
+    return this.#attemptSetup()
+  }
+
+  #attemptSetup(): Promise<Components> {
+    this.#setup ??= this.#runSetup().finally(() => {
+      this.#setup = undefined
+    })
+    return this.#setup
+  }
+
+  async #runSetup(): Promise<Components> {
+    const { connection, settings, cache, touches } = this
+    const warn = (error: Error): void => this.#warn(error)
+    const table = await ensureTable(connection, settings, warn)
+    const components = createComponents(table, {
+      connection,
+      settings,
+      cache,
+      touches,
+      bases: this.#bases,
+      isTrusted: () => this.trust.isTrusted,
+      onConflict: (conflict) => {
+        this.conflicts++
+        this.#events.emit('conflict', conflict)
+      },
+    })
+    components.repository.notificationsSent = this.#components?.repository.notificationsSent ?? 0
+    cache?.clear()
+    this.#components = components
+    if (table.isLocked) this.#retryUpgrade()
+    if (table.hasRawIds && settings.create)
+      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, warn)
+    if (table.lacksUserIndex) this.#createUserIndex()
+    this.trust.start({ hasVersion: table.columns.has('version') })
+    this.#scheduleSweeps()
+    this.#events.emit('connect')
+    return components
+  }
+
+  /** Notifies every instance, this one too. */
+  async notify(payload: string): Promise<void> {
+    await this.connection.query('select pg_notify($1, $2)', [channelOf(this.settings), payload])
+  }
+
+  /** Sweeps, unless an instance has swept within `unlessWithinMs`. Resolves with `undefined` if it didn't. */
+  sweep(unlessWithinMs: number): Promise<SweepResult | undefined> {
+    return this.operations.run('sweep', async () => {
+      const { table } = await this.ready()
+      return this.#sweeper.run(table, unlessWithinMs)
+    })
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    this.operations.close()
+    this.#stop.abort()
+    await this.#sweeper.stop()
+    await this.operations.drained()
+    await this.touches.stop()
+    await Promise.allSettled([this.#setup, this.#hashing])
+    this.trust.stop()
+    await this.connection.end()
+  }
+
+  #scheduleSweeps(): void {
+    if (this.#isScheduled || this.operations.isClosed) return
+    this.#isScheduled = true
+    const stop = schedule(this.settings.cleanup, async (nextMs) => {
+      await this.sweep(Math.min(nextMs / 2, recentSweepMs)).catch((error) => this.#warn(error))
+    })
+    this.#stop.signal.addEventListener('abort', stop, { once: true })
+  }
+
+  /** What receives each expired session before it is deleted; `undefined` if nothing wants to. */
+  #expiredHook(): ((session: ExpiredSession) => unknown) | undefined {
+    const { onExpired } = this.settings.cleanup
+    if (onExpired === undefined && this.#events.listenerCount('expire') === 0) return undefined
+    return async (session) => {
+      await onExpired?.(session)
+      this.#events.emit('expire', session)
+    }
+  }
+
+  /** A lock prevented an upgrade of the table, which is used as it is until the next try. */
+  #retryUpgrade(): void {
+    const timer = setTimeout(() => {
+      if (!this.operations.isClosed) this.#attemptSetup().catch((error) => this.#warn(error))
+    }, upgradeRetryMs)
+    timer.unref()
+    this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
+  }
+
+  /** Until it is there, a user's sessions are found by a scan. */
+  #createUserIndex(): void {
+    this.#indexing ??= createUserIndex(this.connection, this.settings, this.#stop.signal)
+      .catch((error) => {
+        const command = psqlCommand('007-users', this.settings)
+        this.#warn(
+          new Error(`the index on user_id could not be created: ${messageOf(error)}. Run ${command}`),
+        )
+      })
+      .finally(() => {
+        this.#indexing = undefined
+      })
+  }
+
+  #warn(error: Error): void {
+    this.#events.emit('warning', error instanceof SetupError ? error : redact(error))
+  }
 }

@@ -94,12 +94,9 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   /** Returns the session with the milliseconds until it expires, unless it is changed before. */
   async getWithTtl(sid: string, _?: unknown, more?: object): Promise<SessionWithTtl | undefined> {
     const session = await this.#get(sid, false, contextOf(more))
-    return (
-      session && {
-        session,
-        ttl: this.#ready?.repository.getRemainingTtl(this.#names.resolve(sid).digest) ?? 0,
-      }
-    )
+    if (session === undefined) return undefined
+    const { ids, components } = this.#lifecycle
+    return { session, ttl: components?.repository.getRemainingTtl(ids.resolve(sid).digest) ?? 0 }
   }
 
   async #get(sid: string, fresh: boolean, context?: object): Promise<Session | undefined> {
@@ -146,12 +143,12 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
       throw new RangeError(
         'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest',
       )
-    const json = toStored(serialize(session, this.#settings))
-    const ms = resolveTtl(ttl, this.#settings.ttl, maxLifetime)
-    const names = this.#names.resolve(sid)
-    const base = this.#replaced(names)
-    const save = { json, ttlMs: ms, userId: findUserId(userId, session as Session), base }
-    await this.#use(
+    const json = toStored(serialize(session, settings))
+    const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
+    const ids = idCache.resolve(sid)
+    const userId = findUserId(settings.userId, session as Session)
+    const save = { json, ttlMs, userId, base: this.#replacedBase(ids) }
+    await this.#onSession(
       sid,
       ids,
       'write',
