@@ -1,4 +1,4 @@
-// Types of modules that have none, as far as the tests use them.
+// What the modules without types are, as far as the tests use them.
 
 declare module 'koa1' {
   import type { EventEmitter } from 'node:events'
@@ -49,14 +49,4 @@ declare module 'koa-generic-session1' {
   }
 
   export default function session(options: Options): Middleware
-}
-
-declare module 'koa-pg-session' {
-  export default class PgSession {
-    constructor(query: (text: string, values?: unknown[]) => Promise<unknown[]>, options?: object)
-    setup(): Promise<void>
-    get(sid: string): Generator<unknown, unknown, unknown>
-    set(sid: string, session: object, ttl?: number): Generator<unknown, void, unknown>
-    destroy(sid: string): Generator<unknown, void, unknown>
-  }
 }
