@@ -192,3 +192,35 @@ describe('LocalCache', () => {
     )
   })
 })
+
+describe('a million sessions in a cache of 10,000', () => {
+  it('do not grow the heap', async function () {
+    this.timeout(120_000)
+    if (globalThis.gc === undefined) throw new Error('run with --expose-gc, as .mocharc.yml says')
+    const cache = new LocalCache({ max: 10_000, maxBytes: 64 * 1024 * 1024, ttl: 60_000 })
+    const fill = (from: number, to: number): void => {
+      for (let n = from; n < to; n++) {
+        const digest = `session ${n}`
+        cache.commitFill(cache.beginFill(digest), {
+          id: digest,
+          json: JSON.stringify({ n, text: `${n}`.padEnd(400, 'x') }),
+          version: n + 1,
+          ttlMs: 1e9,
+        })
+        cache.get(digest)
+        if (n % 3 === 0) cache.invalidate(digest, n + 2)
+      }
+    }
+    const heapBytes = (): number => {
+      globalThis.gc?.()
+      return process.memoryUsage().heapUsed
+    }
+    fill(0, 50_000)
+    const before = heapBytes()
+    fill(50_000, 1_000_000)
+    const growth = heapBytes() - before
+    expect(cache.size).to.be.within(9_990, 10_000)
+    // 950,000 sessions of 400 bytes would be more than 380 MB.
+    expect(growth).to.be.below(10_000_000)
+  })
+})

@@ -1,3 +1,4 @@
+// Two requests of one browser at once: no change is lost, and no sign-out is undone.
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { expect } from 'chai'
@@ -36,7 +37,7 @@ for (const middleware of ['koa-generic-session', 'koa-session'])
       return text
     }
 
-    function everywhere(path: string): Promise<string[]> {
+    function getFromEach(path: string): Promise<string[]> {
       return Promise.all(sites.map((_, n) => get(new Browser(), n, path)))
     }
 
@@ -50,41 +51,42 @@ for (const middleware of ['koa-generic-session', 'koa-session'])
       )
     }
 
-    /** A slow request of each, on either instance, in one of the ways; all have loaded their sessions. */
-    async function slow(browsers: readonly Browser[]) {
-      const name = `gate=${++gates}`
+    /** Starts a slow request of each browser, in turn on either instance, and waits until all have loaded their sessions. */
+    async function startSlowRequests(browsers: readonly Browser[]) {
+      const gate = `gate=${++gates}`
       const wayOf = (n: number) => ways[Math.floor(n / 2) % ways.length] ?? 'keep'
-      const answers = browsers.map((browser, n) => {
+      const responses = browsers.map((browser, n) => {
         const way = wayOf(n)
-        return get(browser.copy(), n, `/slow/${way === 'merge' ? 'keep' : way}?${name}`)
+        return get(browser.copy(), n, `/slow/${way === 'merge' ? 'keep' : way}?${gate}`)
       })
-      await everywhere(`/gate/arrived?${name}&count=${browsers.length / 2}`)
-      // Somebody else changes some of them meanwhile: their saves are to be merged.
+      await getFromEach(`/gate/arrived?${gate}&count=${browsers.length / 2}`)
+      // Another request changes some of the sessions, so that their saves have to be merged.
       await Promise.all(
         browsers.map((browser, n) => wayOf(n) === 'merge' && get(browser.copy(), n + 1, '/add?name=other')),
       )
       return {
         async finish(): Promise<void> {
-          await everywhere(`/gate/open?${name}`)
-          await Promise.all(answers)
+          await getFromEach(`/gate/open?${gate}`)
+          await Promise.all(responses)
         },
       }
     }
 
-    /** Neither the database nor an instance knows any of them. */
-    async function expectNobody(browsers: readonly Browser[]): Promise<void> {
-      const alive = `select session from session where session is not null and session->>'load' is null`
-      expect(await sql(url, alive)).to.deep.equal([])
+    /** Expects that neither the table nor an instance has a session of these browsers. */
+    async function expectSignedOut(browsers: readonly Browser[]): Promise<void> {
+      const active = `select session from session where session is not null and session->>'load' is null`
+      expect(await sql(url, active)).to.deep.equal([])
       for (let first = 0; first < browsers.length; first += 50)
         await Promise.all(
           browsers.slice(first, first + 50).map(async (browser) => {
-            for (const n of [0, 1]) await until(async () => (await get(browser.copy(), n, '/')) === 'nobody')
+            for (const n of [0, 1])
+              await until(async () => (await get(browser.copy(), n, '/')) === 'anonymous')
           }),
         )
-      expect(await sql(url, alive)).to.deep.equal([])
+      expect(await sql(url, active)).to.deep.equal([])
     }
 
-    it('keeps 2,000 attributes of 1,000 rounds of two requests that each add one', async () => {
+    it('keeps all 2,000 attributes in 1,000 rounds of two requests that add one each', async () => {
       const browsers = await signIn(50)
       const names: string[] = []
       for (let round = 0; round < 20; round++) {
@@ -108,40 +110,40 @@ for (const middleware of ['koa-generic-session', 'koa-session'])
             const all = JSON.parse(await get(browser.copy(), n, '/all')) as Record<string, unknown>
             return names.every((name) => all[name] === true)
           })
-      const conflicts = (await everywhere('/conflicts')).reduce((sum, text) => sum + Number(text), 0)
-      expect(conflicts, 'saves that met').to.be.above(200)
+      const conflicts = (await getFromEach('/conflicts')).reduce((sum, text) => sum + Number(text), 0)
+      expect(conflicts, 'saves that conflicted').to.be.above(200)
       await Promise.all(browsers.map((browser) => get(browser, 0, '/sign-out')))
     })
 
-    it('leaves nobody signed in after 1,000 rounds of a sign-out against a slow request', async () => {
+    it('keeps all users signed out after 1,000 rounds of a sign-out during a slow request', async () => {
       const all: Browser[] = []
       for (let round = 0; round < 10; round++) {
         const browsers = await signIn(100)
         all.push(...browsers)
-        const requests = await slow(browsers)
+        const requests = await startSlowRequests(browsers)
         const signedOut = Promise.all(
           browsers.map((browser, n) => get(browser.copy(), Math.floor(n / 10), '/sign-out')),
         )
-        // Every other time they meet.
+        // In every other round, the sign-out finishes before the slow request goes on.
         if (round % 2 === 0) await signedOut
         await requests.finish()
         await signedOut
       }
       expect(all).to.have.length(1_000)
-      await expectNobody(all)
+      await expectSignedOut(all)
     })
 
-    it('leaves nobody signed in whose row was deleted in psql while a request was under way', async () => {
+    it('keeps users signed out whose rows are deleted in psql during a request', async () => {
       const browsers = await signIn(100)
-      const requests = await slow(browsers)
+      const requests = await startSlowRequests(browsers)
       await sql(url, `delete from session where session->>'name' = 'ann'`)
-      // Some of them come back before that request is through.
-      const back = browsers.filter((_, n) => n % 20 < 10)
+      // Some browsers send another request before the slow one finishes.
+      const returning = browsers.filter((_, n) => n % 20 < 10)
       for (const n of [0, 1])
         await Promise.all(
-          back.map((browser) => until(async () => (await get(browser.copy(), n, '/')) === 'nobody')),
+          returning.map((browser) => until(async () => (await get(browser.copy(), n, '/')) === 'anonymous')),
         )
       await requests.finish()
-      await expectNobody(browsers)
+      await expectSignedOut(browsers)
     })
   })

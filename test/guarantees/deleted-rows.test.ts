@@ -1,3 +1,4 @@
+// A session whose row is deleted in psql stays deleted, whatever a request does with it afterwards.
 import { once } from 'node:events'
 import { expect } from 'chai'
 import pg from 'pg'
@@ -7,18 +8,19 @@ import { until } from '../helpers/until.js'
 
 type Attributes = Record<string, unknown>
 
-interface Under {
+interface LoadedSession {
   store: PgStore
   sid: string
   session: Attributes
 }
 
-const save = ({ store, sid, session }: Under) => store.set(sid, Object.assign(session, { late: true }))
+const save = ({ store, sid, session }: LoadedSession) =>
+  store.set(sid, Object.assign(session, { late: true }))
 
-/** What may be under way of a session that was loaded. */
-const ways: Record<string, (under: Under) => PromiseLike<unknown>> = {
+/** Calls that a request may make after it has loaded the session. */
+const calls: Record<string, (loaded: LoadedSession) => PromiseLike<unknown>> = {
   'a save': save,
-  'a save that is to be merged': save,
+  'a save that has to be merged': save,
   'a save of another object in its place': ({ store, sid }) => store.set(sid, { name: 'ann', late: true }),
   'a save with koa-session’s context': async ({ store, sid }) => {
     const ctx = {}
@@ -49,15 +51,15 @@ describe('a row that is deleted in psql', () => {
     return store
   }
 
-  for (const [what, work] of Object.entries(ways))
+  for (const [what, call] of Object.entries(calls))
     for (const cache of [{}, false] as const)
-      it(`stays away when ${what} waits for it, here and on another instance${cache ? '' : ', without a cache'}`, async () => {
+      it(`stays deleted when ${what} waits for it, here and on another instance${cache ? '' : ', without a cache'}`, async () => {
         const stores = await Promise.all([1, 2].map(() => open({ cache, touch: { interval: 0 } })))
         const [here] = stores as [PgStore]
         const sids = await Promise.all([1, 2, 3].map(() => here.create({ name: 'ann' })))
-        const under: Under[] = []
+        const loaded: LoadedSession[] = []
         for (const store of stores)
-          for (const sid of sids) under.push({ store, sid, session: (await store.get(sid)) ?? {} })
+          for (const sid of sids) loaded.push({ store, sid, session: (await store.get(sid)) ?? {} })
         if (what.endsWith('merged'))
           await sql(url, `update session set session = '{"name": "ann", "other": true}'`)
         const client = new pg.Client(url)
@@ -65,20 +67,20 @@ describe('a row that is deleted in psql', () => {
         cleanups.push(() => client.end())
         await client.query('begin')
         await client.query('delete from session')
-        const late = Promise.allSettled(under.map(work))
+        const pending = Promise.allSettled(loaded.map(call))
         const waiting = `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
         await until(async () => (await sql(url, waiting)).length >= stores.length)
         await client.query('commit')
-        for (const { status } of await late) expect(status).to.equal('fulfilled')
+        for (const { status } of await pending) expect(status).to.equal('fulfilled')
         expect(await sql(url, 'select from session')).to.deep.equal([])
         for (const store of stores)
           for (const sid of sids) await until(async () => (await store.get(sid)) === undefined)
-        // And again, now that everybody knows.
-        await Promise.all(under.map(work))
+        // Again, now that both instances know of the deletion.
+        await Promise.all(loaded.map(call))
         expect(await sql(url, 'select from session')).to.deep.equal([])
       })
 
-  it('stays away when a touch that waited for its time is written', async () => {
+  it('stays deleted when a buffered touch is written', async () => {
     const store = await open({})
     const sid = await store.create({ name: 'ann' }, { ttl: 3_600_000 })
     await store.get(sid)
@@ -88,7 +90,7 @@ describe('a row that is deleted in psql', () => {
     expect(await sql(url, 'select from session')).to.deep.equal([])
   })
 
-  it('stays away for a minute under an id that was loaded: the request that had it may be under way', async () => {
+  it('stays deleted for a minute under an id that was loaded, since a request may still use the old session', async () => {
     const store = await open({})
     const sid = await store.create({ name: 'ann' })
     await store.get(sid)
@@ -98,7 +100,7 @@ describe('a row that is deleted in psql', () => {
     expect(await sql(url, 'select from session')).to.deep.equal([])
   })
 
-  it('lets the next under its id be another, merged with nothing of the old', async () => {
+  it('is not merged into the next session under its id', async () => {
     const store = await open({ cache: false })
     const session = { name: 'ann', a: 1 }
     await store.set('sid', session)

@@ -1,3 +1,4 @@
+// What the store has acknowledged survives the end of the process.
 import { once } from 'node:events'
 import { expect } from 'chai'
 import type pg from 'pg'
@@ -6,7 +7,7 @@ import { message, start } from '../helpers/processes.js'
 import type { Listening } from '../helpers/programs/app.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 
-describe('a process that is killed (SIGKILL) the moment that the store has answered', () => {
+describe('a process that is killed (SIGKILL) as soon as the store has resolved', () => {
   let url: string
 
   before(async () => {
@@ -15,18 +16,18 @@ describe('a process that is killed (SIGKILL) the moment that the store has answe
 
   beforeEach(() => sql(url, 'drop table if exists session'))
 
-  /** Signs in on a process of its own, visits a path that kills it, and answers what the table then holds. */
+  /** Signs in at a child process, visits a path that kills it, and returns the sessions that the table then holds. */
   async function killedBy(path: string): Promise<unknown[]> {
     const child = start('./app.js', [url])
     const exited = once(child, 'exit')
     const site = (await message<Listening>(child)).url
     const browser = new Browser()
     await browser.get(`${site}/sign-in?name=ann`)
-    const lost = await browser.get(`${site}${path}`).then(
+    const failed = await browser.get(`${site}${path}`).then(
       () => false,
       () => true,
     )
-    expect(lost).to.equal(true)
+    expect(failed).to.equal(true)
     expect(await exited).to.deep.equal([null, 'SIGKILL'])
     const rows = await sql<{ session: unknown } & pg.QueryResultRow>(url, 'select session from session')
     return rows.map(({ session }) => session)
@@ -38,7 +39,7 @@ describe('a process that is killed (SIGKILL) the moment that the store has answe
     expect(sessions[0]).to.include({ name: 'ann', saved: true })
   })
 
-  it('has signed the person out', async () => {
+  it('has destroyed the session', async () => {
     expect(await killedBy('/sign-out-and-die')).to.deep.equal([null])
   })
 })

@@ -1,3 +1,4 @@
+// When sessions expire: by ttl, idle time and age, and by the clock of the database server.
 import { expect } from 'chai'
 import { PgStore, type Ttl } from '../../lib/index.js'
 import { message, start } from '../helpers/processes.js'
@@ -7,7 +8,7 @@ import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
 const day = 86_400_000
-const century = 100 * 365.25 * day
+const maxTtlMs = 100 * 365.25 * day
 
 describe('expiry', () => {
   let url: string
@@ -15,13 +16,13 @@ describe('expiry', () => {
     url = await freshDatabase()
   })
 
-  /** Milliseconds until the only session of a table expires, by the server's clock. */
-  const left = async (table: string, where = 'true'): Promise<number> => {
-    const [row] = await sql<{ left: number }>(
+  /** Returns in how many ms the only session of a table expires, by the server's clock. */
+  const ttlMsOf = async (table: string, where = 'true'): Promise<number> => {
+    const [row] = await sql<{ ttlMs: number }>(
       url,
-      `select extract(epoch from expiry - now())::float8 * 1000 as left from ${table} where ${where}`,
+      `select extract(epoch from expiry - now())::float8 * 1000 as "ttlMs" from ${table} where ${where}`,
     )
-    return row?.left as number
+    return row?.ttlMs as number
   }
 
   const cases: [Ttl, number, string][] = [
@@ -29,26 +30,26 @@ describe('expiry', () => {
     [null, 1_000_000, 'the option ttl'],
     [Number.NaN, 1_000_000, 'the option ttl'],
     ['session', 1_000_000, 'the option ttl'],
-    [500_000, 500_000, 'itself'],
-    [500_000.7, 500_001, 'itself'],
+    [500_000, 500_000, '500000 ms'],
+    [500_000.7, 500_001, '500001 ms'],
     [0, 0, 'expired at once'],
     [-1, 0, 'expired at once'],
     [-Infinity, 0, 'expired at once'],
-    [Number.MAX_SAFE_INTEGER, century, 'a century'],
-    [Infinity, century, 'a century'],
+    [Number.MAX_SAFE_INTEGER, maxTtlMs, '100 years'],
+    [Infinity, maxTtlMs, '100 years'],
   ]
   for (const [ttl, ms, meaning] of cases)
-    it(`takes a ttl of ${ttl} for ${meaning}`, async () => {
+    it(`treats a ttl of ${ttl} as ${meaning}`, async () => {
       const store = new PgStore(url, { ttl: 1_000_000, table: 'ttls' })
       await store.setup()
       await sql(url, 'truncate ttls')
       await store.set('a', { a: 1 }, ttl)
-      expect(await left('ttls')).to.be.within(ms - 60_000, ms)
+      expect(await ttlMsOf('ttls')).to.be.within(ms - 60_000, ms)
       expect(await store.get('a')).to.deep.equal(ms === 0 ? undefined : { a: 1 })
       await store.close()
     })
 
-  it('refuses a ttl of another type by name, and writes nothing', async () => {
+  it('refuses a ttl of another type, and writes nothing', async () => {
     const store = new PgStore(url)
     for (const ttl of ['3600000', {}, true, 5n]) {
       const error = await rejection(store.set('a', { a: 1 }, ttl as Ttl))
@@ -60,7 +61,7 @@ describe('expiry', () => {
     await store.close()
   })
 
-  it('lets a session expire by itself, for get, touch and count', async () => {
+  it('hides an expired session from get, touch and count', async () => {
     const store = new PgStore(url, { table: 'short' })
     await store.set('a', { a: 1 }, 300)
     await until(async () => (await store.get('a')) === undefined)
@@ -70,17 +71,17 @@ describe('expiry', () => {
     await store.close()
   })
 
-  it('ends a session maxLifetime after its creation, whatever is set or touched', async () => {
+  it('expires a session maxLifetime after its creation, even if it is saved or touched', async () => {
     const store = new PgStore(url, { table: 'lifetimes', maxLifetime: 3_600_000, cache: false })
     await store.set('a', { a: 1 }, 2 * 3_600_000)
-    expect(await left('lifetimes')).to.be.within(3_500_000, 3_600_000)
+    expect(await ttlMsOf('lifetimes')).to.be.within(3_500_000, 3_600_000)
     await sql(url, `update lifetimes set created_at = now() - interval '50 minutes'`)
     await store.set('a', { a: 2 }, 3_600_000)
-    expect(await left('lifetimes')).to.be.within(500_000, 600_000)
+    expect(await ttlMsOf('lifetimes')).to.be.within(500_000, 600_000)
     await store.touch('a', 3_600_000)
-    expect(await left('lifetimes')).to.be.within(500_000, 600_000)
+    expect(await ttlMsOf('lifetimes')).to.be.within(500_000, 600_000)
     await store.set('a', { a: 3 }, 60_000)
-    expect(await left('lifetimes')).to.be.within(50_000, 60_000)
+    expect(await ttlMsOf('lifetimes')).to.be.within(50_000, 60_000)
 
     await sql(url, `update lifetimes set created_at = now() - interval '61 minutes'`)
     expect(await store.get('a')).to.equal(undefined)
@@ -91,7 +92,7 @@ describe('expiry', () => {
     await store.close()
   })
 
-  it('applies a maxLifetime to the sessions that were there before it', async () => {
+  it('applies maxLifetime to existing sessions', async () => {
     const before = new PgStore(url, { table: 'older' })
     await before.set('a', { a: 1 }, 30 * day)
     await sql(url, `update older set created_at = now() - interval '2 days'`)
@@ -108,8 +109,8 @@ describe('expiry', () => {
     ['timestamp', 'Asia/Kolkata', 'Europe/London', day],
     ['timestamp', 'UTC', 'America/St_Johns', -day],
   ]
-  for (const [type, TZ, TimeZone, off] of zones)
-    it(`is the server's with TZ=${TZ}, TimeZone=${TimeZone}, an app clock off by ${off / day} d (${type})`, async () => {
+  for (const [type, TZ, TimeZone, offsetMs] of zones)
+    it(`follows the server's clock with TZ=${TZ}, TimeZone=${TimeZone}, an app clock off by ${offsetMs / day} d (${type})`, async () => {
       const database = await freshDatabase()
       await sql(
         database,
@@ -126,7 +127,7 @@ describe('expiry', () => {
       const clock = new URL('../helpers/programs/clock-off.js', import.meta.url).href
       const child = start('calls.js', [database, JSON.stringify(options)], {
         TZ,
-        CLOCK_OFF_MS: String(off),
+        CLOCK_OFF_MS: String(offsetMs),
         NODE_OPTIONS: `--import ${clock}`,
       })
       const call = async (...args: unknown[]): Promise<unknown> => {
@@ -144,9 +145,9 @@ describe('expiry', () => {
         expect(await call('get', 'ours')).to.deep.equal({ b: 2 })
         const [row] = await sql(
           database,
-          `select extract(epoch from max(expiry)::timestamptz - now())::float8 as left from session`,
+          `select extract(epoch from max(expiry)::timestamptz - now())::float8 as "ttlSeconds" from session`,
         )
-        expect(row?.left).to.be.within(500, 600)
+        expect(row?.ttlSeconds).to.be.within(500, 600)
         await until(async () => (await call('get', 'short')) === undefined)
         await until(async () => (await here.get('short')) === undefined)
         await sql(database, `update session set expiry = now() - interval '1 minute'`)

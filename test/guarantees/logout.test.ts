@@ -1,3 +1,4 @@
+// A destroyed session stays destroyed, whatever other requests do with it at the same time.
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -17,9 +18,9 @@ interface Row {
   expiry: Date
 }
 
-describe('a person who signs out', () => {
+describe('a user who signs out', () => {
   const processes: ChildProcess[] = []
-  /** Two processes of one application. */
+  /** The URLs of two processes of one application. */
   let sites: string[]
   let url: string
   let gates = 0
@@ -47,66 +48,65 @@ describe('a person who signs out', () => {
     return sql<Row & pg.QueryResultRow>(url, 'select session, user_id, version, expiry from session')
   }
 
-  /** A request that has loaded its session, and goes on when it is let go. */
-  async function slow(browser: Browser, site: string, path: string) {
+  /** Starts a slow request and waits until it has loaded its session. */
+  async function startSlowRequest(browser: Browser, site: string, path: string) {
     const gate = `gate=${++gates}`
-    const answer = browser.get(`${site}${path}?${gate}`)
+    const response = browser.get(`${site}${path}?${gate}`)
     await new Browser().get(`${site}/gate/arrived?${gate}`)
     return {
       async finish(): Promise<void> {
         await new Browser().get(`${site}/gate/open?${gate}`)
-        expect((await answer).status).to.equal(200)
+        expect((await response).status).to.equal(200)
       },
     }
   }
 
-  async function expectNobody(browser: Browser): Promise<void> {
-    // Each process gets the cookies as they are: the first answer may take them away.
-    // The other process knows as soon as the notification is there.
+  async function expectSignedOut(browser: Browser): Promise<void> {
+    // A copy, since a response may remove the cookies. The other process signs out when the notification arrives.
     for (const site of sites)
-      await until(async () => (await browser.copy().get(`${site}/`)).text === 'nobody')
+      await until(async () => (await browser.copy().get(`${site}/`)).text === 'anonymous')
     for (const { session, user_id } of await rows())
       expect({ session, user_id }).to.deep.equal({ session: null, user_id: null })
   }
 
-  const ways: [string, string][] = [
+  const slowRequests: [string, string][] = [
     ['/slow/keep', 'changes and saves it'],
-    ['/slow/replace', 'saves another object in its place'],
+    ['/slow/replace', 'replaces it with another object'],
     ['/slow/force', 'saves it unchanged'],
     ['/slow/touch', 'touches it'],
   ]
-  for (const [path, what] of ways)
+  for (const [path, what] of slowRequests)
     for (const elsewhere of [true, false])
-      it(`stays signed out when a request that had the session before ${what}, ${elsewhere ? 'on another process' : 'on the same process'}`, async () => {
+      it(`stays signed out when a request that loaded the session earlier ${what}, ${elsewhere ? 'on another process' : 'on the same process'}`, async () => {
         const [here = '', there = ''] = sites
         const browser = new Browser()
         await browser.get(`${here}/sign-in?name=ann`)
         for (const site of sites) expect((await browser.get(`${site}/`)).text).to.equal('ann')
         await sql(url, `update session set user_id = 'ann'`)
         const cookies = browser.copy()
-        const request = await slow(browser, here, path)
+        const request = await startSlowRequest(browser, here, path)
         await browser.get(`${elsewhere ? there : here}/sign-out`)
-        const [ended] = await rows()
-        expect(ended).to.include({ session: null, user_id: null })
+        const [tombstone] = await rows()
+        expect(tombstone).to.include({ session: null, user_id: null })
         await request.finish()
-        // With the cookies that the last answer left, and with those of before.
-        await expectNobody(browser)
-        await expectNobody(cookies)
-        expect(await rows()).to.deep.equal([ended])
+        // With the cookies that the last response left, and with the earlier ones.
+        await expectSignedOut(browser)
+        await expectSignedOut(cookies)
+        expect(await rows()).to.deep.equal([tombstone])
       })
 
-  it('stays signed out when several requests save at once, before, while and after', async () => {
+  it('stays signed out when several requests save before, during and after the sign-out', async () => {
     const [here = '', there = ''] = sites
     for (let round = 0; round < 30; round++) {
       const browser = new Browser()
       await browser.get(`${here}/sign-in?name=ann`)
       const requests = await Promise.all(
-        ways.map(([path], n) => slow(browser.copy(), sites[n % 2] ?? '', path)),
+        slowRequests.map(([path], n) => startSlowRequest(browser.copy(), sites[n % 2] ?? '', path)),
       )
       const finished = requests.map((request) => request.finish())
       await browser.copy().get(`${round % 2 ? here : there}/sign-out`)
       await Promise.all(finished)
-      await expectNobody(browser)
+      await expectSignedOut(browser)
     }
     expect(await rows()).to.have.length(30)
   })
@@ -115,10 +115,10 @@ describe('a person who signs out', () => {
     const [here = '', there = ''] = sites
     const browser = new Browser()
     await browser.get(`${here}/sign-in?name=ann`)
-    const first = await slow(browser.copy(), here, '/slow/sign-out')
-    const second = await slow(browser.copy(), there, '/slow/sign-out')
+    const first = await startSlowRequest(browser.copy(), here, '/slow/sign-out')
+    const second = await startSlowRequest(browser.copy(), there, '/slow/sign-out')
     await Promise.all([first.finish(), second.finish()])
-    await expectNobody(browser)
+    await expectSignedOut(browser)
     expect(await rows()).to.have.length(1)
   })
 
@@ -130,16 +130,16 @@ describe('a person who signs out', () => {
       const sid = await store.create({ name: 'ann' })
       await client.query('begin')
       await client.query(`update session set session = null, user_id = null, version = version + 1`)
-      const late = [store.set(sid, { name: 'ann', late: true }), store.touch(sid, 3_600_000)]
+      const pending = [store.set(sid, { name: 'ann', late: true }), store.touch(sid, 3_600_000)]
       const waiting = `select from pg_locks where not granted and locktype in ('transactionid', 'tuple')`
-      let over = false
-      Promise.race(late).finally(() => {
-        over = true
+      let settled = false
+      Promise.race(pending).finally(() => {
+        settled = true
       })
-      while (!over && (await sql(url, waiting)).length < late.length) await sleep(10)
-      expect(over).to.equal(false)
+      while (!settled && (await sql(url, waiting)).length < pending.length) await sleep(10)
+      expect(settled).to.equal(false)
       await client.query('commit')
-      await Promise.all(late)
+      await Promise.all(pending)
       expect(await store.get(sid)).to.equal(undefined)
       expect((await rows())[0]?.session).to.equal(null)
     } finally {
@@ -151,7 +151,7 @@ describe('a person who signs out', () => {
     const [here = '', there = ''] = sites
     const browser = new Browser()
     await browser.get(`${here}/sign-in?name=ann`)
-    const request = await slow(browser.copy(), here, '/slow/keep')
+    const request = await startSlowRequest(browser.copy(), here, '/slow/keep')
     await browser.get(`${there}/sign-out`)
     await browser.get(`${there}/sign-in?name=ann`)
     await request.finish()
@@ -161,7 +161,7 @@ describe('a person who signs out', () => {
     expect(all).to.have.length(2)
   })
 
-  it('leaves other sessions as they are, those of the same person too', async () => {
+  it('keeps the other sessions, also those of the same user', async () => {
     const [here = '', there = ''] = sites
     const phone = new Browser()
     const laptop = new Browser()
@@ -171,18 +171,18 @@ describe('a person who signs out', () => {
     for (const site of sites) expect((await laptop.get(`${site}/`)).text).to.equal('ann')
   })
 
-  it('leaves no row for an id that was not there, and create works after all that', async () => {
+  it('leaves no row for an id that never existed, and create works after a destroy', async () => {
     await using store = new PgStore(url)
-    await store.destroy('koa:sess:never was')
-    await store.destroy('koa:sess:never was')
+    await store.destroy('koa:sess:never-existed')
+    await store.destroy('koa:sess:never-existed')
     expect(await rows()).to.deep.equal([])
-    // Nor does it forbid the id.
-    await store.set('koa:sess:never was', { name: 'ann' })
-    expect(await store.get('koa:sess:never was')).to.deep.equal({ name: 'ann' })
-    const ended = await store.create({ name: 'bob' })
-    await store.destroy(ended)
+    // The id can still be used.
+    await store.set('koa:sess:never-existed', { name: 'ann' })
+    expect(await store.get('koa:sess:never-existed')).to.deep.equal({ name: 'ann' })
+    const destroyed = await store.create({ name: 'bob' })
+    await store.destroy(destroyed)
     const sid = await store.create({ name: 'bob' })
-    expect(await store.get(ended)).to.equal(undefined)
+    expect(await store.get(destroyed)).to.equal(undefined)
     expect(await store.get(sid)).to.deep.equal({ name: 'bob' })
     expect(await store.count()).to.equal(2)
   })

@@ -1,3 +1,4 @@
+// Session ids, sessions and passwords do not leak through the table, errors or events.
 import { inspect } from 'node:util'
 import { expect } from 'chai'
 import pg from 'pg'
@@ -8,7 +9,7 @@ import { freshDatabase, ownServer, sql } from '../helpers/server.js'
 const sid = 'koa:sess:OpenSesame-OpenSesame'
 const content = 'Xyzzy-inside-the-session'
 
-/** Everything that an error says to whoever prints it. */
+/** Returns everything that a log could print of an error. */
 const printed = (error: Error): string =>
   inspect(error, { depth: 9, showHidden: true }) + JSON.stringify(error)
 
@@ -22,7 +23,7 @@ describe('a session id', () => {
     await store.close()
   })
 
-  it('can’t be had from a dump: what the table holds opens nothing', async () => {
+  it('cannot be recovered from a dump: the stored id is not accepted', async () => {
     const url = await freshDatabase()
     const store = new PgStore(url)
     await store.set(sid, { a: 1 })
@@ -33,7 +34,7 @@ describe('a session id', () => {
   })
 
   for (const hashIds of [true, false])
-    it(`and the session are in no error, whatever the driver quotes (hashIds: ${hashIds})`, async () => {
+    it(`and the session are in no error, even if the driver quotes them (hashIds: ${hashIds})`, async () => {
       const url = await freshDatabase()
       const pool = new pg.Pool({ connectionString: url })
       const failures: [string, (error: Error, text: string, values: unknown[]) => Error][] = [
@@ -64,7 +65,7 @@ describe('a session id', () => {
         await store.setup()
         broken = true
         const calls = [store.get(sid), store.set(sid, { content }), store.touch(sid), store.destroy(sid)]
-        // Neighbours in the same statements.
+        // Other calls in the same batches.
         calls.push(store.get('neighbour-1'), store.set('neighbour-2', {}), store.destroy('neighbour-3'))
         for (const call of calls) {
           const text = printed(await rejection(call))
@@ -77,9 +78,9 @@ describe('a session id', () => {
       await pool.end()
     })
 
-  it('and the session are in no error that PostgreSQL itself makes of them', async () => {
+  it('and the session are removed from errors in which PostgreSQL quotes them', async () => {
     const url = await freshDatabase()
-    // jsonb refuses \u0000, and quotes what it refuses.
+    // jsonb refuses \u0000 and quotes the value in the error.
     await sql(url, 'create table session (id text primary key, expiry timestamptz not null, session jsonb)')
     const store = new PgStore(url, { hashIds: false, create: false })
     const error = await rejection(store.set(sid, { [content]: '\u0000' }))
@@ -101,7 +102,7 @@ describe('a session id', () => {
       expect(printed(error)).not.to.match(/OpenSesame|Xyzzy/)
       expect(printed(error)).not.to.include(password)
     }
-    // PostgreSQL clears its shared memory away at a start and a stop.
+    // PostgreSQL removes its shared memory only at a start and a clean stop.
     await server.start()
     await store.close()
     await server.stop()

@@ -1,11 +1,11 @@
-// The command line, in a process of its own.
+// Runs bin/koa-pg-store.js as a child process.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 
 const bin = fileURLToPath(new URL('../../../bin/koa-pg-store.js', import.meta.url))
 
-export interface Said {
+export interface CommandResult {
   status: number | null
   out: string
   errors: string
@@ -15,7 +15,7 @@ export class Command {
   readonly child: ChildProcess
   out = ''
   errors = ''
-  readonly ended: Promise<Said>
+  readonly ended: Promise<CommandResult>
 
   constructor(args: string[], env: NodeJS.ProcessEnv = {}, cwd?: string) {
     const { PATH, HOME } = process.env
@@ -34,5 +34,5 @@ export class Command {
   }
 }
 
-export const run = (url: string | undefined, ...args: string[]): Promise<Said> =>
+export const run = (url: string | undefined, ...args: string[]): Promise<CommandResult> =>
   new Command(args, url === undefined ? {} : { DATABASE_URL: url }).ended

@@ -1,13 +1,14 @@
-// What tests of middlewares begin and end with: a database for each test, stores and applications on it, and its rows.
+// Sets up a test of a middleware: a database, stores, Koa applications, and the rows of the table.
+import { hash } from 'node:crypto'
 import { expect } from 'chai'
 import Koa, { type Middleware } from 'koa'
 import type pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
-import { listen, type Served } from './http.js'
+import { listen, type RunningApp } from './http.js'
 import { freshDatabase, sql } from './server.js'
 
-/** What the applications of tests keep in a session. */
-export interface Kept {
+/** The sessions of the applications under test. */
+export interface Attributes {
   cookie?: { maxAge?: number | null; expires?: Date }
   name?: string
   visits?: number
@@ -16,52 +17,52 @@ export interface Kept {
 
 export interface Row {
   id: string
-  session: Kept | null
+  session: Attributes | null
   version: string
   /** Seconds until it expires, by the server's clock. */
-  left: number
+  ttlSeconds: number
   /** Seconds from its last save until it expires. */
-  lifetime: number
+  lifetimeSeconds: number
 }
 
-export interface Site extends Served {
-  /** What requests failed with. */
+export interface Site extends RunningApp {
+  /** The errors of failed requests. */
   readonly errors: Error[]
 }
 
-/** To be made inside a `describe`: each of its tests has a database of its own. */
+/** Create one inside a `describe`: it gives each test a new database. */
 export class Fixture {
   url = ''
-  /** What is done after the test, the last first. */
-  readonly ends: (() => Promise<unknown>)[] = []
+  /** Run after each test, the last one first. */
+  readonly cleanups: (() => Promise<unknown>)[] = []
 
   constructor() {
     beforeEach(async () => {
       this.url = await freshDatabase()
     })
     afterEach(async () => {
-      for (const end of this.ends.splice(0).reverse()) await end()
+      for (const cleanup of this.cleanups.splice(0).reverse()) await cleanup()
     })
   }
 
-  /** A store whose table is there; ended after the test. */
+  /** Returns a store that is set up, and closes it after the test. */
   makeStore = async (options: PgStoreOptions = {}): Promise<PgStore> => {
-    const store = this.closing(new PgStore(this.url, { touch: { interval: 0 }, ...options }))
+    const store = this.closeAfterTest(new PgStore(this.url, { touch: { interval: 0 }, ...options }))
     await store.setup()
     return store
   }
 
-  closing = (store: PgStore): PgStore => {
-    this.ends.push(() => store.close())
+  closeAfterTest = (store: PgStore): PgStore => {
+    this.cleanups.push(() => store.close())
     return store
   }
 
-  /** An application with a middleware, or what makes one of it, and what answers requests. */
-  serve = async (session: (app: Koa) => Middleware, answer: Middleware): Promise<Site> => {
+  /** Serves an application with a session middleware and a handler. */
+  serve = async (createMiddleware: (app: Koa) => Middleware, handler: Middleware): Promise<Site> => {
     const errors: Error[] = []
     const app = new Koa()
     app.keys = ['the key of all these applications']
-    // Koa itself takes back every header of a request that failed; an application that answers errors doesn't.
+    // Koa removes all headers of a failed request; an application with an error handler doesn't.
     app.use(async (ctx, next) => {
       try {
         await next()
@@ -71,19 +72,24 @@ export class Fixture {
         ctx.body = (error as Error).message
       }
     })
-    app.use(session(app))
-    app.use(answer)
-    const served = await listen(app)
-    this.ends.push(() => served.stop())
-    return { ...served, errors }
+    app.use(createMiddleware(app))
+    app.use(handler)
+    const running = await listen(app)
+    this.cleanups.push(() => running.stop())
+    return { ...running, errors }
   }
 
   rows = (table = 'session'): Promise<Row[]> =>
     sql<Row & pg.QueryResultRow>(
       this.url,
-      `select id, session, version, extract(epoch from expiry - now())::float8 as left,
-        extract(epoch from expiry - last_access)::float8 as lifetime from ${table} order by created_at`,
+      `select id, session, version, extract(epoch from expiry - now())::float8 as "ttlSeconds",
+        extract(epoch from expiry - last_access)::float8 as "lifetimeSeconds" from ${table} order by created_at`,
     )
+
+  /** Lets every session expire in 100 seconds. */
+  shortenTtls = async (): Promise<void> => {
+    await sql(this.url, `update session set expiry = now() + interval '100 s'`)
+  }
 
   onlyRow = async (): Promise<Row> => {
     const all = await this.rows()
@@ -92,7 +98,12 @@ export class Fixture {
   }
 }
 
-/** What a route answered, as the body of the response. */
+/** Turns what a route returned into a response body. */
 export function bodyOf(result: unknown): string {
   return result === undefined ? 'done' : typeof result === 'string' ? result : JSON.stringify(result)
+}
+
+/** What the table holds for a session id, by default. */
+export function storedId(sid: string | undefined): string {
+  return `sha256:${hash('sha256', String(sid), 'base64url')}`
 }

@@ -1,15 +1,15 @@
-// An application on a free port, and a browser that keeps its cookies.
+// Serves an application on a free port, and visits it with a browser that keeps cookies.
 import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
-export interface Served {
+export interface RunningApp {
   readonly url: string
   stop(): Promise<void>
 }
 
-/** Serves a Koa application of any generation. */
-export async function listen(app: { callback(): RequestListener }): Promise<Served> {
+/** Serves a Koa application, of Koa 1 or 3. */
+export async function listen(app: { callback(): RequestListener }): Promise<RunningApp> {
   const server = createServer(app.callback())
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -25,8 +25,7 @@ export async function listen(app: { callback(): RequestListener }): Promise<Serv
   }
 }
 
-/** What the server answered. */
-export interface Answer {
+export interface HttpResponse {
   readonly status: number
   readonly text: string
   readonly headers: Headers
@@ -34,7 +33,7 @@ export interface Answer {
   readonly setCookie: string[]
 }
 
-/** Keeps the cookies of one person. They are for all ports of the machine, as in a real browser. */
+/** Keeps cookies, for all ports of the machine, as a real browser does. */
 export class Browser {
   readonly cookies: Map<string, string>
 
@@ -42,20 +41,20 @@ export class Browser {
     this.cookies = new Map(cookies)
   }
 
-  /** A browser with the same cookies, that no answer to this one changes: what a thief or another tab would have. */
+  /** Returns a browser with the same cookies; responses to one don't change those of the other. */
   copy(): Browser {
     return new Browser(this.cookies)
   }
 
-  async get(url: string, headers: Record<string, string> = {}): Promise<Answer> {
+  async get(url: string, headers: Record<string, string> = {}): Promise<HttpResponse> {
     const cookie = [...this.cookies].map(([name, value]) => `${name}=${value}`).join('; ')
     const response = await fetch(url, { headers: { ...(cookie && { cookie }), ...headers } })
     const setCookie = response.headers.getSetCookie()
-    for (const header of setCookie) this.#keep(header)
+    for (const header of setCookie) this.#storeCookie(header)
     return { status: response.status, text: await response.text(), headers: response.headers, setCookie }
   }
 
-  #keep(header: string): void {
+  #storeCookie(header: string): void {
     const [pair = '', ...attributes] = header.split('; ')
     const [, name = '', value = ''] = /^([^=]*)=(.*)$/s.exec(pair) ?? []
     const expires = attributes.find((attribute) => attribute.startsWith('expires='))?.slice('expires='.length)

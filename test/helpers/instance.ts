@@ -1,9 +1,9 @@
-// Instances of the store: in this process, or in one of their own.
+// Starts instances of the store, in this process or in a child process.
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { message, start } from './processes.js'
 import type { Call, Outcome } from './programs/calls.js'
 
-/** A store whose cache is answered from. */
+/** Returns a store that is set up and trusts its cache. */
 export async function trusted(url: string, options: PgStoreOptions = {}): Promise<PgStore> {
   const store = new PgStore(url, options)
   const trust = new Promise<void>((resolve) => store.once('trust', resolve))
@@ -12,7 +12,7 @@ export async function trusted(url: string, options: PgStoreOptions = {}): Promis
   return store
 }
 
-/** A store in another process. */
+/** A store in a child process. */
 export class Instance implements Disposable {
   readonly #child
 
@@ -20,14 +20,14 @@ export class Instance implements Disposable {
     this.#child = start('./calls.js', [url, JSON.stringify(options)])
   }
 
-  /** Makes calls at the same time, in one message; answers what came of each. */
+  /** Makes calls at the same time, in one message, and returns the outcome of each. */
   async together(...calls: Call[]): Promise<Outcome[]> {
-    const answer = message<Outcome[]>(this.#child)
+    const outcomes = message<Outcome[]>(this.#child)
     this.#child.send(calls)
-    return answer
+    return outcomes
   }
 
-  /** Makes a call, answers its value, and throws its error. */
+  /** Makes a call; returns its value or throws its error. */
   async call(...call: Call): Promise<unknown> {
     const [outcome] = await this.together(call)
     if (outcome?.error !== undefined) throw new Error(outcome.error)

@@ -1,32 +1,32 @@
-// A TCP proxy that can be stalled (both ends stay open and hear nothing), or slow.
+// A TCP proxy that can be slow, or stall: connections stay open, and nothing gets through.
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 
-/** Passes on what comes, later, in its order. */
-function delay(from: Socket, to: Socket, lag: () => number): void {
-  let due = 0
+/** Forwards each chunk with a delay, in order. */
+function delay(from: Socket, to: Socket, delayMs: () => number): void {
+  let dueAt = 0
   from.on('data', (chunk) => {
-    due = Math.max(due, performance.now() + lag())
-    setTimeout(() => to.write(chunk), due - performance.now())
+    dueAt = Math.max(dueAt, performance.now() + delayMs())
+    setTimeout(() => to.write(chunk), dueAt - performance.now())
   })
 }
 
 export interface Proxy {
   readonly port: number
-  /** From now on nothing passes, and nothing is closed; new connections are taken and hear nothing either. */
+  /** Stops forwarding without closing anything; new connections are accepted and stall too. */
   stall(): void
   resume(): void
   close(): Promise<void>
 }
 
-/** `lag` answers how many ms the server's next answer takes longer. */
-export async function startProxy(target: number, lag?: () => number): Promise<Proxy> {
+/** `delayMs` returns by how much to delay the server's next response. */
+export async function startProxy(targetPort: number, delayMs?: () => number): Promise<Proxy> {
   const sockets = new Set<Socket>()
   let stalled = false
-  const server = createServer((near) => {
-    const far = connect(target, '127.0.0.1')
+  const server = createServer((client) => {
+    const upstream = connect(targetPort, '127.0.0.1')
     for (const [from, to] of [
-      [near, far],
-      [far, near],
+      [client, upstream],
+      [upstream, client],
     ] as const) {
       sockets.add(from)
       from.on('error', () => to.destroy())
@@ -34,13 +34,13 @@ export async function startProxy(target: number, lag?: () => number): Promise<Pr
         sockets.delete(from)
         to.destroy()
       })
-      if (lag === undefined || from === near) from.pipe(to)
-      else delay(from, to, lag)
+      if (delayMs === undefined || from === client) from.pipe(to)
+      else delay(from, to, delayMs)
     }
-    if (stalled) freeze(near, far)
+    if (stalled) pause(client, upstream)
   })
-  const freeze = (...all: Socket[]): void => {
-    for (const socket of all) {
+  const pause = (...sockets: Socket[]): void => {
+    for (const socket of sockets) {
       socket.unpipe()
       socket.pause()
     }
@@ -50,11 +50,11 @@ export async function startProxy(target: number, lag?: () => number): Promise<Pr
     port: (server.address() as AddressInfo).port,
     stall() {
       stalled = true
-      freeze(...sockets)
+      pause(...sockets)
     },
     resume() {
       stalled = false
-      // What was stalled is lost, as with a network that comes back after a long time.
+      // Stalled connections are lost, as after a long network failure.
       for (const socket of sockets) socket.destroy()
     },
     async close() {

@@ -1,35 +1,35 @@
-// Owns the PostgreSQL server that the tests share, and the databases in it.
+// Starts the PostgreSQL server that the tests share, and creates databases in it.
 import pg from 'pg'
 import { type PostgresServer, startPostgres } from '../../examples/postgres/server.js'
 
-let running: Promise<PostgresServer> | undefined
+let shared: Promise<PostgresServer> | undefined
 let databases = 0
 
-/** A server of a test's own, to be stopped by it: one that is killed or has settings. */
+/** Starts a server for one test, which may kill it and must stop it. */
 export function ownServer(settings: Record<string, string> = {}): Promise<PostgresServer> {
   const bin = process.env.TEST_POSTGRES_BIN
   return startPostgres({ settings, ...(bin ? { bin } : {}) })
 }
 
-/** The server of this test run, started at the first call. */
-function server(): Promise<PostgresServer> {
-  running ??= ownServer({ max_connections: '200' })
-  return running
+/** Returns the server of this test run; starts it at the first call. */
+function sharedServer(): Promise<PostgresServer> {
+  shared ??= ownServer({ max_connections: '200' })
+  return shared
 }
 
 export async function stopServer(): Promise<void> {
-  await (await running)?.stop()
+  await (await shared)?.stop()
 }
 
-/** A connection string for a new, empty database. */
+/** Creates an empty database and returns its connection string. */
 export async function freshDatabase(): Promise<string> {
-  const { url } = await server()
+  const { url } = await sharedServer()
   const name = `test_${process.pid}_${++databases}`
   await sql(url, `create database ${name}`)
   return at(url, { database: name })
 }
 
-/** The same server, as somebody else, at another database or by another way. */
+/** Returns a connection string with another database, user, password or port. */
 export function at(
   url: string,
   { database, user, password, port }: { database?: string; user?: string; password?: string; port?: number },
@@ -42,7 +42,7 @@ export function at(
   return changed.href
 }
 
-/** Runs statements past the store, as somebody in psql would; answers the rows of the last. */
+/** Runs statements outside the store, as psql would, and returns the rows of the last. */
 export async function sql<T extends pg.QueryResultRow = pg.QueryResultRow>(
   url: string,
   text: string,

@@ -1,15 +1,15 @@
-// What a history is made of.
+// The events of a history.
 
-/** A call that some process made, and what came of it. Times are of the machine's monotonic clock, in ms. */
+/** A call of one process, and its outcome. Times are in ms, of the machine's monotonic clock. */
 export interface Event {
   process: number
-  /** `write` and `end` by the store, `outside` the same in SQL past it. */
-  kind: 'read' | 'write' | 'touch' | 'end' | 'outside write' | 'outside end'
+  /** `write` and `destroy` through the store; `outside` the same directly in SQL. */
+  kind: 'read' | 'write' | 'touch' | 'destroy' | 'outside write' | 'outside delete'
   key: string
   start: number
-  /** When it was acknowledged; `Infinity` if it failed, and may have happened or not. */
+  /** When it was acknowledged; `Infinity` if it failed, and may or may not have taken effect. */
   end: number
-  /** What was written, or read: each write has a number of its own. `null`: nothing was there. */
+  /** The number that was written or read; each write has a different one. `null`: no session was found. */
   value?: number | null
 }
 

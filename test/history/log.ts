@@ -1,12 +1,12 @@
-// What PostgreSQL itself says was written, and in which order: a log that a trigger keeps of every change of a session.
+// A log that a trigger keeps in PostgreSQL of every change of a session, and a check of the history against it.
 import { PgStore } from '../../lib/index.js'
 import { digestOf } from '../../lib/session/session-id.js'
 import { sql } from '../helpers/server.js'
 import { type Fault, group } from './check.js'
 import type { Event } from './event.js'
 
-/** A session was written, or ended (`null`). */
-export interface Logged {
+/** A session was written, or destroyed (`null`). */
+export interface LogEntry {
   id: string
   n: number | null
 }
@@ -15,7 +15,7 @@ export async function keepLog(url: string): Promise<void> {
   const store = new PgStore(url, { cache: false })
   await store.setup()
   await store.close()
-  // While the row is locked: a session's changes are numbered as they are committed. A touch changes no session.
+  // The row is locked, so a session's changes are logged in commit order. A touch doesn't change `session`.
   await sql(
     url,
     `create table log (place bigserial primary key, id text not null, n bigint);
@@ -27,11 +27,11 @@ export async function keepLog(url: string): Promise<void> {
   )
 }
 
-export async function readLog(url: string): Promise<Logged[]> {
-  return sql<Logged & Record<string, unknown>>(url, 'select id, n::float8 from log order by place')
+export async function readLog(url: string): Promise<LogEntry[]> {
+  return sql<LogEntry & Record<string, unknown>>(url, 'select id, n::float8 from log order by place')
 }
 
-/** The sessions that the table doesn't have as the log says. */
+/** Returns the ids of sessions whose row differs from the last log entry. */
 export async function lostRows(url: string): Promise<string[]> {
   const rows = await sql<{ id: string }>(
     url,
@@ -42,10 +42,10 @@ export async function lostRows(url: string): Promise<string[]> {
 }
 
 /**
- * Finds acknowledged writes that were not made though nobody had ended their session, writes made in another order than
- * that of the calls, and sessions that were ended and live on.
+ * Finds acknowledged writes that are not in the log though their session was not destroyed, writes in another order than that
+ * of the calls, and writes to destroyed sessions.
  */
-export function checkLog(events: Event[], log: Logged[]): Fault[] {
+export function checkLog(events: Event[], log: LogEntry[]): Fault[] {
   const logs = group(log, ({ id }) => id)
   const histories = group(events, ({ key }) => `sha256:${digestOf(key)}`)
   return [...histories].flatMap(([id, history]) =>
@@ -56,40 +56,40 @@ export function checkLog(events: Event[], log: Logged[]): Fault[] {
   )
 }
 
-function checkOne(history: Event[], log: Logged['n'][]): Fault[] {
+function checkOne(history: Event[], log: LogEntry['n'][]): Fault[] {
   const faults: Fault[] = []
   const writes = new Map(history.filter(({ kind }) => kind === 'write').map((event) => [event.value, event]))
-  const ends = history.filter(({ kind }) => kind === 'end')
-  const made = new Set<Event>()
-  /** Of those that were made, the one that began last. */
+  const destroys = history.filter(({ kind }) => kind === 'destroy')
+  const logged = new Set<Event>()
+  /** The logged write that started last. */
   let latest: Event | undefined
-  for (const [place, n] of log.entries()) {
+  for (const [index, n] of log.entries()) {
     const write = writes.get(n)
     if (n === null) {
-      if (place < log.length - 1) faults.push({ what: 'brought back', events: ends })
-    } else if (write === undefined || made.has(write)) faults.push({ what: 'out of nowhere', events: ends })
+      if (index < log.length - 1) faults.push({ what: 'resurrected', events: destroys })
+    } else if (write === undefined || logged.has(write))
+      faults.push({ what: 'unknown value', events: destroys })
     else {
-      // One call came after another if it began after that one's end.
       if (latest && write.end < latest.start) faults.push({ what: 'out of order', events: [latest, write] })
       if (latest === undefined || write.start > latest.start) latest = write
-      made.add(write)
+      logged.add(write)
     }
   }
-  const isOver = log.includes(null)
-  const lastBegan = latest?.start ?? 0
-  if (isOver && !ends.some(({ end }) => end > lastBegan))
-    faults.push({ what: 'out of nowhere', events: ends })
-  // A write that was acknowledged and not made came after the end, and that after every write that was made.
-  const over = Math.max(lastBegan, Math.min(...ends.map(({ start }) => start)))
+  const isDestroyed = log.includes(null)
+  const lastStart = latest?.start ?? 0
+  if (isDestroyed && !destroys.some(({ end }) => end > lastStart))
+    faults.push({ what: 'unknown value', events: destroys })
+  // An acknowledged write may be missing only if it came after the destroy, which came after every logged write.
+  const earliestDestroy = Math.max(lastStart, Math.min(...destroys.map(({ start }) => start)))
   for (const write of writes.values())
-    if (write.end < Infinity && !made.has(write) && !(isOver && write.end > over))
-      faults.push({ what: 'lost', events: [write] })
-  const firstMade = Math.min(...[...made].map(({ end }) => end))
-  for (const end of ends) {
-    // Where nothing was there yet, there was nothing to end.
-    if (end.end === Infinity || end.start < firstMade) continue
-    if (!isOver || lastBegan > end.end)
-      faults.push({ what: 'brought back', events: latest ? [end, latest] : [end] })
+    if (write.end < Infinity && !logged.has(write) && !(isDestroyed && write.end > earliestDestroy))
+      faults.push({ what: 'lost write', events: [write] })
+  const firstWritten = Math.min(...[...logged].map(({ end }) => end))
+  for (const destroy of destroys) {
+    // There may have been no session to destroy before the first write.
+    if (destroy.end === Infinity || destroy.start < firstWritten) continue
+    if (!isDestroyed || lastStart > destroy.end)
+      faults.push({ what: 'resurrected', events: latest ? [destroy, latest] : [destroy] })
   }
   return faults
 }

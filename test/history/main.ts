@@ -1,5 +1,5 @@
 // The history checker as a command: npm run history -- --seconds 60 --seed 7 --processes 4 --staleness 400 --trouble
-// Changes alone, at full speed, 64 callers in each of two processes on 50 keys: npm run history -- --changes
+// Only changes, at full speed, from 64 callers in each of two processes on 50 keys: npm run history -- --changes
 import { parseArgs } from 'node:util'
 import { freshDatabase, stopServer } from '../helpers/server.js'
 import { run } from './run.js'
@@ -38,7 +38,7 @@ for (const error of new Set(errors.slice(0, 10))) console.log(error)
 for (const { what, events } of faults.slice(0, 10)) console.log(what, JSON.stringify(events))
 console.log(`${faults.length} faults`)
 await stopServer()
-// In trouble calls may fail.
-const isWrong =
+// With --trouble, calls may fail.
+const hasFailed =
   faults.length > 0 || (errors.length > 0 && !trouble) || outcome.deadlocks?.[1] !== outcome.deadlocks?.[0]
-process.exitCode = isWrong ? 1 : 0
+process.exitCode = hasFailed ? 1 : 0

@@ -1,4 +1,4 @@
-// An instance that makes random calls on few keys for a while, and then says what it did.
+// A store in a child process that makes random calls on few keys for a while, and then reports them.
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Stats, PgStore as Store } from '../../lib/index.js'
@@ -6,26 +6,27 @@ import { digestOf } from '../../lib/session/session-id.js'
 import { type Event, now } from './event.js'
 
 export interface Work {
-  /** Where lib/ is: the real one, or one with a fault put in. */
+  /** The URL of lib/index.js, or of a copy with a fault. */
   library: string
   url: string
   listen: string
-  outside: string
+  /** For changes directly in SQL. */
+  outsideUrl: string
   process: number
   seed: number
   seconds: number
   keys: number
-  /** How many calls it makes at once. */
+  /** The number of concurrent calls. */
   callers: number
-  /** Almost nothing but sets, destroys and touches, as fast as they go. */
+  /** Make almost only sets, destroys and touches, as fast as possible. */
   changes: boolean
   maxStaleness: number
 }
 
-/** What a worker says in the end. */
+/** The message of a worker when it has finished. */
 export interface Report {
   events: Event[]
-  /** What calls failed with. */
+  /** The errors of failed calls. */
   errors: string[]
   stats?: Stats
 }
@@ -35,17 +36,17 @@ const { PgStore } = (await import(work.library)) as { PgStore: typeof Store }
 const store = new PgStore(work.url, {
   listen: work.listen,
   cache: { maxStaleness: work.maxStaleness },
-  // Each touch a statement.
+  // Don't buffer touches.
   ...(work.changes && { touch: { interval: 0 } }),
 })
-const psql = new pg.Pool({ connectionString: work.outside, max: 2 })
+const psql = new pg.Pool({ connectionString: work.outsideUrl, max: 2 })
 psql.on('error', () => undefined)
 const events: Event[] = []
 const errors: string[] = []
 const random = mulberry32(work.seed * 1_000 + work.process)
 let written = work.process * 1e9
 
-/** Small, and the same for the same seed. */
+/** A small random number generator; the same seed gives the same numbers. */
 function mulberry32(seed: number): () => number {
   let state = seed
   return () => {
@@ -69,17 +70,17 @@ async function record(
     if (result !== undefined) value = result
     end = now()
   } catch (error) {
-    // Nobody knows whether it happened.
+    // It may or may not have taken effect: `end` stays infinite.
     errors.push(String(error))
   }
   events.push({ ...event, ...(value === undefined ? {} : { value }), process: work.process, start, end })
 }
 
-/** A destroyed key stays so: every while there are new ones. */
-const whileMs = work.changes ? 1_000 : 3_000
+/** Keys are renewed after this time, since a destroyed one stays destroyed. */
+const keyLifetimeMs = work.changes ? 1_000 : 3_000
 
 function anyKey(): string {
-  return `${Math.floor(random() * work.keys)}-${Math.floor(now() / whileMs)}`
+  return `${Math.floor(random() * work.keys)}-${Math.floor(now() / keyLifetimeMs)}`
 }
 
 const calls = {
@@ -87,7 +88,7 @@ const calls = {
     record({ kind: 'read', key }, async () => (await store.get<{ n: number }>(key))?.n ?? null),
   async write(key: string) {
     const value = ++written
-    // Half of them change what they have loaded, and are merged with what others did meanwhile.
+    // Half of the writes change a loaded session, and are merged with concurrent changes.
     const loaded = random() < 0.5 ? await store.get(key).catch(() => undefined) : undefined
     if (loaded !== undefined) await sleep(Math.floor(random() * 10))
     return record(
@@ -96,10 +97,10 @@ const calls = {
     )
   },
   touch: (key: string) => record({ kind: 'touch', key }, async () => void (await store.touch(key, 600_000))),
-  end: (key: string) => record({ kind: 'end', key }, async () => void (await store.destroy(key))),
-  /** Many in one statement. */
-  endMany: (key: string) =>
-    Promise.all([key, ...new Set(Array.from({ length: 9 }, anyKey))].map((key) => calls.end(key))),
+  destroy: (key: string) => record({ kind: 'destroy', key }, async () => void (await store.destroy(key))),
+  /** Destroys several keys in one statement. */
+  destroyMany: (key: string) =>
+    Promise.all([key, ...new Set(Array.from({ length: 9 }, anyKey))].map((key) => calls.destroy(key))),
   writeOutside(key: string) {
     const value = ++written
     const text = 'update session set session = $2 where id = $1 and session is not null'
@@ -107,8 +108,8 @@ const calls = {
       (await psql.query(text, [idOf(key), { n: value }])).rowCount ? undefined : false,
     )
   },
-  endOutside: (key: string) =>
-    record({ kind: 'outside end', key }, async () =>
+  deleteOutside: (key: string) =>
+    record({ kind: 'outside delete', key }, async () =>
       (await psql.query('delete from session where id = $1', [idOf(key)])).rowCount ? undefined : false,
     ),
 }
@@ -117,42 +118,42 @@ function idOf(key: string): string {
   return `sha256:${digestOf(key)}`
 }
 
-/** Each call, and below which throw of the dice it is made. */
-const shares: [keyof typeof calls, number][] = work.changes
+/** Each call, and the random number below which it is made. */
+const thresholds: [keyof typeof calls, number][] = work.changes
   ? [
       ['write', 0.85],
       ['touch', 0.95],
       ['read', 0.9998],
-      ['endMany', 1],
+      ['destroyMany', 1],
     ]
   : [
       ['read', 0.72],
       ['write', 0.92],
       ['touch', 0.95],
-      ['end', 0.955],
+      ['destroy', 0.955],
       ['writeOutside', 0.995],
-      ['endOutside', 1],
+      ['deleteOutside', 1],
     ]
 
 async function step(): Promise<void> {
   const key = anyKey()
-  const dice = random()
-  const [call] = shares.find(([, below]) => dice < below) ?? ['read']
+  const roll = random()
+  const [call] = thresholds.find(([, threshold]) => roll < threshold) ?? ['read']
   await calls[call](key)
 }
 
 store.on('warning', () => undefined)
-// Whoever started it may be ended first.
+// The parent process may end first.
 process.once('disconnect', () => process.exit())
-const end = now() + work.seconds * 1_000
-const fibres = Array.from({ length: work.callers }, async () => {
-  while (now() < end) {
+const deadline = now() + work.seconds * 1_000
+const callers = Array.from({ length: work.callers }, async () => {
+  while (now() < deadline) {
     await step()
-    // Answers from memory must not keep the process from hearing.
+    // Lets the event loop receive notifications even if all reads are cache hits.
     if (!work.changes) await sleep(Math.floor(random() * 4))
   }
 })
-await Promise.all(fibres)
+await Promise.all(callers)
 const stats = await store.stats().catch(() => undefined)
 await store.close()
 await psql.end()

@@ -1,21 +1,13 @@
-import { hash } from 'node:crypto'
+// koa-generic-session 1 on Koa 1, where middleware and routes are generators.
 import { expect } from 'chai'
 import session, { type Options } from 'koa-generic-session1'
 import Koa, { type Context } from 'koa1'
-import type pg from 'pg'
 import { DatabaseError, PgStore, SessionTooLargeError, SetupError } from '../../lib/index.js'
+import { type Attributes, bodyOf, Fixture, type Site, storedId } from '../helpers/fixture.js'
 import { Browser, listen } from '../helpers/http.js'
-import { freshDatabase, ownServer, sql } from '../helpers/server.js'
+import { ownServer } from '../helpers/server.js'
 
-/** What these applications keep in a session. */
-interface Kept {
-  cookie?: { maxAge?: number | null; expires?: string }
-  name?: string
-  visits?: number
-  [attribute: string]: unknown
-}
-
-/** A generator, or a function where there is nothing to wait for. */
+/** A generator function, or a function if there is nothing to wait for. */
 type Route = (this: Context) => unknown
 
 const minute = 60_000
@@ -26,67 +18,44 @@ function isGenerator(value: unknown): value is Generator<unknown, unknown, unkno
   return typeof Reflect.get(Object(value), 'next') === 'function'
 }
 
-/** The session's attributes, whether the option `defer` makes something to be yielded of it or not. */
-function* attributes(context: Context): Generator<unknown, Kept, unknown> {
+/** Returns the session, which has to be yielded with the option `defer`. */
+function* sessionOf(context: Context): Generator<unknown, Attributes, unknown> {
   const { session } = context
-  return (isGenerator(session) ? yield session : session) as Kept
+  return (isGenerator(session) ? yield session : session) as Attributes
 }
 
 const commonRoutes: Record<string, Route> = {
   *'/'() {
-    return (yield* attributes(this)).name ?? 'nobody'
+    return (yield* sessionOf(this)).name ?? 'anonymous'
   },
   *'/sign-in'() {
     const { name } = this.query
-    Object.assign(yield* attributes(this), { name })
+    Object.assign(yield* sessionOf(this), { name })
   },
   *'/visit'() {
-    const kept = yield* attributes(this)
-    kept.visits = (kept.visits ?? 0) + 1
-    return kept.visits
+    const session = yield* sessionOf(this)
+    session.visits = (session.visits ?? 0) + 1
+    return session.visits
   },
   '/sign-out'() {
     this.session = null
   },
 }
 
-interface Row {
-  id: string
-  session: Kept | null
-  version: string
-  /** Seconds until it expires, by the server's clock. */
-  left: number
-}
-
 describe('koa-generic-session 1 on Koa 1', () => {
-  let url: string
-  const cleanups: (() => Promise<unknown>)[] = []
+  const fixture = new Fixture()
+  const { makeStore, closeAfterTest, rows, onlyRow } = fixture
 
-  beforeEach(async () => {
-    url = await freshDatabase()
-  })
-
-  afterEach(async () => {
-    for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-  })
-
-  async function makeStore(options: ConstructorParameters<typeof PgStore>[1] = {}): Promise<PgStore> {
-    const store = closing(new PgStore(url, { touch: { interval: 0 }, ...options }))
-    await store.setup()
-    return store
-  }
-
-  function closing(store: PgStore): PgStore {
-    cleanups.push(() => store.close())
-    return store
-  }
-
-  /** An application of the common routes and those of a test. */
-  async function serve(store: PgStore, options: Options = {}, routes: Record<string, Route> = {}) {
+  /** Serves an application with the common routes and those of a test. */
+  async function serve(
+    store: PgStore,
+    options: Options = {},
+    routes: Record<string, Route> = {},
+  ): Promise<Site> {
     const errors: Error[] = []
     const app = new Koa()
     app.keys = ['the key of all these applications']
-    // Koa itself takes back every header of a request that failed; an application that answers errors doesn't.
+    // Koa removes all headers of a failed request; an application with an error handler doesn't.
     app.use(function* (next) {
       try {
         yield next
@@ -100,34 +69,16 @@ describe('koa-generic-session 1 on Koa 1', () => {
     app.use(function* () {
       const route = { ...commonRoutes, ...routes }[this.path]
       if (route === undefined) return
-      const made = route.call(this)
-      const result: unknown = isGenerator(made) ? yield* made : made
-      this.body = result === undefined ? 'done' : typeof result === 'string' ? result : JSON.stringify(result)
+      const result = route.call(this)
+      this.body = bodyOf(isGenerator(result) ? yield* result : result)
     })
-    const served = await listen(app)
-    cleanups.push(() => served.stop())
-    return { url: served.url, errors }
-  }
-
-  async function rows(): Promise<Row[]> {
-    return sql<Row & pg.QueryResultRow>(
-      url,
-      `select id, session, version, extract(epoch from expiry - now())::float8 as left from session order by created_at`,
-    )
-  }
-
-  async function onlyRow(): Promise<Row> {
-    const all = await rows()
-    expect(all).to.have.length(1)
-    return all[0] as Row
-  }
-
-  function storedId(sid: string | undefined): string {
-    return `sha256:${hash('sha256', `koa:sess:${sid}`, 'base64url')}`
+    const running = await listen(app)
+    fixture.cleanups.push(() => running.stop())
+    return { ...running, errors }
   }
 
   for (const defer of [false, true]) {
-    it(`signs in, counts, outlives a restart, and signs out, with defer ${defer}`, async () => {
+    it(`signs in, keeps changes, survives a restart, and signs out, with defer ${defer}`, async () => {
       const site = await serve(await makeStore(), { defer })
       const browser = new Browser()
       expect((await browser.get(`${site.url}/`)).setCookie).to.deep.equal([])
@@ -138,25 +89,25 @@ describe('koa-generic-session 1 on Koa 1', () => {
       expect((await browser.get(`${restarted.url}/visit`)).text).to.equal('2')
       expect((await browser.get(`${restarted.url}/`)).text).to.equal('ann')
       const row = await onlyRow()
-      expect(row.id).to.equal(storedId(browser.cookies.get('koa.sid')))
+      expect(row.id).to.equal(storedId(`koa:sess:${browser.cookies.get('koa.sid')}`))
       expect(row.session).to.deep.include({ name: 'ann', visits: 2 })
-      expect(row.left).to.be.within(day / 1000 - 60, day / 1000)
+      expect(row.ttlSeconds).to.be.within(day / 1000 - 60, day / 1000)
       const copy = browser.copy()
       await browser.get(`${restarted.url}/sign-out`)
       expect(browser.cookies.has('koa.sid')).to.equal(false)
-      expect((await copy.get(`${restarted.url}/`)).text).to.equal('nobody')
+      expect((await copy.get(`${restarted.url}/`)).text).to.equal('anonymous')
       expect((await onlyRow()).session).to.equal(null)
     })
 
-    it(`regenerates: goes on under another id, and the old one is dead, with defer ${defer}`, async () => {
+    it(`regenerateSession, with defer ${defer}: goes on under another id and destroys the old one`, async () => {
       const site = await serve(
         await makeStore(),
         { defer },
         {
           *'/regenerate'() {
-            const { name } = yield* attributes(this)
+            const { name } = yield* sessionOf(this)
             yield* this.regenerateSession()
-            Object.assign(yield* attributes(this), { name, regenerated: true })
+            Object.assign(yield* sessionOf(this), { name, regenerated: true })
           },
         },
       )
@@ -165,17 +116,17 @@ describe('koa-generic-session 1 on Koa 1', () => {
       const old = browser.copy()
       await browser.get(`${site.url}/regenerate`)
       expect((await browser.get(`${site.url}/`)).text).to.equal('ann')
-      expect((await old.copy().get(`${site.url}/`)).text).to.equal('nobody')
+      expect((await old.copy().get(`${site.url}/`)).text).to.equal('anonymous')
       const all = await rows()
       expect(all.map(({ id }) => id)).to.deep.equal([
-        storedId(old.cookies.get('koa.sid')),
-        storedId(browser.cookies.get('koa.sid')),
+        storedId(`koa:sess:${old.cookies.get('koa.sid')}`),
+        storedId(`koa:sess:${browser.cookies.get('koa.sid')}`),
       ])
       expect(all[0]?.session).to.equal(null)
     })
   }
 
-  it('lets generators yield, delegate to and await what the store answers', async () => {
+  it('lets generators yield, delegate to and await what the store returns', async () => {
     const store = await makeStore()
     const site = await serve(
       store,
@@ -183,24 +134,24 @@ describe('koa-generic-session 1 on Koa 1', () => {
       {
         *'/yield'() {
           yield store.set('yielded', { by: 'yield' }, hour)
-          const there: unknown = yield store.get('yielded')
+          const loaded: unknown = yield store.get('yielded')
           yield store.destroy('yielded')
-          const gone: unknown = yield store.get('yielded')
-          return { there, gone }
+          const destroyed: unknown = yield store.get('yielded')
+          return { loaded, destroyed }
         },
         *'/delegate'() {
           yield* store.set('delegated', { by: 'yield*' }, hour)
-          const there = yield* store.get('delegated')
+          const loaded = yield* store.get('delegated')
           yield* store.destroy('delegated')
-          const gone = yield* store.get('delegated')
-          return { there, gone }
+          const destroyed = yield* store.get('delegated')
+          return { loaded, destroyed }
         },
         *'/await'() {
           const result: unknown = yield (async () => {
             await store.set('awaited', { by: 'await' }, hour)
-            const there = await store.get('awaited')
+            const loaded = await store.get('awaited')
             await store.destroy('awaited')
-            return { there, gone: await store.get('awaited') }
+            return { loaded, destroyed: await store.get('awaited') }
           })()
           return result
         },
@@ -211,17 +162,17 @@ describe('koa-generic-session 1 on Koa 1', () => {
         },
       },
     )
-    const answer = async (path: string): Promise<unknown> => {
+    const fetchJson = async (path: string): Promise<unknown> => {
       const { text } = await new Browser().get(`${site.url}${path}`)
       return JSON.parse(text)
     }
-    expect(await answer('/yield')).to.deep.equal({ there: { by: 'yield' } })
-    expect(await answer('/delegate')).to.deep.equal({ there: { by: 'yield*' } })
-    expect(await answer('/await')).to.deep.equal({ there: { by: 'await' } })
-    expect(await answer('/at-once')).to.deep.equal({ a: { n: 1 }, b: { n: 2 } })
+    expect(await fetchJson('/yield')).to.deep.equal({ loaded: { by: 'yield' } })
+    expect(await fetchJson('/delegate')).to.deep.equal({ loaded: { by: 'yield*' } })
+    expect(await fetchJson('/await')).to.deep.equal({ loaded: { by: 'await' } })
+    expect(await fetchJson('/at-once')).to.deep.equal({ a: { n: 1 }, b: { n: 2 } })
   })
 
-  it('throws the store’s errors into generators that yield or delegate', async () => {
+  it('throws the store’s errors in generators that yield or delegate', async () => {
     const store = await makeStore()
     const site = await serve(
       store,
@@ -249,13 +200,13 @@ describe('koa-generic-session 1 on Koa 1', () => {
       expect((await new Browser().get(`${site.url}${path}`)).text).to.match(/^session attribute "big"/)
   })
 
-  it('saves an unchanged session only when it is rolling or made to', async () => {
+  it('saves an unchanged session only with rolling or sessionSave', async () => {
     const routes: Record<string, Route> = {
       '/force'() {
         this.sessionSave = true
       },
       *'/pretend'() {
-        Object.assign(yield* attributes(this), { name: 'bob' })
+        Object.assign(yield* sessionOf(this), { name: 'bob' })
         this.sessionSave = false
       },
     }
@@ -263,22 +214,19 @@ describe('koa-generic-session 1 on Koa 1', () => {
     const rolling = await serve(await makeStore(), { rolling: true })
     const browser = new Browser()
     await browser.get(`${still.url}/sign-in?name=ann`)
-    const hurried = async () => {
-      await sql(url, `update session set expiry = now() + interval '100 s'`)
-    }
-    await hurried()
+    await fixture.shortenTtls()
     await browser.get(`${still.url}/`)
     await browser.get(`${still.url}/pretend`)
-    expect((await onlyRow()).left).to.be.within(1, 100)
+    expect((await onlyRow()).ttlSeconds).to.be.within(1, 100)
     await browser.get(`${still.url}/force`)
-    expect((await onlyRow()).left).to.be.within(day / 1000 - 60, day / 1000)
-    await hurried()
+    expect((await onlyRow()).ttlSeconds).to.be.within(day / 1000 - 60, day / 1000)
+    await fixture.shortenTtls()
     await browser.get(`${rolling.url}/`)
-    expect((await onlyRow()).left).to.be.within(day / 1000 - 60, day / 1000)
+    expect((await onlyRow()).ttlSeconds).to.be.within(day / 1000 - 60, day / 1000)
     expect((await browser.get(`${still.url}/`)).text).to.equal('ann')
   })
 
-  it('takes its lifetimes: ttl, cookie.maxAge, cookie.expires, and none', async () => {
+  it('takes its ttl from ttl, cookie.maxAge, cookie.expires, or the store', async () => {
     const cases: [Options, number][] = [
       [{ ttl: hour, cookie: { maxAge: 2 * day } }, 3600],
       [{ cookie: { maxAge: 2 * hour } }, 7200],
@@ -290,7 +238,7 @@ describe('koa-generic-session 1 on Koa 1', () => {
       const browser = new Browser()
       await browser.get(`${site.url}/visit`)
       expect((await browser.get(`${site.url}/visit`)).text).to.equal('2')
-      expect((await rows()).at(-1)?.left).to.be.within(seconds - 60, seconds)
+      expect((await rows()).at(-1)?.ttlSeconds).to.be.within(seconds - 60, seconds)
     }
     const site = await serve(await makeStore(), { cookie: { maxAge: 0 } })
     const browser = new Browser()
@@ -298,7 +246,7 @@ describe('koa-generic-session 1 on Koa 1', () => {
     expect((await browser.get(`${site.url}/visit`)).text).to.equal('1')
   })
 
-  it('takes prefix, genSid, allowEmpty and sessionIdStore', async () => {
+  it('supports prefix, genSid, allowEmpty and sessionIdStore', async () => {
     const site = await serve(await makeStore(), {
       prefix: 'own:',
       allowEmpty: true,
@@ -318,19 +266,19 @@ describe('koa-generic-session 1 on Koa 1', () => {
     const sid = headers.get('x-session') ?? ''
     expect(sid).to.match(/^sid-0\.\d+$/)
     expect(setCookie).to.deep.equal([])
-    expect((await onlyRow()).id).to.equal(`sha256:${hash('sha256', `own:${sid}`, 'base64url')}`)
+    expect((await onlyRow()).id).to.equal(storedId(`own:${sid}`))
     await client.get(`${site.url}/sign-in?name=ann`, { 'x-session': sid })
     expect((await client.get(`${site.url}/`, { 'x-session': sid })).text).to.equal('ann')
   })
 
-  it('answers many requests of one browser at once, none of them signed out', async () => {
+  it('serves many requests of one browser at once, and signs none of them out', async () => {
     const site = await serve(await makeStore())
     const browser = new Browser()
     await browser.get(`${site.url}/sign-in?name=ann`)
     const sid = browser.cookies.get('koa.sid')
     const paths = Array.from({ length: 20 }, (_, n) => (n % 2 ? '/visit' : '/'))
-    const answers = await Promise.all(paths.map((path) => browser.get(`${site.url}${path}`)))
-    for (const [n, { status, text }] of answers.entries()) {
+    const responses = await Promise.all(paths.map((path) => browser.get(`${site.url}${path}`)))
+    for (const [n, { status, text }] of responses.entries()) {
       expect(status).to.equal(200)
       if (paths[n] === '/') expect(text).to.equal('ann')
     }
@@ -338,7 +286,7 @@ describe('koa-generic-session 1 on Koa 1', () => {
     expect((await onlyRow()).session).to.include({ name: 'ann' })
   })
 
-  it('shares its sessions with koa-generic-session 2: an application may be moved over while people are signed in', async () => {
+  it('shares its sessions with koa-generic-session 2: an application can migrate while users are signed in', async () => {
     const { default: Koa3 } = await import('koa')
     const { default: session2 } = await import('koa-generic-session')
     const store = await makeStore()
@@ -347,23 +295,23 @@ describe('koa-generic-session 1 on Koa 1', () => {
     app.keys = ['the key of all these applications']
     app.use(session2({ store }))
     app.use((ctx) => {
-      const kept = ctx.session as unknown as Kept
-      if (ctx.path === '/visit') kept.visits = (kept.visits ?? 0) + 1
-      ctx.body = kept.name ?? 'nobody'
+      const session = ctx.session as unknown as Attributes
+      if (ctx.path === '/visit') session.visits = (session.visits ?? 0) + 1
+      ctx.body = session.name ?? 'anonymous'
     })
-    const renewed = await listen(app)
-    cleanups.push(() => renewed.stop())
+    const migrated = await listen(app)
+    fixture.cleanups.push(() => migrated.stop())
     const browser = new Browser()
     await browser.get(`${old.url}/sign-in?name=ann`)
-    expect((await browser.get(`${renewed.url}/visit`)).text).to.equal('ann')
+    expect((await browser.get(`${migrated.url}/visit`)).text).to.equal('ann')
     expect((await browser.get(`${old.url}/visit`)).text).to.equal('2')
     expect((await browser.get(`${old.url}/`)).text).to.equal('ann')
   })
 
-  it('answers errors during an outage, signs nobody out, and goes on when it is over', async () => {
+  it('responds with errors during an outage, signs no user out, and recovers without a restart', async () => {
     const server = await ownServer()
-    cleanups.push(() => server.stop())
-    url = server.url
+    fixture.cleanups.push(() => server.stop())
+    fixture.url = server.url
     const handled: [string, Error][] = []
     const site = await serve(await makeStore(), {
       errorHandler(error, type) {
@@ -375,9 +323,9 @@ describe('koa-generic-session 1 on Koa 1', () => {
     await browser.get(`${site.url}/sign-in?name=ann`)
     await server.kill()
     for (const path of ['/', '/visit', '/sign-out']) {
-      const answer = await browser.get(`${site.url}${path}`)
-      expect(answer.status).to.equal(500)
-      expect(answer.setCookie).to.deep.equal([])
+      const response = await browser.get(`${site.url}${path}`)
+      expect(response.status).to.equal(500)
+      expect(response.setCookie).to.deep.equal([])
     }
     const refused = await new Browser().get(`${site.url}/sign-in?name=bob`)
     expect(refused.status).to.equal(500)
@@ -388,16 +336,16 @@ describe('koa-generic-session 1 on Koa 1', () => {
     expect((await browser.get(`${site.url}/`)).text).to.equal('ann')
   })
 
-  it('signs nobody out when the unix socket is not there (ENOENT)', async () => {
+  it('signs no user out when the unix socket does not exist (ENOENT)', async () => {
     const good = await serve(await makeStore())
     const browser = new Browser()
     await browser.get(`${good.url}/sign-in?name=ann`)
     const bad = await serve(
-      closing(new PgStore({ host: '/nowhere', user: 'postgres', database: 'postgres' })),
+      closeAfterTest(new PgStore({ host: '/nowhere', user: 'postgres', database: 'postgres' })),
     )
-    const answer = await browser.get(`${bad.url}/`)
-    expect(answer.status).to.equal(500)
-    expect(answer.setCookie).to.deep.equal([])
+    const response = await browser.get(`${bad.url}/`)
+    expect(response.status).to.equal(500)
+    expect(response.setCookie).to.deep.equal([])
     expect(bad.errors[0]).to.be.instanceOf(SetupError)
     expect(bad.errors[0]?.name).to.equal('koa-generic-session get error')
     expect((await browser.get(`${good.url}/`)).text).to.equal('ann')
@@ -411,14 +359,14 @@ describe('koa-generic-session 1 on Koa 1', () => {
     ['a function', () => 'bob', /session must be an object; received function/],
     ['two megabytes', { name: 'x'.repeat(2 ** 21) }, /maxBytes allows 1048576/],
   ] as const)
-    it(`refuses ${what} for a session, and the stored one stays as it was`, async () => {
+    it(`refuses ${what} as a session, and keeps the stored one`, async () => {
       const site = await serve(
         await makeStore(),
         {},
         {
           '/break'() {
             this.session = value
-            // Otherwise the middleware stumbles over some of them before the store sees them.
+            // Otherwise the middleware fails on some of these before it calls the store.
             this.sessionSave = true
           },
         },
@@ -426,9 +374,9 @@ describe('koa-generic-session 1 on Koa 1', () => {
       const browser = new Browser()
       await browser.get(`${site.url}/sign-in?name=ann`)
       const before = await onlyRow()
-      const answer = await browser.get(`${site.url}/break`)
-      expect(answer.status).to.equal(500)
-      expect(answer.text).to.match(message)
+      const response = await browser.get(`${site.url}/break`)
+      expect(response.status).to.equal(500)
+      expect(response.text).to.match(message)
       expect(site.errors[0]).to.be.instanceOf(what === 'two megabytes' ? SessionTooLargeError : TypeError)
       expect((await onlyRow()).version).to.equal(before.version)
       expect((await browser.get(`${site.url}/`)).text).to.equal('ann')

@@ -1,18 +1,18 @@
-// What koa-generic-session's README says of it, sentence by sentence, with two instances of the application on one
-// database. What test/generic-session.test.ts shows isn't shown again: `prefix`, `genSid`, `defer`, `allowEmpty`,
-// `sessionIdStore`, `valid` and `beforeSave`, `cookie.expires`, `saveSession`, the `connect` event, and outages.
+// What koa-generic-session's README promises, with two instances of an application on one database. The titles quote it.
+// Left out is what the other generic-session tests show: `prefix`, `genSid`, `defer`, `allowEmpty`, `sessionIdStore`, `valid`
+// and `beforeSave`, `cookie.expires`, `saveSession`, the `connect` event, and outages.
 import { expect } from 'chai'
 import { Fixture, type Site } from '../helpers/fixture.js'
-import { type Answer, Browser } from '../helpers/http.js'
+import { Browser, type HttpResponse } from '../helpers/http.js'
 import { sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
-import { attributes, type Options, type Routes, serveGenericSession } from './sites/generic-session.js'
+import { type Options, type Routes, serveGenericSession, sessionOf } from './sites/generic-session.js'
 
 const day = 86_400_000
 
-/** The attributes of a cookie that an answer sets, `undefined` if it sets none of that name. */
-function cookieOf(answer: Answer, name = 'koa.sid'): string[] | undefined {
-  const header = answer.setCookie.find((text) => text.startsWith(`${name}=`))
+/** Returns the attributes of a cookie that a response sets, `undefined` if it doesn't set it. */
+function cookieOf(response: HttpResponse, name = 'koa.sid'): string[] | undefined {
+  const header = response.setCookie.find((text) => text.startsWith(`${name}=`))
   return header?.split('; ').slice(1)
 }
 
@@ -20,13 +20,13 @@ describe('koa-generic-session’s README', () => {
   const fixture = new Fixture()
   const { makeStore, rows, onlyRow } = fixture
 
-  /** Two instances of an application, each with a store of its own on the same table. */
+  /** Serves two instances of an application, each with its own store on the same table. */
   async function serveTwo(options: Options = {}, routes: Routes = {}): Promise<[Site, Site]> {
     const site = async () => serveGenericSession(fixture, await makeStore(), options, routes)
     return [await site(), await site()]
   }
 
-  function signIn(site: Site, browser: Browser): Promise<Answer> {
+  function signIn(site: Site, browser: Browser): Promise<HttpResponse> {
     return browser.get(`${site.url}/sign-in?name=ann`)
   }
 
@@ -82,7 +82,7 @@ describe('koa-generic-session’s README', () => {
     expect((await browser.get(`${one.url}/get`)).text).to.equal('1')
     expect((await browser.get(`${two.url}/get`)).text).to.equal('2')
     const before = browser.copy()
-    // A new, empty one in its place, with a different ID.
+    // A new, empty session with another id.
     expect((await browser.get(`${two.url}/regenerate`)).text).to.equal('1')
     expect(browser.cookies.get('koa.sid')).not.to.equal(before.cookies.get('koa.sid'))
     expect((await browser.get(`${one.url}/get`)).text).to.equal('2')
@@ -104,7 +104,7 @@ describe('koa-generic-session’s README', () => {
       {},
       {
         '/remember': async (ctx) => {
-          ;(await attributes(ctx)).cookie = { maxAge: 30 * day }
+          ;(await sessionOf(ctx)).cookie = { maxAge: 30 * day }
         },
       },
     )
@@ -115,8 +115,8 @@ describe('koa-generic-session’s README', () => {
     await ann.get(`${two.url}/visit`)
     await bob.get(`${two.url}/visit`)
     const [annsRow, bobsRow] = await rows()
-    expect(annsRow?.left).to.be.within((29 * day) / 1000, (30 * day) / 1000)
-    expect(bobsRow?.left).to.be.within(0, day / 1000)
+    expect(annsRow?.ttlSeconds).to.be.within((29 * day) / 1000, (30 * day) / 1000)
+    expect(bobsRow?.ttlSeconds).to.be.within(0, day / 1000)
   })
 
   for (const [save, version] of [
@@ -135,8 +135,8 @@ describe('koa-generic-session’s README', () => {
       )
       const browser = new Browser()
       await signIn(one, browser)
-      const answer = await browser.get(`${two.url}/decide`)
-      expect(cookieOf(answer) === undefined).to.equal(version === 'the same')
+      const response = await browser.get(`${two.url}/decide`)
+      expect(cookieOf(response) === undefined).to.equal(version === 'the same')
       expect((await browser.get(`${one.url}/`)).text).to.equal('ann')
     })
 
@@ -144,8 +144,8 @@ describe('koa-generic-session’s README', () => {
     it('key: the name of the cookie, koa.sid unless it says otherwise', async () => {
       const [one, two] = await serveTwo({ key: 'shop' })
       const browser = new Browser()
-      const answer = await signIn(one, browser)
-      expect([cookieOf(answer), cookieOf(answer, 'shop') === undefined]).to.deep.equal([undefined, false])
+      const response = await signIn(one, browser)
+      expect([cookieOf(response), cookieOf(response, 'shop') === undefined]).to.deep.equal([undefined, false])
       expect((await browser.get(`${two.url}/`)).text).to.equal('ann')
     })
 
@@ -192,7 +192,7 @@ describe('koa-generic-session’s README', () => {
         { cookie: { path: '/shop' } },
         {
           '/shop/sign-in': (ctx) => Object.assign(ctx.session ?? {}, { name: 'ann' }).name,
-          '/shop/': (ctx) => ctx.session?.name ?? 'nobody',
+          '/shop/': (ctx) => ctx.session?.name ?? 'anonymous',
           '/blog/': (ctx) => String(ctx.session),
         },
       )
@@ -206,9 +206,9 @@ describe('koa-generic-session’s README', () => {
       const [one, two] = await serveTwo({ cookie: { maxAge: null }, ttl: day })
       const browser = new Browser()
       expect(cookieOf(await signIn(one, browser))?.join()).not.to.include('expires')
-      expect((await onlyRow()).left).to.be.within(day / 1000 - 60, day / 1000)
+      expect((await onlyRow()).ttlSeconds).to.be.within(day / 1000 - 60, day / 1000)
       await sql(fixture.url, 'update session set expiry = now()')
-      await until(async () => (await browser.copy().get(`${two.url}/`)).text === 'nobody')
+      await until(async () => (await browser.copy().get(`${two.url}/`)).text === 'anonymous')
     })
 
     it('ttl: a function that expires browser-session cookies from the store after a day', async () => {
@@ -219,16 +219,16 @@ describe('koa-generic-session’s README', () => {
         },
         {
           '/public-computer': async (ctx) => {
-            const { cookie } = await attributes(ctx)
+            const { cookie } = await sessionOf(ctx)
             Object.assign(cookie ?? {}, { maxAge: null })
           },
         },
       )
       const browser = new Browser()
       await signIn(one, browser)
-      expect((await onlyRow()).left).to.be.within((5 * day) / 1000 - 60, (5 * day) / 1000)
+      expect((await onlyRow()).ttlSeconds).to.be.within((5 * day) / 1000 - 60, (5 * day) / 1000)
       await browser.get(`${two.url}/public-computer`)
-      expect((await onlyRow()).lifetime).to.equal(day / 1000)
+      expect((await onlyRow()).lifetimeSeconds).to.equal(day / 1000)
       expect((await browser.get(`${one.url}/`)).text).to.equal('ann')
     })
   })
@@ -246,7 +246,7 @@ describe('koa-generic-session’s README', () => {
       await mallory.get(`${one.url}/sign-in?name=mallory`)
       await ann.get(`${two.url}/visit`)
       expect((await rows())[0]?.session).to.include({ name: 'ann', saves: 2 })
-      expect((await mallory.get(`${two.url}/`)).text).to.equal('nobody')
+      expect((await mallory.get(`${two.url}/`)).text).to.equal('anonymous')
     })
   })
 
@@ -254,7 +254,7 @@ describe('koa-generic-session’s README', () => {
     it('is called with get(sid), set(sid, session, ttl in ms) and destroy(sid)', async () => {
       const store = await makeStore()
       const calls: unknown[][] = []
-      const noting = {
+      const recorder = {
         get: (...args: [string]) => {
           calls.push(['get', ...args])
           return store.get(...args)
@@ -268,7 +268,7 @@ describe('koa-generic-session’s README', () => {
           return store.destroy(...args)
         },
       }
-      const site = await serveGenericSession(fixture, noting)
+      const site = await serveGenericSession(fixture, recorder)
       const browser = new Browser()
       await signIn(site, browser)
       const sid = `koa:sess:${browser.cookies.get('koa.sid')}`

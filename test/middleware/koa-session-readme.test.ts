@@ -1,26 +1,26 @@
-// What koa-session's README says of it, sentence by sentence, with two instances of the application on one database. What
-// test/koa-session.test.ts shows isn't shown again: changes and restarts, `maxAge`, `regenerate`, `save`, `manuallyCommit`,
-// `rolling`'s rows, `prefix`, `genid`, `externalKey`, `ContextStore`, outages, and that nothing brings a session back.
+// What koa-session's README promises, with two instances of an application on one database. The titles quote it. Longer than
+// 450 lines since the README is. Left out is what koa-session.test.ts shows: changes and restarts, `maxAge`, `regenerate`,
+// `save`, `manuallyCommit`, `rolling`'s rows, `prefix`, `genid`, `externalKey`, `ContextStore`, outages, and destroyed sessions.
 import { expect } from 'chai'
 import type Koa from 'koa'
 import koaSession, { type CreateSessionOptions } from 'koa-session'
 import type { PgStore } from '../../lib/index.js'
 import { Fixture, type Site } from '../helpers/fixture.js'
-import { type Answer, Browser } from '../helpers/http.js'
+import { Browser, type HttpResponse } from '../helpers/http.js'
 import { sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 import { type Route, serveKoaSession } from './sites/koa-session.js'
 
 const day = 86_400_000
 
-/** The attributes of a cookie that an answer sets, `undefined` if it sets none of that name. */
-function cookieOf(answer: Answer, name = 'koa.sess'): string[] | undefined {
-  const header = answer.setCookie.find((text) => text.startsWith(`${name}=`))
+/** Returns the attributes of a cookie that a response sets, `undefined` if it doesn't set it. */
+function cookieOf(response: HttpResponse, name = 'koa.sess'): string[] | undefined {
+  const header = response.setCookie.find((text) => text.startsWith(`${name}=`))
   return header?.split('; ').slice(1)
 }
 
-/** In how many ms a cookie expires by its header. */
-function lifeOf(cookie: string[] | undefined): number {
+/** Returns in how many ms a cookie expires, by its header. */
+function maxAgeOf(cookie: string[] | undefined): number {
   const expires = cookie?.find((part) => part.startsWith('expires='))?.slice('expires='.length) ?? ''
   return Date.parse(expires) - Date.now()
 }
@@ -29,24 +29,27 @@ describe('koa-session’s README', () => {
   const fixture = new Fixture()
   const { makeStore, rows, onlyRow } = fixture
 
-  /** Two instances of an application, each with a store of its own on the same table. */
+  /** Serves two instances of an application, each with its own store on the same table. */
   async function serveTwo(
     options: CreateSessionOptions = {},
     routes: Record<string, Route> = {},
     use?: (app: Koa) => void,
   ): Promise<[Site, Site]> {
     const site = async () => {
-      const made = {
+      const siteOptions = {
         ...options,
         ...(!options.ContextStore && { store: options.store ?? (await makeStore()) }),
       }
-      return serveKoaSession(fixture, made, routes, use)
+      return serveKoaSession(fixture, siteOptions, routes, use)
     }
     return [await site(), await site()]
   }
 
-  /** Signs in on the one, and answers how. */
-  async function signIn(site: Site, browser: Browser, headers?: Record<string, string>): Promise<Answer> {
+  async function signIn(
+    site: Site,
+    browser: Browser,
+    headers?: Record<string, string>,
+  ): Promise<HttpResponse> {
     return browser.get(`${site.url}/sign-in?name=ann`, headers)
   }
 
@@ -94,18 +97,18 @@ describe('koa-session’s README', () => {
       expect(cookieOf(await signIn(plain, new Browser()))).not.to.equal(undefined)
       const [one, two] = await serveTwo({ key: 'koa:sess' })
       const browser = new Browser()
-      const answer = await signIn(one, browser)
-      expect(cookieOf(answer)).to.equal(undefined)
-      expect(cookieOf(answer, 'koa:sess')).not.to.equal(undefined)
+      const response = await signIn(one, browser)
+      expect(cookieOf(response)).to.equal(undefined)
+      expect(cookieOf(response, 'koa:sess')).not.to.equal(undefined)
       expect((await browser.get(`${two.url}/`)).text).to.equal('ann')
     })
 
     it('maxAge: the cookie lives for so long; by default the session a day, and the cookie as long as the browser', async () => {
       const [site] = await serveTwo({ maxAge: 5 * day })
-      expect(lifeOf(cookieOf(await signIn(site, new Browser())))).to.be.within(5 * day - 60_000, 5 * day)
+      expect(maxAgeOf(cookieOf(await signIn(site, new Browser())))).to.be.within(5 * day - 60_000, 5 * day)
       const [plain] = await serveTwo()
       expect(cookieOf(await signIn(plain, new Browser()))?.join()).not.to.include('expires')
-      expect((await rows()).at(-1)?.lifetime).to.equal(day / 1000 + 10)
+      expect((await rows()).at(-1)?.lifetimeSeconds).to.equal(day / 1000 + 10)
     })
 
     it('autoCommit false: what is not committed by hand is not stored, and no cookie is set', async () => {
@@ -114,7 +117,7 @@ describe('koa-session’s README', () => {
       expect(await rows()).to.deep.equal([])
     })
 
-    it('overwrite: an earlier cookie of that name in the same answer goes, unless it is false', async () => {
+    it('overwrite: replaces an earlier cookie of that name in the same response, unless it is false', async () => {
       const routes: Record<string, Route> = {
         '/twice': (ctx, session) => {
           ctx.cookies.set('koa.sess', 'mine', { signed: false })
@@ -138,7 +141,7 @@ describe('koa-session’s README', () => {
       expect(cookieOf(await signIn(open, new Browser()))).not.to.include('httponly')
     })
 
-    it('signed: a cookie whose signature is missing or another’s is nobody’s, on each instance', async () => {
+    it('signed: every instance rejects a cookie with a missing or wrong signature', async () => {
       const [one, two] = await serveTwo()
       const browser = new Browser()
       await signIn(one, browser)
@@ -148,21 +151,21 @@ describe('koa-session’s README', () => {
       unsigned.cookies.delete('koa.sess.sig')
       for (const { url } of [one, two]) {
         expect((await browser.get(url)).text).to.equal('ann')
-        expect((await forged.copy().get(url)).text).to.equal('nobody')
-        expect((await unsigned.copy().get(url)).text).to.equal('nobody')
+        expect((await forged.copy().get(url)).text).to.equal('anonymous')
+        expect((await unsigned.copy().get(url)).text).to.equal('anonymous')
       }
       const [free] = await serveTwo({ signed: false })
       expect(cookieOf(await signIn(free, new Browser()), 'koa.sess.sig')).to.equal(undefined)
     })
 
-    it('rolling: the cookie is set on every response, for its whole time', async () => {
+    it('rolling: every response sets the cookie, with its full maxAge', async () => {
       const [one, two] = await serveTwo({ rolling: true, maxAge: 5 * day })
       const browser = new Browser()
       await signIn(one, browser)
       for (const { url } of [two, one, two]) {
-        const answer = await browser.get(`${url}/`)
-        expect(answer.text).to.equal('ann')
-        expect(lifeOf(cookieOf(answer))).to.be.within(5 * day - 60_000, 5 * day)
+        const response = await browser.get(`${url}/`)
+        expect(response.text).to.equal('ann')
+        expect(maxAgeOf(cookieOf(response))).to.be.within(5 * day - 60_000, 5 * day)
       }
       const [still] = await serveTwo()
       expect((await browser.get(`${still.url}/`)).setCookie).to.deep.equal([])
@@ -173,22 +176,22 @@ describe('koa-session’s README', () => {
       const browser = new Browser()
       await signIn(one, browser)
       const { id } = await onlyRow()
-      /** As if it had been saved a while ago: so that it has so much of its day left. */
-      const age = (hours: number) =>
+      /** Leaves the session that much of its day, as if it had been saved earlier. */
+      const leaveHours = (hours: number) =>
         sql(
           fixture.url,
           `update session set expiry = now() + interval '${hours} hours 10 s',
             session = jsonb_set(session::jsonb, '{_expire}', to_jsonb(${Date.now() + hours * 3_600_000}))`,
         )
-      await age(13)
+      await leaveHours(13)
       expect((await browser.get(`${two.url}/`)).setCookie).to.deep.equal([])
-      expect((await onlyRow()).left).to.be.below(14 * 3_600)
-      await age(11)
-      // Heard of by a notification.
+      expect((await onlyRow()).ttlSeconds).to.be.below(14 * 3_600)
+      await leaveHours(11)
+      // The other instance sees the change when the notification arrives.
       await until(async () => cookieOf(await browser.get(`${two.url}/`)) !== undefined)
       const row = await onlyRow()
       expect(row.id).to.equal(id)
-      expect(row.left).to.be.within(day / 1000 - 60, day / 1000 + 10)
+      expect(row.ttlSeconds).to.be.within(day / 1000 - 60, day / 1000 + 10)
       expect((await browser.get(`${one.url}/`)).text).to.equal('ann')
     })
 
@@ -220,7 +223,7 @@ describe('koa-session’s README', () => {
       ])
     })
 
-    it('encode and decode are for sessions in cookies: with a store nobody calls them', async () => {
+    it('encode and decode are for sessions in cookies: they are not called with a store', async () => {
       const fail = () => {
         throw new Error('not to be called')
       }
@@ -232,7 +235,7 @@ describe('koa-session’s README', () => {
   })
 
   describe('Hooks', () => {
-    it('valid: decides about a session before it is used; beforeSave: is asked before it is saved', async () => {
+    it('valid: is called before a session is used; beforeSave: before it is saved', async () => {
       const [one, two] = await serveTwo({
         valid: (_, { name }: { name?: string }) => name !== 'mallory',
         beforeSave: (_, session: Record<string, unknown>) => {
@@ -244,7 +247,7 @@ describe('koa-session’s README', () => {
       await mallory.get(`${one.url}/sign-in?name=mallory`)
       expect((await ann.get(`${two.url}/visit`)).text).to.equal('1')
       expect((await rows())[0]?.session).to.include({ name: 'ann', saves: 2 })
-      expect((await mallory.get(`${two.url}/`)).text).to.equal('nobody')
+      expect((await mallory.get(`${two.url}/`)).text).to.equal('anonymous')
     })
   })
 
@@ -252,14 +255,14 @@ describe('koa-session’s README', () => {
     it('are called with key, maxAge, and what the README lists', async () => {
       const calls: [method: string, ...args: unknown[]][] = []
       const store = await makeStore()
-      const noted = <Method extends 'get' | 'set' | 'destroy'>(method: Method) =>
+      const recorded = <Method extends 'get' | 'set' | 'destroy'>(method: Method) =>
         (async (...args: never[]) => {
           const options: Record<string, unknown> = args.at(-1) ?? {}
           calls.push([method, typeof args[0], ...args.slice(1, -1), { ...options, ctx: typeof options.ctx }])
           return (store[method] as (...args: never[]) => Promise<unknown>).apply(store, args)
         }) as unknown as PgStore[Method]
       const [one, two] = await serveTwo({
-        store: { get: noted('get'), set: noted('set'), destroy: noted('destroy') },
+        store: { get: recorded('get'), set: recorded('set'), destroy: recorded('destroy') },
         maxAge: day,
       })
       const browser = new Browser()
@@ -279,7 +282,7 @@ describe('koa-session’s README', () => {
       expect(others).to.deep.equal([get, get, ['destroy', 'string', { ctx: 'object' }]])
     })
 
-    it('keep sessions under a UUID, which a genid replaces, and then there is no prefix', async () => {
+    it('store sessions under a UUID, which a genid replaces along with the prefix', async () => {
       const [one, two] = await serveTwo()
       const browser = new Browser()
       await signIn(one, browser)
@@ -294,7 +297,7 @@ describe('koa-session’s README', () => {
       expect(other.cookies.get('koa.sess')).to.match(/^own-\d+$/)
     })
 
-    it('may be made for each request by ContextStore, with its context', async () => {
+    it('are created for each request by ContextStore, with its context', async () => {
       const store = await makeStore()
       const paths: string[] = []
       class RequestStore {
@@ -317,14 +320,14 @@ describe('koa-session’s README', () => {
       expect((await browser.get(`${two.url}/visit`)).text).to.equal('1')
       const copy = browser.copy()
       await browser.get(`${two.url}/sign-out`)
-      expect((await copy.get(`${one.url}/`)).text).to.equal('nobody')
+      expect((await copy.get(`${one.url}/`)).text).to.equal('anonymous')
       expect(paths).to.deep.equal(['/sign-in', '/visit', '/sign-out', '/'])
     })
   })
 
   describe('Events', () => {
-    /** Two instances whose events are noted. */
-    async function noting(options: CreateSessionOptions = {}) {
+    /** Serves two instances and records their events. */
+    async function serveRecorded(options: CreateSessionOptions = {}) {
       const events: [event: string, key: string, name: unknown][] = []
       const sites = await serveTwo(options, {}, (app) => {
         for (const event of ['missed', 'invalid', 'expired'])
@@ -337,29 +340,29 @@ describe('koa-session’s README', () => {
     }
 
     it('session:missed: the store has no such session', async () => {
-      const { sites, events } = await noting()
+      const { sites, events } = await serveRecorded()
       const browser = new Browser()
       await signIn(sites[0], browser)
       const copy = browser.copy()
       await browser.get(`${sites[1].url}/sign-out`)
       const key = copy.cookies.get('koa.sess')
-      // The first knows of it by a notification.
-      await until(async () => (await copy.copy().get(`${sites[0].url}/`)).text === 'nobody')
+      // The first instance sees the sign-out when the notification arrives.
+      await until(async () => (await copy.copy().get(`${sites[0].url}/`)).text === 'anonymous')
       await until(() => events.length > 0)
       expect(events[0]).to.deep.equal(['missed', key, undefined])
     })
 
-    it('session:invalid: valid refused it', async () => {
-      const { sites, events } = await noting({ valid: () => false })
+    it('session:invalid: valid returned false', async () => {
+      const { sites, events } = await serveRecorded({ valid: () => false })
       const browser = new Browser()
       await signIn(sites[0], browser)
-      expect((await browser.copy().get(`${sites[1].url}/`)).text).to.equal('nobody')
+      expect((await browser.copy().get(`${sites[1].url}/`)).text).to.equal('anonymous')
       await until(() => events.length > 0)
       expect(events).to.deep.equal([['invalid', browser.cookies.get('koa.sess'), 'ann']])
     })
 
-    it('session:expired: its time is over, though the store keeps it for ten seconds more', async () => {
-      const { sites, events } = await noting()
+    it('session:expired: it has expired, though the store keeps it for ten more seconds', async () => {
+      const { sites, events } = await serveRecorded()
       const browser = new Browser()
       await signIn(sites[0], browser)
       await sql(
@@ -367,7 +370,7 @@ describe('koa-session’s README', () => {
         `update session set expiry = now() + interval '9 s',
           session = jsonb_set(session::jsonb, '{_expire}', to_jsonb(${Date.now() - 1_000}))`,
       )
-      expect((await browser.copy().get(`${sites[1].url}/`)).text).to.equal('nobody')
+      expect((await browser.copy().get(`${sites[1].url}/`)).text).to.equal('anonymous')
       await until(() => events.length > 0)
       expect(events).to.deep.equal([['expired', browser.cookies.get('koa.sess'), 'ann']])
     })
@@ -388,12 +391,12 @@ describe('koa-session’s README', () => {
       expect((await client.get(`${two.url}/`, headers)).text).to.equal('ann')
       expect(client.cookies.size).to.equal(0)
       await client.get(`${two.url}/sign-out`, headers)
-      await until(async () => (await client.get(`${one.url}/`, headers)).text === 'nobody')
+      await until(async () => (await client.get(`${one.url}/`, headers)).text === 'anonymous')
     })
   })
 
   describe('Session', () => {
-    it('isNew, maxAge and externalKey say what it is', async () => {
+    it('isNew, maxAge and externalKey describe it', async () => {
       const [one, two] = await serveTwo(
         { maxAge: 5 * day },
         {
@@ -412,7 +415,7 @@ describe('koa-session’s README', () => {
       ])
     })
 
-    it('save: stores it though there is nothing in it', async () => {
+    it('save: stores it even if it is empty', async () => {
       const [one, two] = await serveTwo(
         {},
         {
@@ -426,58 +429,58 @@ describe('koa-session’s README', () => {
       expect((await browser.get(`${two.url}/new`)).text).to.equal('false')
     })
 
-    it('regenerate: the old key is dead on the other instance too', async () => {
+    it('regenerate: the old key is destroyed on the other instance too', async () => {
       const [one, two] = await serveTwo({}, { '/regenerate': (_, session) => session.regenerate() })
       const browser = new Browser()
       await signIn(one, browser)
       expect((await browser.get(`${two.url}/`)).text).to.equal('ann')
       const old = browser.copy()
       await browser.get(`${one.url}/regenerate`)
-      await until(async () => (await old.copy().get(`${two.url}/`)).text === 'nobody')
+      await until(async () => (await old.copy().get(`${two.url}/`)).text === 'anonymous')
       expect((await browser.get(`${two.url}/`)).text).to.equal('ann')
     })
 
-    it('set to null, it is destroyed, and its cookie goes', async () => {
+    it('set to null, it is destroyed, and its cookie is removed', async () => {
       const [one, two] = await serveTwo()
       const browser = new Browser()
       await signIn(one, browser)
       const copy = browser.copy()
       await browser.get(`${two.url}/sign-out`)
       expect(browser.cookies.has('koa.sess')).to.equal(false)
-      await until(async () => (await copy.copy().get(`${one.url}/`)).text === 'nobody')
+      await until(async () => (await copy.copy().get(`${one.url}/`)).text === 'anonymous')
       expect((await onlyRow()).session).to.equal(null)
     })
   })
 
-  describe('what the store knows better', () => {
+  describe('where the store’s expiry decides', () => {
     for (const cache of [undefined, false] as const)
-      it(`_expire signs nobody out whose session was touched (cache: ${cache})`, async () => {
-        const makeOne = () => makeStore(cache === false ? { cache } : {})
-        const store = await makeOne()
+      it(`_expire does not sign a user out whose session was touched (cache: ${cache})`, async () => {
+        const openStore = () => makeStore(cache === false ? { cache } : {})
+        const store = await openStore()
         const maxAge = 2_000
         const one = await serveKoaSession(fixture, { store, maxAge })
-        const two = await serveKoaSession(fixture, { store: await makeOne(), maxAge })
+        const two = await serveKoaSession(fixture, { store: await openStore(), maxAge })
         const browser = new Browser()
         await signIn(one, browser)
-        const kept = browser.copy()
-        await store.touch(kept.cookies.get('koa.sess') ?? '', day)
+        const copy = browser.copy()
+        await store.touch(copy.cookies.get('koa.sess') ?? '', day)
         const end = Date.now() + maxAge
         await until(() => Date.now() > end)
-        for (const { url } of [one, two]) expect((await kept.get(`${url}/`)).text).to.equal('ann')
+        for (const { url } of [one, two]) expect((await copy.get(`${url}/`)).text).to.equal('ann')
       })
 
-    it('_expire signs nobody out by an application’s clock', async () => {
+    it('_expire does not sign a user out by an application’s clock', async () => {
       const [one, two] = await serveTwo()
       const browser = new Browser()
       await signIn(one, browser)
-      // As an application saved it whose clock was two days behind.
+      // As saved by an application whose clock is two days behind.
       const text = `jsonb_set(session::jsonb, '{_expire}', to_jsonb(${Date.now() - day}))`
       await sql(fixture.url, `update session set session = ${text}`)
       await until(async () => (await onlyRow()).session?._expire !== undefined)
       expect((await browser.get(`${two.url}/`)).text).to.equal('ann')
     })
 
-    it('rolling writes no row for an unchanged session, and the session lives on', async () => {
+    it('rolling writes no row for an unchanged session, which does not expire', async () => {
       const store = async () => makeStore({ touch: { interval: 60_000 } })
       const one = await serveKoaSession(fixture, { store: await store(), rolling: true })
       const browser = new Browser()
@@ -486,8 +489,8 @@ describe('koa-session’s README', () => {
       const row = () => sql(fixture.url, 'select xmin, ctid, version, session::text from session')
       const before = await row()
       for (let n = 0; n < 5; n++) {
-        const answer = await browser.get(`${one.url}/`)
-        expect([answer.text, cookieOf(answer) !== undefined]).to.deep.equal(['ann', true])
+        const response = await browser.get(`${one.url}/`)
+        expect([response.text, cookieOf(response) !== undefined]).to.deep.equal(['ann', true])
       }
       expect(await row()).to.deep.equal(before)
       expect((await onlyRow()).session).to.deep.equal({ name: 'ann', _maxAge: day })
@@ -495,15 +498,15 @@ describe('koa-session’s README', () => {
       expect(await row()).not.to.deep.equal(before)
     })
 
-    it('rolling keeps a person signed in whose row was not written', async () => {
+    it('rolling keeps a user signed in whose row was not written', async () => {
       const maxAge = 2_000
       const store = await makeStore({ touch: { interval: 60_000 } })
       const one = await serveKoaSession(fixture, { store, rolling: true, maxAge })
       const browser = new Browser()
       await signIn(one, browser)
-      const kept = browser.copy()
+      const copy = browser.copy()
       for (const end = Date.now() + 2 * maxAge; Date.now() < end; ) {
-        expect((await kept.copy().get(`${one.url}/`)).text).to.equal('ann')
+        expect((await copy.copy().get(`${one.url}/`)).text).to.equal('ann')
         await new Promise((resolve) => setTimeout(resolve, 100))
       }
     })

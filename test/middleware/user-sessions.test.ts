@@ -1,3 +1,4 @@
+// A user's sessions through each middleware: ended elsewhere, and limited.
 import { expect } from 'chai'
 import Koa from 'koa'
 import genericSession from 'koa-generic-session'
@@ -27,7 +28,7 @@ describe('a user’s sessions in an application', () => {
     },
   }
   for (const [name, { use, sid }] of Object.entries(middlewares))
-    it(`can be ended everywhere but here, through ${name}`, async () => {
+    it(`can be destroyed except for the current one, with ${name}`, async () => {
       await using store = await trusted(await freshDatabase())
       const app = new Koa()
       app.keys = ['a key']
@@ -36,19 +37,19 @@ describe('a user’s sessions in an application', () => {
         const ctx = context as unknown as Context
         if (ctx.path === '/sign-in') ctx.session.user = { id: 'ann' }
         if (ctx.path === '/elsewhere') ctx.ended = await store.destroySessionsOf('ann', { except: sid(ctx) })
-        ctx.body = `${ctx.session.user ? 'ann' : 'nobody'} ${ctx.ended ?? ''}`
+        ctx.body = `${ctx.session.user ? 'ann' : 'anonymous'} ${ctx.ended ?? ''}`
       })
-      const served = await listen(app)
+      const site = await listen(app)
       const browsers = [new Browser(), new Browser(), new Browser()]
-      for (const browser of browsers) await browser.get(`${served.url}/sign-in`)
-      expect((await browsers[1]?.get(`${served.url}/elsewhere`))?.text).to.equal('ann 2')
+      for (const browser of browsers) await browser.get(`${site.url}/sign-in`)
+      expect((await browsers[1]?.get(`${site.url}/elsewhere`))?.text).to.equal('ann 2')
       const texts = []
-      for (const browser of browsers) texts.push((await browser.get(served.url)).text.trim())
-      expect(texts).to.deep.equal(['nobody', 'ann', 'nobody'])
-      await served.stop()
+      for (const browser of browsers) texts.push((await browser.get(site.url)).text.trim())
+      expect(texts).to.deep.equal(['anonymous', 'ann', 'anonymous'])
+      await site.stop()
     })
 
-  it('with a limit of two, are the last two browsers: the first is signed out', async () => {
+  it('are the last two with a limit of two: the first browser is signed out', async () => {
     await using store = await trusted(await freshDatabase(), { maxSessionsPerUser: 2 })
     const app = new Koa()
     app.keys = ['a key']
@@ -56,14 +57,14 @@ describe('a user’s sessions in an application', () => {
     app.use((ctx) => {
       const { session } = ctx as unknown as { session: { user?: { id: number } } }
       if (ctx.path === '/sign-in') session.user = { id: 1 }
-      ctx.body = session.user ? 'ann' : 'nobody'
+      ctx.body = session.user ? 'ann' : 'anonymous'
     })
-    const served = await listen(app)
+    const site = await listen(app)
     const browsers = [new Browser(), new Browser(), new Browser()]
-    for (const browser of browsers) expect((await browser.get(`${served.url}/sign-in`)).text).to.equal('ann')
+    for (const browser of browsers) expect((await browser.get(`${site.url}/sign-in`)).text).to.equal('ann')
     const texts = []
-    for (const browser of browsers) texts.push((await browser.get(served.url)).text)
-    expect(texts).to.deep.equal(['nobody', 'ann', 'ann'])
-    await served.stop()
+    for (const browser of browsers) texts.push((await browser.get(site.url)).text)
+    expect(texts).to.deep.equal(['anonymous', 'ann', 'ann'])
+    await site.stop()
   })
 })

@@ -1,3 +1,4 @@
+// Runs the examples of README.md.
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -8,7 +9,7 @@ import { freshDatabase, sql } from '../helpers/server.js'
 
 const bin = fileURLToPath(new URL('../../../bin/koa-pg-store.js', import.meta.url))
 
-/** The keys that the examples name. */
+/** The environment variables that the examples use. */
 const keys = {
   SESSION_KEY_2025: randomBytes(32).toString('base64'),
   SESSION_KEY_2026: randomBytes(32).toString('hex'),
@@ -20,12 +21,12 @@ const examples = [...readme.matchAll(/^```js( cjs)?\n(.*?)^```$/gms)].map(([, cj
   code: code ?? '',
 }))
 
-/** Runs a program inside the package, where its name is itself; answers what it printed, and its first HTTP answers. */
+/** Runs a program inside the package, which can import itself; returns its output and its first two HTTP responses. */
 async function run(code: string, extension: string): Promise<{ printed: string; visits: string[] }> {
   const file = fileURLToPath(new URL(`./readme-example.${extension}`, import.meta.url))
   const listens = code.includes('app.listen(3000)')
-  const announce = 'const server = app.listen(0, () => console.log(server.address().port))'
-  writeFileSync(file, code.replace('app.listen(3000)', announce))
+  const listenAndPrintPort = 'const server = app.listen(0, () => console.log(server.address().port))'
+  writeFileSync(file, code.replace('app.listen(3000)', listenAndPrintPort))
   const child = spawn(process.execPath, [file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...keys },
@@ -65,19 +66,19 @@ describe('the README', () => {
   })
 
   for (const [n, { cjs, code }] of examples.entries())
-    it(`has an example ${n + 1} that does what it says`, async () => {
+    it(`has an example ${n + 1} that works as described`, async () => {
       const url = await freshDatabase()
       const { printed, visits } = await run(
         code.replaceAll('postgres://user:password@localhost/app', url),
         cjs ? 'cjs' : 'mjs',
       )
       if (code.includes('app.listen')) expect(visits).to.deep.equal(['Visit 1', 'Visit 2'])
-      // Each console.log whose comment says what it prints.
-      const promised = [...code.matchAll(/console\.log\(.*?\) \/\/ (.*)$/gm)].map(([, comment]) => comment)
-      if (promised.length > 0) expect(printed.trim().split('\n')).to.deep.equal(promised)
+      // Comments after console.log say what it prints.
+      const expected = [...code.matchAll(/console\.log\(.*?\) \/\/ (.*)$/gm)].map(([, comment]) => comment)
+      if (expected.length > 0) expect(printed.trim().split('\n')).to.deep.equal(expected)
     })
 
-  it('has a module that migrate --reencrypt takes', async () => {
+  it('has a codec module that migrate --reencrypt accepts', async () => {
     const url = await freshDatabase()
     const store = new PgStore(url, {
       codec: encrypted({ keys: [{ id: '2025', key: keys.SESSION_KEY_2025 }] }),
@@ -96,12 +97,12 @@ describe('the README', () => {
     expect(printed).to.match(/^1 of 1 sessions were written anew/m)
   })
 
-  it('shows the table as the store makes it', async () => {
+  it('shows the table as the store creates it', async () => {
     const statement = /^```sql\n(create table session .*?)^```$/ms.exec(readme)?.[1] ?? ''
     const file = readFileSync(new URL('../../../sql/002-table.sql', import.meta.url), 'utf8')
-    const squeeze = (text: string) =>
+    const normalize = (text: string) =>
       text.replace(/\s+/g, ' ').replace(':"schema".:"table"', 'session').trim()
-    expect(squeeze(file)).to.include(squeeze(statement))
+    expect(normalize(file)).to.include(normalize(statement))
     await sql(await freshDatabase(), statement)
   })
 })

@@ -1,4 +1,4 @@
-// The package as npm packs it, used as a new user would: installed into an empty project, in a process of its own.
+// The packed package, installed into an empty project and used from JavaScript, TypeScript and a bundle.
 import { execFile } from 'node:child_process'
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { homedir, tmpdir } from 'node:os'
@@ -12,10 +12,10 @@ import { freshDatabase, sql } from '../helpers/server.js'
 const root = fileURLToPath(new URL('../../../', import.meta.url))
 const tsc = join(dirname(fileURLToPath(import.meta.resolve('typescript/package.json'))), 'bin', 'tsc')
 
-/** The packages that stand beside it in a user's project, in the versions that are installed here. */
+/** The packages that are installed with it, in the versions of this repository. */
 const companions = ['koa', 'koa-generic-session', '@types/koa', '@types/koa-generic-session', '@types/node']
 
-/** Runs a program; answers what it printed. Throws if it fails, with what it said about it. */
+/** Runs a program and returns its output; throws with that if it fails. */
 async function run(file: string, args: string[], cwd: string): Promise<{ stdout: string; stderr: string }> {
   try {
     return await promisify(execFile)(file, args, { cwd })
@@ -25,7 +25,7 @@ async function run(file: string, args: string[], cwd: string): Promise<{ stdout:
   }
 }
 
-/** Runs a consumer, which must end by itself and complain about nothing; answers the values that it printed as JSON. */
+/** Runs a user's program, which must exit by itself without a warning, and returns the JSON values that it printed. */
 async function values(file: string, url: string): Promise<unknown[]> {
   const { stdout, stderr } = await run(process.execPath, [file, url], dirname(file))
   expect(stderr).to.equal('')
@@ -42,9 +42,9 @@ const filesOf = async (folder: string): Promise<string[]> => {
 describe('the packed package', function () {
   this.timeout(180_000)
   let temporary: string
-  /** An empty project, but for what `npm install koa-pg-store koa koa-generic-session` brings. */
+  /** A new project after `npm install koa-pg-store koa koa-generic-session`. */
   let project: string
-  /** A folder with no node_modules at any height. */
+  /** A folder without node_modules, in it or above it. */
   let alone: string
   let installed: string
 
@@ -55,7 +55,7 @@ describe('the packed package', function () {
     installed = join(project, 'node_modules', 'koa-pg-store')
     await mkdir(project)
     await mkdir(alone)
-    // Whoever runs the tests has built the package already.
+    // The package is already built when the tests run.
     await run('npm', ['pack', '--ignore-scripts', '--pack-destination', temporary], root)
     const tarball = (await readdir(temporary)).find((name) => name.endsWith('.tgz')) ?? ''
     await write('package.json', '{ "name": "shop", "private": true }')
@@ -64,7 +64,7 @@ describe('the packed package', function () {
       const { version } = JSON.parse(await readFile(file, 'utf8')) as { version: string }
       return `${name}@${version}`
     })
-    // `npm ci` has left all of it in npm's cache; where somebody emptied that, npm asks its registry.
+    // After `npm ci` everything is in npm's cache, so that no registry is needed.
     const options = ['--prefer-offline', '--ignore-scripts', '--no-audit', '--no-fund']
     await run('npm', ['install', ...options, join('..', tarball), ...(await Promise.all(versions))], project)
   })
@@ -73,7 +73,7 @@ describe('the packed package', function () {
     await rm(temporary, { recursive: true, force: true })
   })
 
-  /** Writes a file of the user's; answers where it is. */
+  /** Writes a file into the project and returns its path. */
   async function write(name: string, text: string): Promise<string> {
     const file = join(project, name)
     await mkdir(dirname(file), { recursive: true })
@@ -81,13 +81,13 @@ describe('the packed package', function () {
     return file
   }
 
-  /** Compiles files of the user's, strictly and with a look at everybody's types; answers where the output is. */
+  /** Compiles files of the project, in strict mode with skipLibCheck off, and returns the output folder. */
   async function compile(module: 'nodenext' | 'commonjs', files: Record<string, string>): Promise<string> {
     const folder = await mkdtemp(join(project, `${module}-`))
     const name = folder.slice(project.length + 1)
     const type = module === 'nodenext' ? 'module' : 'commonjs'
     const options = { strict: true, skipLibCheck: false, target: 'es2023', types: ['node'] }
-    // The older ways to resolve modules, which know no `exports`, are gone with TypeScript 7.
+    // TypeScript 7 has removed the older resolutions, which ignore `exports`.
     const moduleResolution = module === 'nodenext' ? 'nodenext' : 'bundler'
     const folders = { rootDir: '.', outDir: 'out' }
     const compilerOptions = { ...options, ...folders, module, moduleResolution }
@@ -98,8 +98,8 @@ describe('the packed package', function () {
     return join(folder, 'out')
   }
 
-  describe('as files', () => {
-    it('is the built lib/, the SQL, README, LICENSE, CHANGELOG and package.json, and nothing else', async () => {
+  describe('its files', () => {
+    it('are the built lib/, the SQL, README, LICENSE, CHANGELOG and package.json, and nothing else', async () => {
       const built = (await filesOf(join(root, 'lib'))).flatMap((file) => {
         const [, name, c] = /^(.*)\.(c?)ts$/.exec(file) ?? []
         return [`${name}.d.${c}ts`, `${name}.${c}js`, `${name}.${c}js.map`]
@@ -116,7 +116,7 @@ describe('the packed package', function () {
       ])
     })
 
-    it('is built from lib/ as it stands', async () => {
+    it('are built from the current lib/', async () => {
       for (const name of await filesOf(join(root, 'lib'))) {
         const map = join(installed, 'build', 'lib', name.replace(/ts$/, 'js.map'))
         const { sourcesContent } = JSON.parse(await readFile(map, 'utf8')) as { sourcesContent: string[] }
@@ -124,38 +124,38 @@ describe('the packed package', function () {
       }
     })
 
-    it('carries the statements of sql/ as they stand', async () => {
+    it('contain the current statements of sql/', async () => {
       const copy = join(temporary, 'copy')
       await cp(join(root, 'sql'), join(copy, 'sql'), { recursive: true })
       await mkdir(join(copy, 'lib', 'schema'), { recursive: true })
       await writeFile(join(copy, 'package.json'), '{ "type": "module" }')
       await run(process.execPath, [join('sql', 'embed.js')], copy)
-      const made = await readFile(join(copy, 'lib', 'schema', 'sql.ts'), 'utf8')
-      expect(await readFile(join(root, 'lib', 'schema', 'sql.ts'), 'utf8')).to.equal(made)
+      const embedded = await readFile(join(copy, 'lib', 'schema', 'sql.ts'), 'utf8')
+      expect(await readFile(join(root, 'lib', 'schema', 'sql.ts'), 'utf8')).to.equal(embedded)
     })
 
-    it('names no path of the machine that packed it', async () => {
+    it('contain no path of the machine that packed them', async () => {
       const paths = [root, temporary, homedir(), 'file://'].filter((path) => path.length > 1)
       for (const file of await filesOf(installed)) {
         const text = await readFile(join(installed, file), 'utf8')
-        for (const path of paths) expect(text.includes(path), `${file} names ${path}`).to.equal(false)
+        for (const path of paths) expect(text.includes(path), `${file} contains ${path}`).to.equal(false)
       }
     })
 
-    it('is locked for every platform, and without saying which registry its dependencies came from', async () => {
-      interface Locked {
+    it('have a lockfile for every platform, without URLs of a registry', async () => {
+      interface LockedPackage {
         resolved?: string
         integrity?: string
         optionalDependencies?: Record<string, string>
       }
       const lock = await readFile(join(root, 'package-lock.json'), 'utf8')
-      const { packages } = JSON.parse(lock) as { packages: Record<string, Locked> }
+      const { packages } = JSON.parse(lock) as { packages: Record<string, LockedPackage> }
       const { '': own, ...others } = packages
       const names = new Set(Object.keys(others).map((path) => path.replace(/^.*node_modules\//, '')))
       for (const [path, { resolved, integrity, optionalDependencies = {} }] of Object.entries(others)) {
         expect(resolved, path).to.equal(undefined)
         expect(integrity, path).to.match(/^sha512-/)
-        // Else `npm ci` refuses the lockfile. npm leaves out what a registry doesn't have.
+        // `npm ci` refuses a lockfile without one of these; npm leaves out those that a registry lacks.
         for (const name of Object.keys(optionalDependencies)) expect(names, path).to.include(name)
       }
       expect(own).to.have.property('name', 'koa-pg-store')
@@ -168,7 +168,7 @@ describe('the packed package', function () {
   })
 
   describe('in JavaScript', () => {
-    it('gives an ES module the class by its name and by default', async () => {
+    it('exports the class to an ES module by name and by default', async () => {
       const file = await write(
         'app.mjs',
         `import PgStore from 'koa-pg-store'
@@ -183,7 +183,7 @@ describe('the packed package', function () {
       expect(keys).to.include.members(names)
     })
 
-    it('gives a CommonJS module the class itself, with the other exports as its properties', async () => {
+    it('exports the class itself to a CommonJS module, with the other exports as its properties', async () => {
       const file = await write(
         'app.cjs',
         `const PgStore = require('koa-pg-store')
@@ -202,7 +202,7 @@ describe('the packed package', function () {
       ])
     })
 
-    it('gives both in one process the same class', async () => {
+    it('exports the same class to both in one process', async () => {
       const file = await write(
         'both.cjs',
         `const PgStore = require('koa-pg-store')
@@ -263,7 +263,7 @@ describe('the packed package', function () {
       expect(printed).to.deep.equal([[true, true, true], { visits: 1 }])
     })
 
-    it('names the class as a type too, however it is imported', async () => {
+    it('exports the class as a type too, for every kind of import', async () => {
       const open = 'export const open = (url: string): PgStore => new PgStore(url)\n'
       await compile('nodenext', {
         'named.ts': `import { PgStore } from 'koa-pg-store'\n${open}`,
@@ -274,41 +274,46 @@ describe('the packed package', function () {
       })
     })
 
-    it('refuses what the store would refuse', async () => {
+    it('refuses what the store refuses', async () => {
       await compile('nodenext', {
         'wrong.ts': `import { PgStore, type PgStoreOptions } from 'koa-pg-store'
-        // @ts-expect-error: there is no such option
+        // @ts-expect-error: no such option
         export const options: PgStoreOptions = { tabel: 'session' }
-        // @ts-expect-error: nor here
+        // @ts-expect-error: no such option
         export const a = new PgStore('', { tabel: 'session' })
         // @ts-expect-error: not a number
         export const b = new PgStore('', { ttl: '1 day' })
-        // @ts-expect-error: nowhere to connect to
+        // @ts-expect-error: no connection
         export const c = new PgStore()
         // @ts-expect-error: not a connection
         export const d = new PgStore(5432)
         // @ts-expect-error: not an object
         export const e = b.set('a-session', 'signed in')
-        // @ts-expect-error: it may not be there
+        // @ts-expect-error: may be undefined
         export const f = (await b.get('a-session')).visits`,
       })
     })
   })
 
-  describe('in one file made by esbuild', () => {
+  describe('in a bundle by esbuild', () => {
     async function bundle(name: string, text: string, options: BuildOptions): Promise<string> {
       const outfile = join(alone, name)
       const entry = await write(`bundled-${name}`, text)
       const result = await build({
-        ...{ entryPoints: [entry], outfile, bundle: true, platform: 'node', external: ['pg-native'] },
-        ...{ logLevel: 'silent', ...options },
+        entryPoints: [entry],
+        outfile,
+        bundle: true,
+        platform: 'node',
+        external: ['pg-native'],
+        logLevel: 'silent',
+        ...options,
       })
       expect(result.warnings).to.deep.equal([])
       return outfile
     }
 
-    /** Runs a bundle that has neither node_modules nor sql/ beside it. */
-    async function makesItsTable(file: string): Promise<void> {
+    /** Expects that a bundle creates its table without node_modules or sql/ beside it. */
+    async function expectTable(file: string): Promise<void> {
       const url = await freshDatabase()
       expect(await readdir(alone)).to.deep.equal([file.slice(alone.length + 1)])
       expect(await values(file, url)).to.deep.equal([{ visits: 1 }])
@@ -316,28 +321,28 @@ describe('the packed package', function () {
       await rm(file)
     }
 
-    it('makes its table as an ES module', async () => {
+    it('creates its table as an ES module', async () => {
       const text = `import { PgStore } from 'koa-pg-store'\n${roundTrip}`
-      // pg is CommonJS, whose require() esbuild leaves to the user in an ES module.
+      // pg is CommonJS; in an ES module, esbuild leaves it to the user to define require().
       const js =
         "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"
-      await makesItsTable(await bundle('app.mjs', text, { format: 'esm', banner: { js } }))
+      await expectTable(await bundle('app.mjs', text, { format: 'esm', banner: { js } }))
     })
 
-    it('makes its table as a CommonJS module', async () => {
-      // esbuild's own require() knows no `module.exports` among the exports: the class has its name there.
+    it('creates its table as a CommonJS module', async () => {
+      // esbuild's require() ignores the export `module.exports`, so the class is imported by name.
       const text = `const { PgStore } = require('koa-pg-store')\nasync function main() { ${roundTrip} }\nmain()`
-      await makesItsTable(await bundle('app.cjs', text, { format: 'cjs' }))
+      await expectTable(await bundle('app.cjs', text, { format: 'cjs' }))
     })
 
-    it('makes its table as a CommonJS module that was an ES module', async () => {
+    it('creates its table as a CommonJS module from an ES module', async () => {
       const text = `import PgStore from 'koa-pg-store'\nasync function main() { ${roundTrip} }\nmain()`
-      await makesItsTable(await bundle('app.cjs', text, { format: 'cjs' }))
+      await expectTable(await bundle('app.cjs', text, { format: 'cjs' }))
     })
   })
 })
 
-/** What a new user does first. */
+/** The first program of a new user. */
 const roundTrip = `
   const store = new PgStore(process.argv[2])
   await store.set('a-session', { visits: 1 }, 60_000)
@@ -345,7 +350,7 @@ const roundTrip = `
   await store.close()
 `
 
-/** What types alone can say, for a module that imports `PgStore` and runs with a connection string. */
+/** Checks of types, for a module that imports `PgStore` and gets a connection string as its argument. */
 const typed = `
   import type { PgStoreOptions, Session } from 'koa-pg-store'
   const url = process.argv[2]
@@ -353,13 +358,13 @@ const typed = `
   type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false
   async function check() {
     const store = new PgStore(url, options)
-    const found = await store.get('a-session')
-    const isSession: Same<typeof found, Session | undefined> = true
+    const session = await store.get('a-session')
+    const isSession: Same<typeof session, Session | undefined> = true
     const saved: void = await store.set('a-session', { visits: 1 })
     const sid: string = await store.create({ visits: 1 }, { ttl: 1000 })
-    const alive: number = await store.count()
+    const active: number = await store.count()
     store.on('warning', (error) => console.error(error.message))
-    return { isSession, saved, sid, alive }
+    return { isSession, saved, sid, active }
   }
   void check
 `

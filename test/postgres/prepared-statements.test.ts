@@ -1,13 +1,14 @@
+// Statements of the request path are prepared, until a pooler rejects them.
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { freshDatabase } from '../helpers/server.js'
 
 describe('prepared statements', () => {
-  /** With the one connection that the store uses. */
+  /** Calls `use` with a store and a function that queries over the store's only connection. */
   async function withPool(
     options: PgStoreOptions,
-    use: (store: PgStore, ask: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>,
+    use: (store: PgStore, query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>,
   ): Promise<void> {
     const pool = new pg.Pool({ connectionString: await freshDatabase(), max: 1 })
     const store = new PgStore(pool, { cache: false, ...options })
@@ -16,7 +17,7 @@ describe('prepared statements', () => {
     await pool.end()
   }
 
-  /** Twice: what is loaded, or was saved, is saved by other statements than what is new. */
+  /** Twice, since a loaded session is saved by another statement than a new one. */
   async function callEach(store: PgStore): Promise<void> {
     await callOnce(store)
     await callOnce(store)
@@ -33,30 +34,29 @@ describe('prepared statements', () => {
 
   const names = 'select name from pg_prepared_statements'
 
-  it('are used, each once on a connection', () =>
-    withPool({}, async (store, ask) => {
-      // Of saves there are two kinds: of what was loaded, and of what wasn't.
+  it('are prepared once on a connection', () =>
+    withPool({}, async (store, query) => {
       await callEach(store)
       await callEach(store)
-      const once = (await ask(names)).length
-      expect(once).to.be.above(3)
+      const count = (await query(names)).length
+      expect(count).to.be.above(3)
       await callEach(store)
-      expect(await ask(names)).to.have.length(once)
+      expect(await query(names)).to.have.length(count)
     }))
 
   it('are not used with prepare: false', () =>
-    withPool({ prepare: false }, async (store, ask) => {
+    withPool({ prepare: false }, async (store, query) => {
       await callEach(store)
-      expect(await ask(names)).to.deep.equal([])
+      expect(await query(names)).to.deep.equal([])
     }))
 
-  it('are given up, without an error, where a pooler does not keep them', () =>
-    withPool({}, async (store, ask) => {
-      for (let time = 0; time < 3; time++) {
+  it('are given up, without an error, if a pooler drops them', () =>
+    withPool({}, async (store, query) => {
+      for (let round = 0; round < 3; round++) {
         await callEach(store)
-        await ask('deallocate all')
+        await query('deallocate all')
       }
       await callEach(store)
-      expect(await ask(names)).to.deep.equal([])
+      expect(await query(names)).to.deep.equal([])
     }))
 })

@@ -1,5 +1,5 @@
 import { expect } from 'chai'
-import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import type { PgStoreOptions } from '../../lib/index.js'
 import { Instance, trusted } from '../helpers/instance.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
@@ -149,53 +149,5 @@ describe('deleteAttribute', () => {
       expect(active.map(({ session }) => session)).to.deep.equal([{ userId: 'ann', n: 3 }])
       await store.destroySessionsOf('ann')
     }
-  })
-})
-
-describe('maxAttributeBytes', () => {
-  it('limits each attribute, in bytes of UTF-8, before anything is written', async () => {
-    const url = await freshDatabase()
-    await using store = new PgStore(url, { maxAttributeBytes: 10, maxBytes: 60 })
-    // 8 bytes of text and the quotes of JSON.
-    const fits = { a: '12345678', b: 'ääää', c: '🙂🙂', d: [123, 567] }
-    await store.set('a', fits)
-    const before = await sql(url, 'select * from session')
-    const cases: [object, object][] = [
-      [{ a: '123456789' }, { attribute: 'a', bytes: 11, maxBytes: 10 }],
-      [
-        { a: 1, b: 'äääää' },
-        { attribute: 'b', bytes: 12, maxBytes: 10 },
-      ],
-      [{ c: '🙂🙂x' }, { attribute: 'c', bytes: 11, maxBytes: 10 }],
-      [{ cookie: { path: '/' } }, { attribute: 'cookie', bytes: 12, maxBytes: 10 }],
-      [JSON.parse('{"__proto__":"123456789"}'), { attribute: '__proto__', bytes: 11, maxBytes: 10 }],
-      [
-        Object.fromEntries([...'abcdefg'].map((name) => [name, 'ääää'])),
-        { attribute: undefined, bytes: 106, maxBytes: 60 },
-      ],
-    ]
-    for (const [session, what] of cases) {
-      const error = await store.set('a', session).then(
-        () => expect.fail(`saved ${JSON.stringify(session)}`),
-        (error: unknown) => error,
-      )
-      expect(error).to.include({ name: 'SessionTooLargeError', ...what })
-    }
-    expect(await sql(url, 'select * from session')).to.deep.equal(before)
-    expect(await store.get('a')).to.deep.equal(fits)
-  })
-
-  it('applies to the merged session, and a save that is refused changes nothing', async () => {
-    const url = await freshDatabase()
-    await using store = await trusted(url, { maxBytes: 40 })
-    await store.set('x', {})
-    const [one, two] = [(await store.get('x')) ?? {}, (await store.get('x')) ?? {}]
-    await store.set('x', Object.assign(one, { one: 'x'.repeat(20) }))
-    const error = await store.set('x', Object.assign(two, { two: 'x'.repeat(20) })).then(
-      () => undefined,
-      (error: unknown) => error,
-    )
-    expect(error).to.include({ name: 'SessionTooLargeError', bytes: 59 })
-    expect(await store.get('x', { fresh: true })).to.deep.equal({ one: 'x'.repeat(20) })
   })
 })

@@ -116,7 +116,7 @@ describe('a table of koa-pg-session', () => {
     const url = await freshDatabase()
     const child = start('old-software.js', [url])
     try {
-      expect(await message(child)).to.equal('under way')
+      expect(await message(child)).to.equal('running')
       const sids: string[] = []
       await withStore(url, { hashIds: false }, async (store) => {
         for (let n = 0; n < 100; n++) sids.push(await store.create({ n }))

@@ -1,6 +1,8 @@
 import { expect } from 'chai'
 import pg from 'pg'
 import { type ConnectionSource, PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { trusted } from '../helpers/instance.js'
+import { freshDatabase, sql } from '../helpers/server.js'
 
 const url = 'postgres://user:secret@localhost/app'
 
@@ -227,5 +229,53 @@ describe('new PgStore', () => {
     await new Promise((resolve) => setImmediate(resolve))
     expect(warnings).to.deep.equal([])
     await store.close()
+  })
+})
+
+describe('the size of an attribute', () => {
+  it('is limited by maxAttributeBytes, in bytes of UTF-8, before anything is written', async () => {
+    const url = await freshDatabase()
+    await using store = new PgStore(url, { maxAttributeBytes: 10, maxBytes: 60 })
+    // JSON has the quotes too: 8 bytes of text.
+    const fits = { a: '12345678', b: 'ääää', c: '🙂🙂', d: [123, 567] }
+    await store.set('a', fits)
+    const before = await sql(url, 'select * from session')
+    const cases: [object, object][] = [
+      [{ a: '123456789' }, { attribute: 'a', bytes: 11, maxBytes: 10 }],
+      [
+        { a: 1, b: 'äääää' },
+        { attribute: 'b', bytes: 12, maxBytes: 10 },
+      ],
+      [{ c: '🙂🙂x' }, { attribute: 'c', bytes: 11, maxBytes: 10 }],
+      [{ cookie: { path: '/' } }, { attribute: 'cookie', bytes: 12, maxBytes: 10 }],
+      [JSON.parse('{"__proto__":"123456789"}'), { attribute: '__proto__', bytes: 11, maxBytes: 10 }],
+      [
+        Object.fromEntries([...'abcdefg'].map((name) => [name, 'ääää'])),
+        { attribute: undefined, bytes: 106, maxBytes: 60 },
+      ],
+    ]
+    for (const [session, expected] of cases) {
+      const error = await store.set('a', session).then(
+        () => expect.fail(`saved ${JSON.stringify(session)}`),
+        (error: unknown) => error,
+      )
+      expect(error).to.include({ name: 'SessionTooLargeError', ...expected })
+    }
+    expect(await sql(url, 'select * from session')).to.deep.equal(before)
+    expect(await store.get('a')).to.deep.equal(fits)
+  })
+
+  it('is checked again after a merge, and the stored session is kept', async () => {
+    const url = await freshDatabase()
+    await using store = await trusted(url, { maxBytes: 40 })
+    await store.set('x', {})
+    const [one, two] = [(await store.get('x')) ?? {}, (await store.get('x')) ?? {}]
+    await store.set('x', Object.assign(one, { one: 'x'.repeat(20) }))
+    const error = await store.set('x', Object.assign(two, { two: 'x'.repeat(20) })).then(
+      () => undefined,
+      (error: unknown) => error,
+    )
+    expect(error).to.include({ name: 'SessionTooLargeError', bytes: 59 })
+    expect(await store.get('x', { fresh: true })).to.deep.equal({ one: 'x'.repeat(20) })
   })
 })

@@ -1,5 +1,3 @@
-import type { ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
 import { expect } from 'chai'
 import pg from 'pg'
 import {
@@ -9,7 +7,6 @@ import {
   type PgStoreOptions,
   type SweepResult,
 } from '../../lib/index.js'
-import { message, start } from '../helpers/processes.js'
 import { rejection } from '../helpers/rejection.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
@@ -427,112 +424,5 @@ describe('sweep()', () => {
     const { url } = await open()
     const indexes = await sql(url, `select indexdef from pg_indexes where tablename = 'session'`)
     expect(indexes.map(({ indexdef }) => indexdef).join()).not.to.match(/expiry|last_access/)
-  })
-})
-
-describe('the schedule of sweeps', () => {
-  it('sweeps by a cron expression, and continues after a failure', async () => {
-    const url = await freshDatabase()
-    const store = new PgStore(url, { hashIds: false, cleanup: '* * * * * *', create: false })
-    const warnings: Error[] = []
-    store.on('warning', (error) => warnings.push(error))
-    const setup = new PgStore(url, noSchedule)
-    await setup.setup()
-    await setup.close()
-    await store.setup()
-    await sql(url, fill(10))
-    await until(async () => (await rows(url)) === 0)
-    await sql(url, 'alter table session rename to elsewhere')
-    await until(() => warnings.some(({ message }) => message.includes('session')))
-    await sql(url, 'alter table elsewhere rename to session')
-    await sql(url, fill(10))
-    await until(async () => (await rows(url)) === 0)
-    await store.close()
-  })
-
-  it('sweeps every cleanupTime ms', async () => {
-    const url = await freshDatabase()
-    const store = new PgStore(url, { hashIds: false, cleanupTime: 200 })
-    await store.setup()
-    for (let round = 0; round < 3; round++) {
-      await sql(url, fill(10))
-      await until(async () => (await rows(url)) === 0)
-    }
-    await store.close()
-  })
-
-  it('does not keep the process running', async () => {
-    const url = await freshDatabase()
-    for (const options of [{}, { cleanup: '* * * * * *' }, { cleanupTime: 50 }]) {
-      const child = start('calls.js', [url, JSON.stringify(options)])
-      child.send(['setup'])
-      await message(child)
-      child.disconnect()
-      const [code] = await once(child, 'exit')
-      expect(code).to.equal(0)
-    }
-  })
-
-  it('sweeps in one of four processes, in another when that one is killed, and deletes no active session', async () => {
-    const url = await freshDatabase()
-    const first = new PgStore(url, noSchedule)
-    await first.setup()
-    await sql(url, fill(300, '1 hour', 'active'))
-    // A trigger makes a sweep wait at a row until the test deletes the row's id from `gate`. A lock would not do: the sweep
-    // would soon give up waiting, and repeat the batch with all of its rows locked, also those that the test touches.
-    await sql(
-      url,
-      `create table gate (id text);
-       create function wait() returns trigger language plpgsql as
-         'begin while exists (select from gate where id = old.id) loop perform pg_sleep(0.02); end loop; return old; end';
-       create trigger wait before delete on session for each row execute function wait()`,
-    )
-    const isWaiting = `select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`
-    const children = new Map<string, ChildProcess>()
-    try {
-      for (const name of ['ann', 'bob', 'cid', 'dan']) {
-        const child = start('sweep-app.js', [`${url}?application_name=${name}`, '200'])
-        children.set(name, child)
-        await message(child)
-      }
-      const isExpired = `id like 'expired%' and expiry <= now()`
-      for (let round = 0; round < 3; round++) {
-        // Waits at a row in the middle of the table, in the order of a sweep.
-        await sql(
-          url,
-          `begin; ${fill(5_000)};
-           insert into gate select id from session where id like 'expired%' order by ctid offset 2500 limit 1; commit`,
-        )
-        await until(async () => (await sql(url, isWaiting)).length > 0)
-        // The other processes find the lock taken and skip this sweep.
-        await until(async () => (await sql(url, lockHolders)).length === 1)
-        const [holder] = await sql<{ name: string }>(url, lockHolders)
-        const touched = await sql<{ id: string }>(
-          url,
-          `update session set expiry = now() + interval '1 hour' where id in
-             (select id from session where ${isExpired} order by ctid desc limit 100) returning id`,
-        )
-        expect(touched).to.have.length(100)
-        const name = holder?.name ?? ''
-        expect([...children.keys()]).to.include(name)
-        if (round < 2) {
-          children.get(name)?.kill('SIGKILL')
-          children.delete(name)
-        }
-        await sql(url, 'delete from gate')
-        await until(async () => (await rows(url, isExpired)) === 0)
-        expect(await rows(url, `id like 'expired%'`)).to.equal(100)
-        await sql(url, `delete from session where id like 'expired%'`)
-      }
-      expect(await rows(url, `id like 'active%'`)).to.equal(300)
-    } finally {
-      const running = [...children.values()].filter(
-        ({ exitCode, signalCode }) => exitCode === null && !signalCode,
-      )
-      const exits = running.map((child) => once(child, 'exit'))
-      for (const child of running) child.disconnect()
-      await Promise.all(exits)
-      await first.close()
-    }
   })
 })

@@ -1,4 +1,4 @@
-// The types of sessionKey, as a user's code meets them: no cast, and no value of another type.
+// The types of sessionKey in a user's code: no cast is needed, and no value of another type is accepted.
 import { type } from 'arktype'
 import * as v from 'valibot'
 import * as z from 'zod'
@@ -7,7 +7,7 @@ import { exact } from './exact.js'
 
 declare const session: Session | null
 
-// With a schema of zod, and without a default.
+// A zod schema, without a default.
 const cart = sessionKey('cart', z.array(z.object({ id: z.number(), note: z.string().optional() })))
 type Item = { id: number; note?: string | undefined }
 exact<ReturnType<typeof cart.get>, Item[] | undefined>()
@@ -19,37 +19,37 @@ cart.update(session, (items) => {
 })
 // @ts-expect-error an id is a number
 cart.set(session, [{ id: '7' }])
-// @ts-expect-error nothing is not a cart
+// @ts-expect-error undefined is not a cart
 cart.set(session, undefined)
-// @ts-expect-error there may be no cart
+// @ts-expect-error the cart may be undefined
 cart.get(session).length
-// @ts-expect-error what update answers is checked too
+// @ts-expect-error the value that the updater returns is checked too
 cart.update(session, () => [{ id: '7' }])
-// @ts-expect-error a session is no string
+// @ts-expect-error a session is not a string
 cart.get('session')
-// @ts-expect-error the name is a name
+// @ts-expect-error the name is read-only
 cart.name = 'basket'
 
-// A default leaves no undefined.
+// With a default, the value is never undefined.
 const visits = sessionKey('visits', z.number(), { default: 0 })
 exact<ReturnType<typeof visits.get>, number>()
 exact<ReturnType<typeof visits.update>, number>()
 visits.update(session, (n) => n + 1)
-// @ts-expect-error a default is checked as a value is
+// @ts-expect-error the default has to match the schema
 sessionKey('visits', z.number(), { default: '0' })
 // @ts-expect-error a ttl is a number of milliseconds
 sessionKey('visits', z.number(), { ttl: '5 min' })
-// @ts-expect-error there is no such option
+// @ts-expect-error no such option
 sessionKey('visits', z.number(), { maxAge: 5 })
 
-// What is saved and what comes out may be of different types.
+// A schema may transform the stored value into another type.
 const since = sessionKey(
   'since',
   z.iso.datetime().transform((text) => new Date(text)),
 )
 exact<ReturnType<typeof since.get>, Date | undefined>()
 exact<Parameters<typeof since.set>[1], string>()
-// @ts-expect-error it is saved as a string
+// @ts-expect-error the stored value is a string
 since.set(session, new Date())
 
 // Valibot and ArkType.
@@ -62,7 +62,7 @@ exact<ReturnType<typeof user.get>, { id: number; name?: string } | undefined>()
 // @ts-expect-error a user has an id
 user.set(session, { name: 'ann' })
 
-// Without a schema, the type is what the caller says; unsaid, it is unknown, and from a default, the default's.
+// Without a schema, the caller gives the type; otherwise it is unknown.
 const role = sessionKey<'admin' | 'guest'>('role')
 exact<typeof role, SessionKey<'admin' | 'guest', 'admin' | 'guest', undefined>>()
 // @ts-expect-error no such role
@@ -71,5 +71,5 @@ const count = sessionKey<number>('count', undefined, { default: 0, ttl: 5_000 })
 exact<ReturnType<typeof count.get>, number>()
 exact<ReturnType<ReturnType<typeof sessionKey>['get']>, unknown>()
 
-// @ts-expect-error this is no schema
+// @ts-expect-error not a schema
 sessionKey('cart', { parse: () => [] })

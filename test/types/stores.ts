@@ -1,4 +1,4 @@
-// The types of stores: who may stand for whom.
+// The types of stores: which one can be used as a SessionStore, and which as a SessionCache.
 import type Koa from 'koa'
 import type RedisStore from 'koa-redis'
 import koaSession from 'koa-session'
@@ -24,20 +24,20 @@ export async function stores(): Promise<void> {
     exact<typeof session, Session | undefined>()
     koaSession({ store }, app)
   }
-  // @ts-expect-error koa-redis knows no session by null: it may be a cache, not a store
+  // @ts-expect-error koa-redis returns null for a missing session: it can be a cache, not a store
   redis satisfies SessionStore
   redis satisfies SessionCache
   new CachedStore(memory, redis)
-  // @ts-expect-error a cache has to forget
+  // @ts-expect-error a cache needs destroy
   new CachedStore(memory, { get: redis.get, set: redis.set })
   // @ts-expect-error no such option
   new CachedStore(memory, redis, { max: 5 })
 
-  const known = await memory.get<{ user: string }>('sid')
-  exact<typeof known, { user: string } | undefined>()
-  const left = await memory.getWithTtl('sid')
-  exact<typeof left, SessionWithTtl | undefined>()
-  // @ts-expect-error a ttl is a number, 'session' or nothing
+  const typed = await memory.get<{ user: string }>('sid')
+  exact<typeof typed, { user: string } | undefined>()
+  const withTtl = await memory.getWithTtl('sid')
+  exact<typeof withTtl, SessionWithTtl | undefined>()
+  // @ts-expect-error a ttl is a number, 'session', null or undefined
   await memory.set('sid', {}, '1 day')
   // @ts-expect-error a session is an object
   await pg.set('sid', 'session')

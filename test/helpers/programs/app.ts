@@ -1,11 +1,11 @@
-// One of several processes of an application: its sessions are in a database, and some of its requests wait for others.
+// A Koa application in a child process. Its slow requests wait until the test opens their gate.
 import { once } from 'node:events'
 import Koa from 'koa'
 import session from 'koa-generic-session'
 import { PgStore } from '../../../lib/index.js'
 import { listen } from '../http.js'
 
-/** What it tells the process that started it. */
+/** The message to the parent process once the application listens. */
 export interface Listening {
   url: string
 }
@@ -19,7 +19,7 @@ const [url = ''] = process.argv.slice(2)
 const prefix = 'koa:sess:'
 const store = new PgStore(url)
 
-/** Where a slow request waits until somebody lets it go on. */
+/** Where a slow request waits until the test opens it. */
 class Gate {
   readonly arrived: Promise<void>
   readonly opened: Promise<void>
@@ -38,16 +38,16 @@ class Gate {
 
 const gates = new Map<string, Gate>()
 
-function gate(ctx: Koa.Context | Context): Gate {
+function gateOf(ctx: Koa.Context | Context): Gate {
   const name = String(ctx.query.gate)
-  const found = gates.get(name) ?? new Gate()
-  gates.set(name, found)
-  return found
+  const gate = gates.get(name) ?? new Gate()
+  gates.set(name, gate)
+  return gate
 }
 
-async function wait(ctx: Context): Promise<void> {
-  gate(ctx).arrive()
-  await gate(ctx).opened
+async function waitAtGate(ctx: Context): Promise<void> {
+  gateOf(ctx).arrive()
+  await gateOf(ctx).opened
 }
 
 const routes: Record<string, (ctx: Context) => unknown> = {
@@ -58,29 +58,29 @@ const routes: Record<string, (ctx: Context) => unknown> = {
   '/sign-out': (ctx) => {
     ctx.session = null
   },
-  // Each has loaded the session when it begins to wait.
+  // These load the session before they wait.
   '/slow/keep': async (ctx) => {
-    await wait(ctx)
+    await waitAtGate(ctx)
     Object.assign(ctx.session ?? {}, { late: true })
   },
   '/slow/replace': async (ctx) => {
     const { name } = ctx.session ?? {}
-    await wait(ctx)
+    await waitAtGate(ctx)
     ctx.session = { name, late: true }
   },
   '/slow/force': async (ctx) => {
-    await wait(ctx)
+    await waitAtGate(ctx)
     ctx.sessionSave = true
   },
   '/slow/touch': async (ctx) => {
-    await wait(ctx)
+    await waitAtGate(ctx)
     await store.touch(prefix + ctx.sessionId, 7 * 24 * 3_600_000)
   },
   '/slow/sign-out': async (ctx) => {
-    await wait(ctx)
+    await waitAtGate(ctx)
     ctx.session = null
   },
-  // Each ends the process as soon as the store says that it is done.
+  // These kill the process as soon as the store has resolved.
   '/save-and-die': async (ctx) => {
     Object.assign(ctx.session ?? {}, { saved: true })
     await ctx.saveSession()
@@ -95,18 +95,18 @@ const routes: Record<string, (ctx: Context) => unknown> = {
 const app = new Koa()
 app.keys = ['a key that all processes share']
 app.use(async (ctx, next) => {
-  if (ctx.path === '/gate/arrived') await gate(ctx).arrived
-  else if (ctx.path === '/gate/open') gate(ctx).open()
+  if (ctx.path === '/gate/arrived') await gateOf(ctx).arrived
+  else if (ctx.path === '/gate/open') gateOf(ctx).open()
   else return next()
   ctx.body = 'done'
 })
 app.use(session({ store, prefix }))
 app.use(async (ctx) => {
-  ctx.body = (await routes[ctx.path]?.(ctx as unknown as Context)) ?? 'nobody'
+  ctx.body = (await routes[ctx.path]?.(ctx as unknown as Context)) ?? 'anonymous'
 })
 
-const served = await listen(app)
-process.send?.({ url: served.url } satisfies Listening)
+const server = await listen(app)
+process.send?.({ url: server.url } satisfies Listening)
 await once(process, 'disconnect')
-await served.stop()
+await server.stop()
 await store.close()

@@ -1,4 +1,4 @@
-// An instance in a process of its own: makes calls of a store as it is told, and answers what came of them.
+// A store in a child process: makes the calls it is sent and replies with their outcomes.
 import { PgStore, type PgStoreOptions } from '../../../lib/index.js'
 
 const [url = '', options = '{}'] = process.argv.slice(2)
@@ -24,13 +24,14 @@ export type Call = [
   ),
   ...unknown[],
 ]
+
 /** What it resolved or rejected with. */
 export interface Outcome {
   value?: unknown
   error?: string
 }
 
-async function make([method, ...args]: Call): Promise<Outcome> {
+async function callStore([method, ...args]: Call): Promise<Outcome> {
   try {
     return { value: await Reflect.apply(store[method], store, args) }
   } catch (error) {
@@ -38,8 +39,8 @@ async function make([method, ...args]: Call): Promise<Outcome> {
   }
 }
 
-/** One call, or several to be made at the same time. */
-process.on('message', async (order: Call | Call[]) => {
-  const isList = (order: Call | Call[]): order is Call[] => Array.isArray(order[0])
-  process.send?.(isList(order) ? await Promise.all(order.map(make)) : await make(order))
+/** A message is one call, or a list of calls to make at the same time. */
+process.on('message', async (request: Call | Call[]) => {
+  const isList = (request: Call | Call[]): request is Call[] => Array.isArray(request[0])
+  process.send?.(isList(request) ? await Promise.all(request.map(callStore)) : await callStore(request))
 })

@@ -1,4 +1,4 @@
-// An application with koa-generic-session that counts visits, in a process of its own, without a listener for anything.
+// A Koa application in a child process that counts visits and listens to no event of its store.
 import type { AddressInfo } from 'node:net'
 import Koa from 'koa'
 import session from 'koa-generic-session'

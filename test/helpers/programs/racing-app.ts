@@ -1,4 +1,4 @@
-// One of several processes of an application with either middleware, under load: what requests of one browser do at once.
+// A Koa application in a child process, under load, with either middleware: concurrent requests of one browser race.
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Koa from 'koa'
@@ -14,11 +14,11 @@ const [url = '', middleware = ''] = process.argv.slice(2)
 const prefix = 'koa:sess:'
 const isGeneric = middleware === 'koa-generic-session'
 const store = new PgStore(url, { touch: { interval: 100 } })
-// From the beginning: it keeps this process alive.
-const ended = once(process, 'disconnect')
+// Listens from the start, since this keeps the process running.
+const disconnected = once(process, 'disconnect')
 await Promise.all([store.setup(), once(store, 'trust')])
 
-/** Where slow requests wait until somebody lets them go on. */
+/** Where slow requests wait until the test opens it. */
 class Gate {
   #arrivals = 0
   readonly #waiting: { count: number; resolve: () => void }[] = []
@@ -43,10 +43,10 @@ class Gate {
 
 const gates = new Map<unknown, Gate>()
 
-function gate({ query }: Koa.Context | Context): Gate {
-  const found = gates.get(query.gate) ?? new Gate()
-  gates.set(query.gate, found)
-  return found
+function gateOf({ query }: Koa.Context | Context): Gate {
+  const gate = gates.get(query.gate) ?? new Gate()
+  gates.set(query.gate, gate)
+  return gate
 }
 
 function sid(ctx: Context): string {
@@ -62,27 +62,27 @@ const routes: Record<string, (ctx: Context) => unknown> = {
   '/sign-out': (ctx) => {
     ctx.session = null
   },
-  // At work while the other request is.
+  // Overlaps with the other request.
   '/add': async (ctx) => {
     await sleep(Math.random() * 5)
     Object.assign(ctx.session ?? {}, { [String(ctx.query.name)]: true })
   },
-  // Each has loaded the session when it begins to wait.
+  // These load the session before they wait.
   '/slow/keep': async (ctx) => {
-    await gate(ctx).pass()
+    await gateOf(ctx).pass()
     Object.assign(ctx.session ?? {}, { late: true })
   },
   '/slow/replace': async (ctx) => {
-    await gate(ctx).pass()
+    await gateOf(ctx).pass()
     ctx.session = { name: 'ann', late: true }
   },
   '/slow/force': async (ctx) => {
-    await gate(ctx).pass()
+    await gateOf(ctx).pass()
     if (isGeneric) ctx.sessionSave = true
     else await (ctx.session as { save?(): Promise<void> } | null)?.save?.()
   },
   '/slow/touch': async (ctx) => {
-    await gate(ctx).pass()
+    await gateOf(ctx).pass()
     await store.touch(sid(ctx), 7 * 24 * 3_600_000)
   },
 }
@@ -90,8 +90,8 @@ const routes: Record<string, (ctx: Context) => unknown> = {
 const app = new Koa()
 app.keys = ['a key that all processes share']
 app.use(async (ctx, next) => {
-  if (ctx.path === '/gate/arrived') await gate(ctx).arrived(Number(ctx.query.count))
-  else if (ctx.path === '/gate/open') gate(ctx).open()
+  if (ctx.path === '/gate/arrived') await gateOf(ctx).arrived(Number(ctx.query.count))
+  else if (ctx.path === '/gate/open') gateOf(ctx).open()
   else if (ctx.path === '/conflicts') {
     ctx.body = String((await store.stats()).conflicts)
     return
@@ -100,14 +100,14 @@ app.use(async (ctx, next) => {
 })
 app.use(isGeneric ? genericSession({ store, prefix }) : createSession({ store }, app))
 app.use(async (ctx) => {
-  ctx.body = (await routes[ctx.path]?.(ctx as unknown as Context)) ?? 'nobody'
+  ctx.body = (await routes[ctx.path]?.(ctx as unknown as Context)) ?? 'anonymous'
 })
 
-/** Other people's sessions: reads, saves and touches that go into one statement with those of the test. */
-let isOver = false
-async function load(): Promise<void> {
+/** Reads, saves and touches other sessions, which are batched with those of the test. */
+let isStopping = false
+async function generateLoad(): Promise<void> {
   const ids = await Promise.all(Array.from({ length: 20 }, () => store.create({ load: 0 })))
-  for (let n = 1; !isOver; n++) {
+  for (let n = 1; !isStopping; n++) {
     await Promise.all(
       ids.map(async (id, m) => {
         if ((n + m) % 3 === 0) await store.set(id, { load: n })
@@ -119,11 +119,11 @@ async function load(): Promise<void> {
   }
 }
 
-const loading = load()
-const served = await listen(app)
-process.send?.({ url: served.url } satisfies Listening)
-await ended
-isOver = true
-await loading
-await served.stop()
+const load = generateLoad()
+const server = await listen(app)
+process.send?.({ url: server.url } satisfies Listening)
+await disconnected
+isStopping = true
+await load
+await server.stop()
 await store.close()

@@ -1,9 +1,9 @@
-// An instance in a process of its own that sweeps every second, and says what each sweep did.
+// A store in a child process that sweeps every second.
 import { once } from 'node:events'
 import { PgStore } from '../../../lib/index.js'
 
 const [url = '', batchSize = '5000'] = process.argv.slice(2)
-// A test that holds up a sweep may take its time.
+// The test may hold up a sweep for longer than the default timeout.
 const store = new PgStore(
   { connectionString: url, query_timeout: 60_000 },
   {
@@ -11,7 +11,6 @@ const store = new PgStore(
     cleanup: { cron: '* * * * * *', batchSize: Number(batchSize) },
   },
 )
-store.on('sweep', (result) => process.send?.(result))
 await store.setup()
 process.send?.('ready')
 await once(process, 'disconnect')

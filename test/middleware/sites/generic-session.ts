@@ -1,12 +1,12 @@
-// Applications with koa-generic-session 2: their routes, and how they are served.
+// Serves applications with koa-generic-session 2, with routes that all of its tests share.
 import type { EventEmitter } from 'node:events'
 import type Koa from 'koa'
-import session from 'koa-generic-session'
-import { bodyOf, type Fixture, type Kept, type Site } from '../../helpers/fixture.js'
+import genericSession, { type SessionOptions } from 'koa-generic-session'
+import { type Attributes, bodyOf, type Fixture, type Site } from '../../helpers/fixture.js'
 
 export type Context = Omit<Koa.Context, 'session' | 'sessionStore'> & {
-  /** With the option `defer`, a promise of it. */
-  session: Kept | null
+  /** A promise of it with the option `defer`. */
+  session: Attributes | null
   sessionId: string
   sessionStore: EventEmitter
   saveSession(): Promise<void>
@@ -14,27 +14,27 @@ export type Context = Omit<Koa.Context, 'session' | 'sessionStore'> & {
 
 export type Routes = Record<string, (ctx: Context) => unknown>
 
-/** The middleware's options, with those that its types don't know. */
-export type Options = Omit<session.SessionOptions, 'ttl' | 'cookie'> & {
-  ttl?: number | ((session: Kept) => number | undefined)
+/** The middleware's options, including those that its types leave out. */
+export type Options = Omit<SessionOptions, 'ttl' | 'cookie'> & {
+  ttl?: number | ((session: Attributes) => number | undefined)
   cookie?: { maxAge?: number | null; expires?: Date; signed?: boolean; path?: string }
 }
 
-/** The session's attributes, whether the option `defer` makes a promise of it or not. */
-export async function attributes(ctx: Context): Promise<Kept> {
-  return (await ctx.session) as Kept
+/** Returns the session, with or without the option `defer`. */
+export async function sessionOf(ctx: Context): Promise<Attributes> {
+  return (await ctx.session) as Attributes
 }
 
 const commonRoutes: Routes = {
-  '/': async (ctx) => (await attributes(ctx)).name ?? 'nobody',
+  '/': async (ctx) => (await sessionOf(ctx)).name ?? 'anonymous',
   '/sign-in': async (ctx) => {
     const { name } = ctx.query
-    Object.assign(await attributes(ctx), { name })
+    Object.assign(await sessionOf(ctx), { name })
   },
   '/visit': async (ctx) => {
-    const kept = await attributes(ctx)
-    kept.visits = (kept.visits ?? 0) + 1
-    return kept.visits
+    const session = await sessionOf(ctx)
+    session.visits = (session.visits ?? 0) + 1
+    return session.visits
   },
   '/sign-out': (ctx) => {
     ctx.session = null
@@ -42,7 +42,7 @@ const commonRoutes: Routes = {
   '/idle': () => {},
 }
 
-/** An application of the common routes and those of a test. */
+/** Serves an application with the common routes and those of a test. */
 export function serveGenericSession(
   fixture: Fixture,
   store: object,
@@ -50,7 +50,7 @@ export function serveGenericSession(
   routes: Routes = {},
 ): Promise<Site> {
   return fixture.serve(
-    () => session({ ...options, store } as session.SessionOptions),
+    () => genericSession({ ...options, store } as SessionOptions),
     async (ctx) => {
       const route = { ...commonRoutes, ...routes }[ctx.path]
       if (route === undefined) return

@@ -1,9 +1,9 @@
-// Applications with koa-session: their routes, and how they are served.
+// Serves applications with koa-session, with routes that all of its tests share.
 import type Koa from 'koa'
 import { type CreateSessionOptions, createSession } from 'koa-session'
 import { bodyOf, type Fixture, type Site } from '../../helpers/fixture.js'
 
-/** What koa-session's types leave out. */
+/** koa-session's session, including what its types leave out. */
 interface Session {
   name?: unknown
   visits?: number
@@ -20,7 +20,7 @@ type Context = Omit<Koa.Context, 'session'> & { session: Session | Record<string
 export type Route = (ctx: Context, session: Session) => unknown
 
 const commonRoutes: Record<string, Route> = {
-  '/': (_, session) => session.name ?? 'nobody',
+  '/': (_, session) => session.name ?? 'anonymous',
   '/sign-in': (ctx, session) => {
     session.name = ctx.query.name
   },
@@ -34,7 +34,7 @@ const commonRoutes: Record<string, Route> = {
   '/idle': () => {},
 }
 
-/** An application of the common routes and those of a test. */
+/** Serves an application with the common routes and those of a test. */
 export function serveKoaSession(
   fixture: Fixture,
   options: CreateSessionOptions,

@@ -1,4 +1,4 @@
-// What mocha runs around all tests.
+// Mocha's root hooks: stop the shared PostgreSQL server after all tests.
 import { stopServer } from './server.js'
 
 export const mochaHooks = {
