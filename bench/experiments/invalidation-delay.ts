@@ -1,8 +1,8 @@
 // How long after a commit another process's cache is clean. npm run bench:delay
 import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { startPostgres } from '../../examples/postgres/server.js'
 import { PgStore } from '../../lib/index.js'
+import { startPostgres } from '../../test/support/postgres/server.js'
 
 const now = (): number => Number(process.hrtime.bigint()) / 1e6
 const [role, url = ''] = process.argv.slice(2)

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { Redis } from 'ioredis'
 import pg from 'pg'
-import { startPostgres } from '../../examples/postgres/server.js'
+import { startPostgres } from '../../test/support/postgres/server.js'
 
 const redisServer = 'redis-server'
 

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net'
 import Koa, { type Context, type Next } from 'koa'
 import session from 'koa-generic-session'
 import { DatabaseError, PgStore, SetupError } from 'koa-pg-store'
-import { startPostgres } from '../postgres/server.js'
+import { startPostgres } from '../../test/support/postgres/server.js'
 import { contentSecurityPolicy, problemPage, signInPage, welcomePage } from './pages.js'
 
 declare module 'koa-generic-session' {

@@ -5,10 +5,10 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect } from 'chai'
-import { startPostgres } from '../../examples/postgres/server.js'
 import { rejection } from '../helpers/rejection.js'
 import { freshDatabase, ownServer, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
+import { startPostgres } from '../support/postgres/server.js'
 
 const program = fileURLToPath(new URL('../../examples/app/app.js', import.meta.url))
 const children = new Set<ChildProcess>()
