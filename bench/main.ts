@@ -1,14 +1,15 @@
 // The bench: everybody in one run on one machine. npm run bench -- [--seconds 0.4] [--rounds 3] [--only name]…
 import { parseArgs } from 'node:util'
+import { startRedis } from '../test/support/redis.js'
 import { measure } from './comparison/measure.js'
 import { type Contender, open } from './comparison/peers.js'
-import { measureFloor } from './comparison/pgbench.js'
+import { hasPgbench, measureFloor } from './comparison/pgbench.js'
 import { measureRequests, measureRolling } from './comparison/requests.js'
 import { chart } from './report/chart.js'
 import { markdown, type Results, summary } from './report/markdown.js'
 import { environment, intoReadme, json, save } from './report/results.js'
 import { ratios } from './report/targets.js'
-import { output, startDatabase, startRedis } from './support/servers.js'
+import { startDatabase } from './support/database.js'
 import { newIds } from './support/sessions.js'
 
 const { values } = parseArgs({
@@ -45,10 +46,10 @@ async function run(): Promise<void> {
   cleanups.push(() => database.stop())
   const redis = await startRedis()
   if (redis) cleanups.push(() => redis.stop())
-  const hasPgbench = (await output('pgbench', ['--version'])) !== undefined
+  const withFloor = await hasPgbench()
   const leftOut = [
     ...(redis ? [] : ['koa-redis and ioredis: there is no redis-server (apt-get install redis-server)']),
-    ...(hasPgbench ? [] : ['the floor: there is no pgbench (apt-get install postgresql-contrib)']),
+    ...(withFloor ? [] : ['the floor: there is no pgbench (apt-get install postgresql-contrib)']),
   ]
   for (const who of leftOut) console.error(`Left out: ${who}`)
 
@@ -62,7 +63,7 @@ async function run(): Promise<void> {
     ...plan,
     leftOut,
     figures: await measure(contenders, ids, plan),
-    floor: hasPgbench && wants('pgbench') ? await measureFloor(database, plan) : [],
+    floor: withFloor && wants('pgbench') ? await measureFloor(database, plan) : [],
     requests: wants('requests') ? await measureRequests(database, plan) : [],
     rolling: wants('rolling') ? await measureRolling(database, plan) : [],
   }

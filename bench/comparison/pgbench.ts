@@ -1,10 +1,12 @@
 // What PostgreSQL itself does with the store's own statements, without Node: pgbench.
+import { execFile } from 'node:child_process'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import pg from 'pg'
 import { PgStore, type QueryFunction } from '../../lib/index.js'
-import { type Database, output } from '../support/servers.js'
+import type { Database } from '../support/database.js'
 import { newIds, session } from '../support/sessions.js'
 import type { Plan } from './measure.js'
 import { median } from './measure.js'
@@ -39,8 +41,8 @@ export async function measureFloor(database: Database, plan: Plan): Promise<Floo
         await writeFile(file, sql)
         const seconds = `${Math.max(1, Math.round(plan.seconds))}`
         const args = ['-n', '-M', 'prepared', '-c', `${connections}`, '-j', '1', '-T', seconds, '-f', file]
-        const printed = await output('pgbench', [...args, url])
-        const tps = /tps = ([\d.]+)/.exec(printed ?? '')?.[1]
+        const printed = await pgbench(...args, url)
+        const tps = /tps = ([\d.]+)/.exec(printed)?.[1]
         if (tps !== undefined) results[n]?.push(Number(tps) * sessions)
       }
     return runs.flatMap(({ statement, connections }, n) => {
@@ -49,6 +51,20 @@ export async function measureFloor(database: Database, plan: Plan): Promise<Floo
     })
   } finally {
     await rm(folder, { recursive: true, force: true })
+  }
+}
+
+export async function hasPgbench(): Promise<boolean> {
+  return (await pgbench('--version')) !== ''
+}
+
+/** What pgbench prints, or '' if it isn't installed or fails. */
+async function pgbench(...args: string[]): Promise<string> {
+  try {
+    return (await promisify(execFile)('pgbench', args)).stdout
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') console.error(String(error))
+    return ''
   }
 }
 

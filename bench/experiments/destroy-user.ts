@@ -4,7 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { PgStore } from '../../lib/index.js'
-import { startDatabase } from '../support/servers.js'
+import { startDatabase } from '../support/database.js'
 import { fill, newIds, session, turns } from '../support/sessions.js'
 
 const sessions = 10_000

@@ -8,11 +8,12 @@ import { fileURLToPath } from 'node:url'
 import Koa from 'koa'
 import koaSession from 'koa-generic-session'
 import { PgStore } from '../../lib/index.js'
+import { startRedis } from '../../test/support/redis.js'
 import type { Adapter } from '../comparison/peers.js'
 import { connectPgSimple } from '../comparison/postgres-peers.js'
 import { koaRedis } from '../comparison/redis-peers.js'
 import { count, table } from '../report/markdown.js'
-import { startDatabase, startRedis } from '../support/servers.js'
+import { startDatabase } from '../support/database.js'
 
 type Store = Pick<Adapter, 'get' | 'set' | 'destroy' | 'close'>
 type Context = Omit<Koa.Context, 'session'> & { session: Record<string, unknown> | null }

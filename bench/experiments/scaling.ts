@@ -6,7 +6,7 @@ import { PgStore } from '../../lib/index.js'
 import { median, repeat } from '../comparison/measure.js'
 import { count, machine, table } from '../report/markdown.js'
 import { environment, json, save } from '../report/results.js'
-import { startDatabase } from '../support/servers.js'
+import { startDatabase } from '../support/database.js'
 import { session, ttl } from '../support/sessions.js'
 
 const { values } = parseArgs({

@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util'
 import pg from 'pg'
 import Cursor from 'pg-cursor'
 import { type CleanupOptions, PgStore } from '../../lib/index.js'
-import { startDatabase } from '../support/servers.js'
+import { startDatabase } from '../support/database.js'
 import type { Latencies } from '../workers/sweep-load.js'
 
 const { values } = parseArgs({

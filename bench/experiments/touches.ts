@@ -15,7 +15,7 @@ import pg from 'pg'
 import { PgStore } from '../../lib/index.js'
 import { count, machine, table } from '../report/markdown.js'
 import { environment, json, save } from '../report/results.js'
-import { type Database, startDatabase } from '../support/servers.js'
+import { type Database, startDatabase } from '../support/database.js'
 import { fill, newIds, session, ttl, turns } from '../support/sessions.js'
 
 interface Design {

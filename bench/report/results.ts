@@ -2,7 +2,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import type { Database } from '../support/servers.js'
+import type { Database } from '../support/database.js'
 
 export interface Environment {
   readonly date: string
