@@ -10,7 +10,7 @@ import { freshDatabase, ownServer, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 import { startPostgres } from '../support/postgres/server.js'
 
-const program = fileURLToPath(new URL('../../examples/app/app.js', import.meta.url))
+const program = fileURLToPath(new URL('../../examples/app/start.js', import.meta.url))
 const children = new Set<ChildProcess>()
 
 class App {
