@@ -4,7 +4,7 @@ import { startPostgres } from '../../test/support/postgres/server.js'
 import { type AppOptions, type RunningApp, startApp } from './app.js'
 
 const { PORT, DATABASE_URL, KEYS } = process.env
-const developmentKey = 'known to everybody who has read this file'
+const developmentKey = 'public, as it stands in the source code'
 
 try {
   await main()
