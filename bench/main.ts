@@ -1,14 +1,17 @@
-// The bench: everybody in one run on one machine. npm run bench -- [--seconds 0.4] [--rounds 3] [--only name]…
+// npm run bench: measures all peers in one run on one machine.
+// npm run bench -- [--seconds 0.4] [--rounds 3] [--only name]…
 import { parseArgs } from 'node:util'
-import { measure } from './comparison/measure.js'
-import { type Contender, open } from './comparison/peers.js'
-import { measureFloor } from './comparison/pgbench.js'
+import { startRedis } from '../test/support/redis.js'
+import { measureOperations, readPlan } from './comparison/measure.js'
+import { openPeers } from './comparison/peers.js'
+import { hasPgbench, measureStatements } from './comparison/pgbench.js'
 import { measureRequests, measureRolling } from './comparison/requests.js'
 import { chart } from './report/chart.js'
-import { markdown, type Results, summary } from './report/markdown.js'
-import { environment, intoReadme, json, save } from './report/results.js'
+import { environment, saveJson, saveText, saveToReadme } from './report/files.js'
+import { markdown, summary } from './report/markdown.js'
+import type { Results } from './report/results.js'
 import { ratios } from './report/targets.js'
-import { output, startDatabase, startRedis } from './support/servers.js'
+import { startDatabase } from './support/database.js'
 import { newIds } from './support/sessions.js'
 
 const { values } = parseArgs({
@@ -18,8 +21,7 @@ const { values } = parseArgs({
     only: { type: 'string', multiple: true, default: [] },
   },
 })
-const plan = { seconds: Number(values.seconds), rounds: Number(values.rounds) }
-if (!(plan.seconds > 0 && plan.rounds >= 1)) throw new RangeError('--seconds and --rounds must be above 0')
+const plan = readPlan(values)
 const { only } = values
 
 const cleanups: (() => Promise<unknown>)[] = []
@@ -32,12 +34,12 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const)
 try {
   await run()
 } catch (error) {
-  // At once: what the clean-up finds out is not what went wrong.
+  // Printed first, as the clean-up may print errors that follow from this one.
   console.error(error)
   process.exitCode = 1
 }
 await cleanUp()
-// koa-pg-session's timer would run for 45 minutes.
+// A timer of koa-pg-session would keep the process running for 45 minutes.
 process.exit()
 
 async function run(): Promise<void> {
@@ -45,40 +47,44 @@ async function run(): Promise<void> {
   cleanups.push(() => database.stop())
   const redis = await startRedis()
   if (redis) cleanups.push(() => redis.stop())
-  const hasPgbench = (await output('pgbench', ['--version'])) !== undefined
-  const leftOut = [
-    ...(redis ? [] : ['koa-redis and ioredis: there is no redis-server (apt-get install redis-server)']),
-    ...(hasPgbench ? [] : ['the floor: there is no pgbench (apt-get install postgresql-contrib)']),
+  const canRunPgbench = await hasPgbench()
+  const skipped = [
+    ...(redis
+      ? []
+      : ['koa-redis and ioredis, as redis-server isn’t installed (apt-get install redis-server)']),
+    ...(canRunPgbench
+      ? []
+      : ['statements by pgbench, which isn’t installed (apt-get install postgresql-contrib)']),
   ]
-  for (const who of leftOut) console.error(`Left out: ${who}`)
+  for (const reason of skipped) console.error(`Not measured: ${reason}`)
 
   const ids = newIds()
-  const contenders = await open(only, ids, database, redis, (contender: Contender) => {
-    cleanups.push(contender.close)
+  const peers = await openPeers(only, ids, database, redis, (peer) => {
+    cleanups.push(peer.close)
   })
-  const found: Omit<Results, 'ratios'> = {
+  const measured: Omit<Results, 'ratios'> = {
     ...environment(database),
     redis: redis?.version ?? '',
     ...plan,
-    leftOut,
-    figures: await measure(contenders, ids, plan),
-    floor: hasPgbench && wants('pgbench') ? await measureFloor(database, plan) : [],
-    requests: wants('requests') ? await measureRequests(database, plan) : [],
-    rolling: wants('rolling') ? await measureRolling(database, plan) : [],
+    skipped,
+    figures: await measureOperations(peers, ids, plan),
+    statements: canRunPgbench && isWanted('pgbench') ? await measureStatements(database, plan) : [],
+    requests: isWanted('requests') ? await measureRequests(database, plan) : [],
+    rolling: isWanted('rolling') ? await measureRolling(database, plan) : [],
   }
-  const results: Results = { ...found, ratios: ratios(found) }
+  const results: Results = { ...measured, ratios: ratios(measured) }
   console.log(markdown(results))
-  // A part of a run isn't what the README shows.
+  // The README shows complete runs only.
   if (only.length === 0) await saveAll(results)
 }
 
-function wants(name: string): boolean {
+function isWanted(name: string): boolean {
   return only.length === 0 || only.some((part) => name.includes(part))
 }
 
 async function saveAll(results: Results): Promise<void> {
-  await save('latest.json', json(results))
-  await save('table.md', `${markdown(results)}\n`)
-  await save('chart.svg', chart(results))
-  await intoReadme(summary(results))
+  await saveJson('latest.json', results)
+  await saveText('table.md', `${markdown(results)}\n`)
+  await saveText('chart.svg', chart(results))
+  await saveToReadme(summary(results))
 }

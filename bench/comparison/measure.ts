@@ -1,89 +1,95 @@
-// How often a second something is done by so many callers, and the rounds in which all contenders take their turns.
-
+// Measures operations per second, in rounds in which all peers take turns.
+import type { OperationFigure, Plan } from '../report/results.js'
 import { session, turns } from '../support/sessions.js'
-import { type Contender, type Operation, operations } from './peers.js'
+import { median } from '../support/statistics.js'
+import { type Operation, operations, type Peer } from './adapter.js'
 
-export const callers = [1, 32, 256] as const
+export const callerCounts = [1, 32, 256] as const
 
-export interface Figure {
-  readonly contender: string
-  readonly kind: string
-  readonly operation: Operation
-  readonly callers: number
-  /** Operations per second: the median of the rounds, and each. */
-  readonly perSecond: number
-  readonly rounds: readonly number[]
-}
-
-export interface Plan {
-  readonly seconds: number
-  readonly rounds: number
-}
-
-/** Round by round, so that what disturbs the machine for a while hits everybody. */
-export async function measure(contenders: Contender[], ids: string[], plan: Plan): Promise<Figure[]> {
-  const results = new Map<string, number[]>()
-  const next = turns(ids)
-  for (let round = 0; round < plan.rounds; round++) {
-    process.stderr.write(`round ${round + 1} of ${plan.rounds}\n`)
-    for (const operation of operations)
-      for (const number of callers)
-        for (const contender of rotated(contenders, round)) {
-          const work = workOf(contender, operation, next)
-          if (work === undefined) continue
-          const perSecond = await measured(contender, operation, work, number, plan.seconds, ids)
-          const key = [contender.name, operation, number].join('|')
-          results.set(key, [...(results.get(key) ?? []), perSecond])
-        }
-  }
-  return contenders.flatMap(({ name, kind }) =>
-    operations.flatMap((operation) =>
-      callers.flatMap((number) => {
-        const rounds = results.get([name, operation, number].join('|'))
-        if (rounds === undefined) return []
-        return { contender: name, kind, operation, callers: number, perSecond: median(rounds), rounds }
-      }),
-    ),
-  )
-}
+/** A cached peer that reads fewer of its gets from memory isn't measured as one. */
+const minHitShare = 0.99
 
 type Work = () => PromiseLike<unknown> | unknown
 
-function workOf(contender: Contender, operation: Operation, next: () => string): Work | undefined {
-  const { get, set, create, touch } = contender
-  if (operation === 'get') return () => get(next())
-  // Each change is one: a new object, another content.
-  if (operation === 'set') return () => set(next(), session())
-  if (operation === 'create') return () => create(session())
-  const same = session()
-  return touch && (() => touch(next(), same))
+/** Reads `--seconds` and `--rounds`. */
+export function readPlan(values: { seconds: string; rounds: string }): Plan {
+  const plan = { seconds: Number(values.seconds), rounds: Number(values.rounds) }
+  if (!(plan.seconds > 0 && plan.rounds >= 1)) throw new RangeError('--seconds and --rounds must be above 0')
+  return plan
 }
 
-async function measured(
-  contender: Contender,
+/** Runs round by round, so that a disturbance of the machine affects all peers. */
+export async function measureOperations(
+  peers: readonly Peer[],
+  ids: readonly string[],
+  plan: Plan,
+): Promise<OperationFigure[]> {
+  const cases = peers.flatMap((peer) =>
+    operations.flatMap((operation) =>
+      callerCounts.map((callers) => ({ peer, operation, callers, rounds: [] as number[] })),
+    ),
+  )
+  const nextId = turns(ids)
+  for (let round = 0; round < plan.rounds; round++) {
+    process.stderr.write(`round ${round + 1} of ${plan.rounds}\n`)
+    for (const operation of operations)
+      for (const callers of callerCounts)
+        for (const peer of rotate(peers, round)) {
+          const work = workOf(peer, operation, nextId)
+          if (work === undefined) continue
+          const perSecond = await measureOne(peer, operation, work, callers, plan.seconds, ids)
+          cases
+            .find((one) => one.peer === peer && one.operation === operation && one.callers === callers)
+            ?.rounds.push(perSecond)
+        }
+  }
+  return cases
+    .filter(({ rounds }) => rounds.length > 0)
+    .map(({ peer, operation, callers, rounds }) => ({
+      peer: peer.name,
+      kind: peer.kind,
+      operation,
+      callers,
+      perSecond: median(rounds),
+      rounds,
+    }))
+}
+
+function workOf(peer: Peer, operation: Operation, nextId: () => string): Work | undefined {
+  const { get, set, create, touch } = peer
+  if (operation === 'get') return () => get(nextId())
+  // A new object with new content each time, so that every set is a change.
+  if (operation === 'set') return () => set(nextId(), session())
+  if (operation === 'create') return () => create(session())
+  const unchanged = session()
+  return touch && (() => touch(nextId(), unchanged))
+}
+
+async function measureOne(
+  peer: Peer,
   operation: Operation,
   work: Work,
-  number: number,
+  callers: number,
   seconds: number,
-  ids: string[],
+  ids: readonly string[],
 ): Promise<number> {
-  const hits = operation === 'get' ? contender.hits : undefined
-  // What is cached is to be hit.
-  if (hits) for (const id of ids) await contender.get(id)
-  await repeat(work, number, seconds / 5)
-  const before = (await hits?.()) ?? 0
-  const { count, perSecond } = await repeat(work, number, seconds)
-  const share = hits ? ((await hits()) - before) / count : 1
-  if (share < 0.99)
-    console.error(`${contender.name}: only ${Math.round(share * 100)} % of the gets were hits`)
-  if (operation === 'create') await contender.forget?.()
+  const hits = operation === 'get' ? peer.hits : undefined
+  // Fills the cache.
+  if (hits) for (const id of ids) await peer.get(id)
+  await repeat(work, callers, seconds / 5)
+  const hitsBefore = (await hits?.()) ?? 0
+  const { count, perSecond } = await repeat(work, callers, seconds)
+  const hitShare = hits ? ((await hits()) - hitsBefore) / count : 1
+  if (hitShare < minHitShare)
+    console.error(`${peer.name}: only ${Math.round(hitShare * 100)} % of the gets were hits`)
+  if (operation === 'create') await peer.deleteCreated?.()
   return perSecond
 }
 
-/** Each caller awaits one call before the next. */
+/** Lets a number of callers repeat the work. Each awaits one call before the next. */
 export async function repeat(
   work: Work,
-  number: number,
+  callers: number,
   seconds: number,
 ): Promise<{ count: number; perSecond: number }> {
   const start = performance.now()
@@ -95,15 +101,11 @@ export async function repeat(
       count++
     } while (performance.now() < end)
   }
-  await Promise.all(Array.from({ length: number }, caller))
+  await Promise.all(Array.from({ length: callers }, caller))
   return { count, perSecond: (count / (performance.now() - start)) * 1_000 }
 }
 
-function rotated<T>(list: readonly T[], by: number): T[] {
+function rotate<T>(list: readonly T[], by: number): T[] {
   const first = by % list.length
   return [...list.slice(first), ...list.slice(0, first)]
-}
-
-export function median(list: readonly number[]): number {
-  return list.toSorted((a, b) => a - b)[list.length >> 1] as number
 }

@@ -1,43 +1,19 @@
-// Who takes part, and how this store does: each one an adapter to the same four operations.
-import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
-import { PgStore, type PgStoreOptions } from '../../lib/index.js'
-import type { Database, RedisServer } from '../support/servers.js'
+// The list of peers, and this store as one of them.
+import type { ChildProcess } from 'node:child_process'
+import type { PgStoreOptions } from '../../lib/index.js'
+import type { RedisServer } from '../../test/support/redis.js'
+import type { Database } from '../support/database.js'
 import { fill, session } from '../support/sessions.js'
+import { openStore } from '../support/store.js'
+import { nextMessage, startWorker, stopWorker } from '../support/workers.js'
+import type { Adapter, Peer, PeerKind } from './adapter.js'
 import { connectPgSimple, keyvPostgres, koaPgSession } from './postgres-peers.js'
 import { ioredis, koaRedis, memory } from './redis-peers.js'
 
-export const operations = ['get', 'set', 'create', 'touch'] as const
-export type Operation = (typeof operations)[number]
-
-export interface Adapter {
-  readonly get: (sid: string) => PromiseLike<unknown> | unknown
-  readonly set: (sid: string, session: object) => PromiseLike<unknown> | unknown
-  readonly create: (session: object) => PromiseLike<unknown> | unknown
-  /** Absent where the peer has none. */
-  readonly touch?: (sid: string, session: object) => PromiseLike<unknown> | unknown
-  /** Where it is shown what becomes of a sign-out. */
-  readonly destroy?: (sid: string) => PromiseLike<unknown> | unknown
-  /** How many gets were answered from memory, so that a run that claims hits can be checked. */
-  readonly hits?: () => Promise<number>
-  /** Once the sessions are there. */
-  readonly begin?: (ids: readonly string[]) => Promise<void>
-  /** Forgets what `create` made, where that would fill this process's memory or Redis's. */
-  readonly forget?: () => Promise<void>
-  readonly close: () => Promise<unknown>
-}
-
-export interface Contender extends Adapter {
-  readonly name: string
-  readonly kind: Kind
-}
-
-type Kind = 'koa-pg-store' | 'postgres' | 'redis' | 'memory'
-
 interface Entry {
   readonly name: string
-  readonly kind: Kind
+  readonly kind: PeerKind
+  /** Resolves with `undefined` if the peer's server isn't installed. */
   readonly open: (database: Database, redis: RedisServer | undefined) => Promise<Adapter | undefined>
 }
 
@@ -51,15 +27,23 @@ const entries: Entry[] = [
   {
     name: uncached,
     kind: 'koa-pg-store',
-    open: async (database) => ours(await database.create('uncached'), 0, { cache: false }),
+    open: async (database) => pgStore(await database.create('uncached'), 0, { cache: false }),
   },
-  { name: cached, kind: 'koa-pg-store', open: async (database) => ours(await database.create('alone'), 0) },
+  {
+    name: cached,
+    kind: 'koa-pg-store',
+    open: async (database) => pgStore(await database.create('alone'), 0),
+  },
   {
     name: 'koa-pg-store, 1 other listens',
     kind: 'koa-pg-store',
-    open: async (database) => ours(await database.create('one'), 1),
+    open: async (database) => pgStore(await database.create('one'), 1),
   },
-  { name: cached4, kind: 'koa-pg-store', open: async (database) => ours(await database.create('four'), 4) },
+  {
+    name: cached4,
+    kind: 'koa-pg-store',
+    open: async (database) => pgStore(await database.create('four'), 4),
+  },
   {
     name: simple,
     kind: 'postgres',
@@ -85,58 +69,48 @@ const entries: Entry[] = [
   { name: memoryStore, kind: 'memory', open: async () => memory() },
 ]
 
-/** Opens those whose name has one of `only` in it (all, if there is none), with a session under each id. */
-export async function open(
+/** Opens the peers whose name contains one of `only` (all, if that is empty), and saves a session under each id. */
+export async function openPeers(
   only: readonly string[],
   ids: readonly string[],
   database: Database,
   redis: RedisServer | undefined,
-  opened: (contender: Contender) => void,
-): Promise<Contender[]> {
-  const contenders: Contender[] = []
+  onOpen: (peer: Peer) => void,
+): Promise<Peer[]> {
+  const peers: Peer[] = []
   for (const { name, kind, open } of entries) {
     if (only.length > 0 && !only.some((part) => name.includes(part))) continue
     const adapter = await open(database, redis)
     if (adapter === undefined) continue
-    const contender = { name, kind, ...adapter }
-    opened(contender)
-    contenders.push(contender)
+    const peer = { name, kind, ...adapter }
+    onOpen(peer)
+    peers.push(peer)
     await fill(ids, (id) => adapter.set(id, session()))
     await adapter.begin?.(ids)
-    // What is fast because it answers something else isn't compared.
-    const answer = (await adapter.get(ids[0] as string)) as ReturnType<typeof session> | undefined
-    if (answer?.user?.name !== session().user.name) throw new Error(`${name} doesn't answer what was saved`)
+    // The comparison would be meaningless if a peer returned something else.
+    const first = (await adapter.get(ids[0] as string)) as ReturnType<typeof session> | undefined
+    if (first?.user?.name !== session().user.name) throw new Error(`${name} doesn't return what was saved`)
   }
-  return contenders
+  return peers
 }
 
-async function ours(url: string, others: number, options: PgStoreOptions = {}): Promise<Adapter> {
-  const store = new PgStore(url, options)
+async function pgStore(url: string, listenerCount: number, options: PgStoreOptions = {}): Promise<Adapter> {
+  const store = await openStore(url, options)
   store.on('warning', (error) => console.error(error.message))
-  const trusted = options.cache === false ? undefined : once(store, 'trust')
-  await store.setup()
-  await trusted
-  const instances: ChildProcess[] = []
+  const listeners: ChildProcess[] = []
   return {
     get: (sid) => store.get(sid),
     set: (sid, session) => store.set(sid, session),
     create: (session) => store.create(session),
     touch: (sid) => store.touch(sid),
-    ...(trusted && { hits: async () => ((await store.stats()).cache || { hits: 0 }).hits }),
+    ...(options.cache !== false && { hits: async () => ((await store.stats()).cache || { hits: 0 }).hits }),
     async begin(ids) {
-      for (let n = 0; n < others; n++)
-        instances.push(fork(fileURLToPath(new URL('../workers/listener.js', import.meta.url)), [url]))
-      for (const instance of instances) instance.send(ids)
-      await Promise.all(instances.map((instance) => once(instance, 'message')))
+      for (let n = 0; n < listenerCount; n++) listeners.push(startWorker('listener', url))
+      for (const listener of listeners) listener.send(ids)
+      await Promise.all(listeners.map((listener) => nextMessage(listener)))
     },
     async close() {
-      await Promise.all(
-        instances.map(async (instance) => {
-          const ended = once(instance, 'exit')
-          instance.disconnect()
-          await ended
-        }),
-      )
+      await Promise.all(listeners.map(stopWorker))
       await store.close()
     },
   }

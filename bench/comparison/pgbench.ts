@@ -1,33 +1,34 @@
-// What PostgreSQL itself does with the store's own statements, without Node: pgbench.
+// The baseline: runs the store's own statements by pgbench, without Node.
+import { execFile } from 'node:child_process'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import pg from 'pg'
 import { PgStore, type QueryFunction } from '../../lib/index.js'
-import { type Database, output } from '../support/servers.js'
+import type { Plan, StatementFigure } from '../report/results.js'
+import type { Database } from '../support/database.js'
 import { newIds, session } from '../support/sessions.js'
-import type { Plan } from './measure.js'
-import { median } from './measure.js'
+import { median } from '../support/statistics.js'
 
-export interface Floor {
+interface Statement {
   readonly statement: string
-  readonly connections: number
-  /** Sessions per second. */
-  readonly perSecond: number
-  readonly rounds: readonly number[]
+  readonly sql: string
+  /** The number of sessions that it reads or writes. */
+  readonly sessions: number
 }
 
-/** How many sessions the store's batches hold at most. */
-const many = 128
+/** The number of sessions in a full batch of the store. */
+const batchSize = 128
 
-/** The id of session `n`, in SQL: pgbench knows numbers only. */
-const id = (n: string): string => `('sha256:' || lpad((${n})::text, 43, '0'))`
+/** The SQL for the stored id of session `n`, as pgbench's variables are numbers. */
+const storedId = (n: string): string => `('sha256:' || lpad((${n})::text, 43, '0'))`
 
-export async function measureFloor(database: Database, plan: Plan): Promise<Floor[]> {
-  const url = await database.create('floor')
-  const statements = await ownStatements(url)
+export async function measureStatements(database: Database, plan: Plan): Promise<StatementFigure[]> {
+  const url = await database.create('pgbench')
+  const statements = await recordStatements(url)
   const folder = await mkdtemp(join(tmpdir(), 'koa-pg-store-pgbench-'))
-  const runs: { statement: string; sql: string; sessions: number; connections: number }[] = []
+  const runs: (Statement & { connections: number })[] = []
   for (const { sql, ...rest } of statements)
     for (const connections of [1, 10])
       runs.push({ ...rest, sql: `\\set n random(0, 9999)\n${sql};\n`, connections })
@@ -39,8 +40,8 @@ export async function measureFloor(database: Database, plan: Plan): Promise<Floo
         await writeFile(file, sql)
         const seconds = `${Math.max(1, Math.round(plan.seconds))}`
         const args = ['-n', '-M', 'prepared', '-c', `${connections}`, '-j', '1', '-T', seconds, '-f', file]
-        const printed = await output('pgbench', [...args, url])
-        const tps = /tps = ([\d.]+)/.exec(printed ?? '')?.[1]
+        const printed = await pgbench(...args, url)
+        const tps = /tps = ([\d.]+)/.exec(printed)?.[1]
         if (tps !== undefined) results[n]?.push(Number(tps) * sessions)
       }
     return runs.flatMap(({ statement, connections }, n) => {
@@ -52,8 +53,22 @@ export async function measureFloor(database: Database, plan: Plan): Promise<Floo
   }
 }
 
-/** Listens to the store as it talks to the database, and puts numbers where its values were. */
-async function ownStatements(url: string): Promise<{ statement: string; sql: string; sessions: number }[]> {
+export async function hasPgbench(): Promise<boolean> {
+  return (await pgbench('--version')) !== ''
+}
+
+/** What pgbench prints, or '' if it isn't installed or fails. */
+async function pgbench(...args: string[]): Promise<string> {
+  try {
+    return (await promisify(execFile)('pgbench', args)).stdout
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') console.error(String(error))
+    return ''
+  }
+}
+
+/** Records the statements that the store sends, and replaces their parameters by expressions of pgbench. */
+async function recordStatements(url: string): Promise<Statement[]> {
   const pool = new pg.Pool({ connectionString: url })
   pool.on('error', () => {})
   let last = ''
@@ -65,27 +80,31 @@ async function ownStatements(url: string): Promise<{ statement: string; sql: str
   await store.setup()
   await store.get('x')
   const read = last
-  const ids = newIds(2 * many)
+  const ids = newIds(2 * batchSize)
   await Promise.all(ids.map((sid) => store.get(sid)))
   const readMany = last
   await store.set('x', session())
   const write = last
-  // pgbench takes `:true` for a variable of its own.
+  // A space after colons: pgbench would read `:true` as a variable.
   const literal = pg.escapeLiteral(JSON.stringify(session()).replaceAll(':', ': '))
   await pool.query(
-    `insert into session (id, session, expiry, version) select ${id('n')}, ${literal}, now() + interval '1 day', 1 from generate_series(0, 9999) as n`,
+    `insert into session (id, session, expiry, version) select ${storedId('n')}, ${literal}, now() + interval '1 day', 1 from generate_series(0, 9999) as n`,
   )
   await pool.query('vacuum analyze session')
   await store.close()
   await pool.end()
-  const list = `(select string_agg(${id('(:n::int + i * 71) % 10000')}, chr(30)) from generate_series(0, ${many - 1}) as i)`
+  const list = `(select string_agg(${storedId('(:n::int + i * 71) % 10000')}, chr(30)) from generate_series(0, ${batchSize - 1}) as i)`
   return [
-    { statement: 'read one', sql: put(read, [id(':n::int')]), sessions: 1 },
-    { statement: `read ${many}`, sql: put(readMany, [list]), sessions: many },
-    { statement: 'write one', sql: put(write, [id(':n::int'), literal, '86400000', 'null']), sessions: 1 },
+    { statement: 'read one', sql: replaceParameters(read, [storedId(':n::int')]), sessions: 1 },
+    { statement: `read ${batchSize}`, sql: replaceParameters(readMany, [list]), sessions: batchSize },
+    {
+      statement: 'write one',
+      sql: replaceParameters(write, [storedId(':n::int'), literal, '86400000', 'null']),
+      sessions: 1,
+    },
   ]
 }
 
-function put(text: string, values: string[]): string {
+function replaceParameters(text: string, values: string[]): string {
   return text.replace(/\$(\d)/g, (_, n) => values[Number(n) - 1] as string)
 }

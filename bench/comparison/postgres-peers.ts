@@ -1,4 +1,4 @@
-// The peers that keep sessions in PostgreSQL, each as its README says, with a pool of ten connections as pg's default is.
+// The peers that keep sessions in PostgreSQL, each set up as its README says, with pg's default of ten connections.
 import { EventEmitter } from 'node:events'
 import { KeyvPostgres } from '@keyv/postgres'
 import co from 'co'
@@ -7,15 +7,15 @@ import Keyv from 'keyv'
 import PgSession from 'koa-pg-session'
 import pg from 'pg'
 import { newId, ttl } from '../support/sessions.js'
-import type { Adapter } from './peers.js'
+import type { Adapter } from './adapter.js'
 
-type Done<T> = (error: Error | null, result?: T) => void
+type Callback<T> = (error: Error | null, result?: T) => void
 
 export function connectPgSimple(url: string): Adapter {
   const pool = poolOf(url)
   const Store = connect({ Store: class extends EventEmitter {} })
   const store = new Store({ pool, createTableIfMissing: true, pruneSessionInterval: false })
-  const promise = <T>(call: (done: Done<T>) => void): Promise<T | undefined> =>
+  const promise = <T>(call: (callback: Callback<T>) => void): Promise<T | undefined> =>
     new Promise((resolve, reject) => call((error, result) => (error ? reject(error) : resolve(result))))
   const set = (sid: string, session: object) => promise<void>((done) => store.set(sid, session, done))
   return {
@@ -28,7 +28,7 @@ export function connectPgSimple(url: string): Adapter {
   }
 }
 
-/** Its own pg, version 4, doesn't speak to today's servers: it takes a function that runs a statement. */
+/** Gets a query function, as the pg 4 that it depends on can't connect to current servers. */
 export async function koaPgSession(url: string): Promise<Adapter> {
   const pool = poolOf(url)
   const store = new PgSession(async (text, values) => (await pool.query(text, values)).rows)
@@ -53,7 +53,7 @@ export function keyvPostgres(url: string): Adapter {
   }
 }
 
-/** Of ten connections, as pg's default is; the loss of an idle one as the server stops is no news. */
+/** Ignores the loss of idle connections when the server stops. */
 function poolOf(connectionString: string): pg.Pool {
   return new pg.Pool({ connectionString }).on('error', () => {})
 }

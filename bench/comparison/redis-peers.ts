@@ -1,11 +1,11 @@
-// The peers that don't write to disk: Redis by its clients, and the memory of the process.
+// The peers that don't write to disk: clients of Redis, and a store in memory.
 import { Redis } from 'ioredis'
 import koaSession from 'koa-generic-session'
 import RedisStore from 'koa-redis'
 import { newId, ttl } from '../support/sessions.js'
-import type { Adapter } from './peers.js'
+import type { Adapter } from './adapter.js'
 
-/** It brings an ioredis of its own. */
+/** koa-redis depends on an older ioredis; the second connection only deletes. */
 export function koaRedis(url: string): Adapter {
   const store = new RedisStore({ url })
   const created: string[] = []
@@ -19,7 +19,7 @@ export function koaRedis(url: string): Adapter {
       return store.set(sid, session, ttl)
     },
     destroy: (sid) => store.destroy(sid),
-    forget: () => forget(redis, created),
+    deleteCreated: () => unlinkAll(redis, created),
     close: () => Promise.all([store.quit(), redis.quit()]),
   }
 }
@@ -40,7 +40,7 @@ export function ioredis(url: string, enableAutoPipelining: boolean): Adapter {
       return set(sid, session)
     },
     touch: (sid) => redis.expire(sid, ttl / 1000),
-    forget: () => forget(redis, created),
+    deleteCreated: () => unlinkAll(redis, created),
     close: () => redis.quit(),
   }
 }
@@ -57,13 +57,13 @@ export function memory(): Adapter {
       created.push(sid)
       return set(sid, session)
     },
-    async forget() {
+    async deleteCreated() {
       for (const sid of created.splice(0)) store.destroy(sid)
     },
     close: async () => {},
   }
 }
 
-async function forget(redis: Redis, created: string[]): Promise<void> {
-  while (created.length > 0) await redis.unlink(...created.splice(0, 1_000))
+async function unlinkAll(redis: Redis, keys: string[]): Promise<void> {
+  while (keys.length > 0) await redis.unlink(...keys.splice(0, 1_000))
 }

@@ -1,51 +1,47 @@
-// How long after a commit another process's cache is clean. npm run bench:delay
+// npm run bench:delay: how long after a commit another process's cache drops the session.
 import { fork } from 'node:child_process'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { startPostgres } from '../../examples/postgres/server.js'
-import { PgStore } from '../../lib/index.js'
+import { startPostgres } from '../../test/support/postgres/server.js'
+import { median, percentile } from '../support/statistics.js'
+import { openStore } from '../support/store.js'
+import { nextMessage, sharedNow } from '../support/workers.js'
 
-const now = (): number => Number(process.hrtime.bigint()) / 1e6
 const [role, url = ''] = process.argv.slice(2)
 const rounds = 1_000
 
 if (role === 'listener') {
-  // The other process: reads until what was destroyed is gone from its memory, and says when that was.
-  const store = new PgStore(url)
-  await new Promise<void>((resolve) => {
-    store.once('trust', resolve)
-    void store.setup()
-  })
+  // Reads a session until its cache drops it, and reports the time.
+  const store = await openStore(url)
   process.on('message', async (sid: string) => {
     await store.get(sid)
     process.send?.('cached')
-    // One turn of the event loop each: what has arrived is heard.
-    while ((await store.get(sid)) !== undefined) await new Promise((resolve) => setImmediate(resolve))
-    process.send?.(now())
+    // Waits for a turn of the event loop each time, so that notifications are received.
+    while ((await store.get(sid)) !== undefined) await nextTurn()
+    process.send?.(sharedNow())
   })
   process.send?.('ready')
 } else {
   const server = url ? undefined : await startPostgres({ sync: true })
   const database = url || (server?.url as string)
-  const store = new PgStore(database)
-  await store.setup()
+  const store = await openStore(database)
   const other = fork(fileURLToPath(import.meta.url), ['listener', database])
-  const next = () => new Promise<unknown>((resolve) => other.once('message', resolve))
-  await next()
+  await nextMessage(other)
   const delays: number[] = []
   for (let round = 0; round < rounds; round++) {
     const sid = await store.create({ round })
     other.send(sid)
-    await next()
-    const clean = next()
+    await nextMessage(other)
+    const dropped = nextMessage<number>(other)
     await store.destroy(sid)
-    const committed = now()
-    delays.push(((await clean) as number) - committed)
+    const acknowledgedAt = sharedNow()
+    delays.push((await dropped) - acknowledgedAt)
   }
-  delays.sort((a, b) => a - b)
-  const at = (share: number): string => (delays[Math.floor(delays.length * share)] as number).toFixed(2)
-  console.log(`from the acknowledged destroy to the other process's clean cache, ${rounds} times:`)
   console.log(
-    `median ${at(0.5)} ms, 99th percentile ${at(0.99)} ms (below 0: clean before the acknowledgement)`,
+    `from an acknowledged destroy until another process's cache has dropped the session, ${rounds} times:`,
+  )
+  console.log(
+    `median ${median(delays).toFixed(2)} ms, 99th percentile ${percentile(delays, 0.99).toFixed(2)} ms (below 0: before the acknowledgement)`,
   )
   other.disconnect()
   other.kill()

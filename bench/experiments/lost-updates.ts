@@ -1,38 +1,38 @@
-// What is lost when two requests of one browser meet, with each store behind koa-generic-session. npm run bench:lost
-import { once } from 'node:events'
-import { mkdir, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+// npm run bench:lost: what each store loses when two requests of one browser overlap, behind koa-generic-session.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import Koa from 'koa'
 import koaSession from 'koa-generic-session'
-import { PgStore } from '../../lib/index.js'
-import type { Adapter } from '../comparison/peers.js'
+import { listen } from '../../test/helpers/http.js'
+import { startRedis } from '../../test/support/redis.js'
+import type { Adapter } from '../comparison/adapter.js'
 import { connectPgSimple } from '../comparison/postgres-peers.js'
 import { koaRedis } from '../comparison/redis-peers.js'
+import { environment, saveJson } from '../report/files.js'
 import { count, table } from '../report/markdown.js'
-import { startDatabase, startRedis } from '../support/servers.js'
+import { startDatabase } from '../support/database.js'
+import { openStore } from '../support/store.js'
 
 type Store = Pick<Adapter, 'get' | 'set' | 'destroy' | 'close'>
 type Context = Omit<Koa.Context, 'session'> & { session: Record<string, unknown> | null }
 
 interface Outcome {
   readonly store: string
-  /** Of those that the requests of all rounds added. */
+  /** Attributes that a request added and that the session doesn't have at the end. */
   readonly attributesLost: number
-  /** Sessions that are answered after the sign-out, where the slow request kept or replaced `ctx.session`. */
-  readonly aliveKept: number
-  readonly aliveReplaced: number
+  /** Sessions that exist after the sign-out, where a slow request changed `ctx.session`, or replaced it. */
+  readonly restoredByChange: number
+  readonly restoredByReplacement: number
 }
 
 const rounds = 1_000
-/** Rounds at once, each with a session of its own. */
-const lanes = 50
-/** How long, in ms, a request has something to do. */
-const work = 5
+/** Rounds that run at the same time, each with its own session. */
+const concurrency = 50
+/** How long a request takes. */
+const requestMs = 5
+/** Enough for notifications to reach the other instance. */
+const notificationMs = 50
 
-/** Where the slow requests of a lane wait until its person has signed out. */
+/** Makes the slow requests wait until all users have signed out. */
 class Gate {
   #arrivals = 0
   arrived = () => {}
@@ -45,7 +45,7 @@ class Gate {
   })
 
   pass(): Promise<void> {
-    if (++this.#arrivals === lanes) this.arrived()
+    if (++this.#arrivals === concurrency) this.arrived()
     return this.#opened
   }
 }
@@ -60,10 +60,10 @@ const routes: Record<string, (ctx: Context) => unknown> = {
     ctx.session = null
   },
   '/add': async (ctx) => {
-    await sleep(work)
+    await sleep(requestMs)
     Object.assign(ctx.session ?? {}, { [String(ctx.query.name)]: true })
   },
-  '/slow/keep': async (ctx) => {
+  '/slow/change': async (ctx) => {
     await gate.pass()
     Object.assign(ctx.session ?? {}, { late: true })
   },
@@ -74,109 +74,95 @@ const routes: Record<string, (ctx: Context) => unknown> = {
   },
 }
 
-async function serve(store: Store): Promise<{ url: string; stop(): void }> {
+function createApp(store: Store): Koa {
   const app = new Koa()
   app.use(koaSession({ store: store as koaSession.SessionStore, cookie: { signed: false } }))
   app.use(async (ctx) => {
     ctx.body = (await routes[ctx.path]?.(ctx as unknown as Context)) ?? 'done'
   })
-  const server = createServer(app.callback()).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    stop() {
-      server.close()
-      server.closeAllConnections()
-    },
-  }
+  return app
 }
 
-async function ask(url: string, cookie = ''): Promise<{ text: string; cookie: string }> {
-  const answer = await fetch(url, { headers: cookie ? { cookie } : {} })
-  if (answer.status !== 200) throw new Error(`${url} answered ${answer.status}`)
-  return { text: await answer.text(), cookie: answer.headers.getSetCookie()[0]?.split(';')[0] ?? '' }
+async function request(url: string, cookie = ''): Promise<{ text: string; cookie: string }> {
+  const response = await fetch(url, { headers: cookie ? { cookie } : {} })
+  if (response.status !== 200) throw new Error(`${url} responded with ${response.status}`)
+  return { text: await response.text(), cookie: response.headers.getSetCookie()[0]?.split(';')[0] ?? '' }
 }
 
-/** Two instances, each with a store of its own. */
+/** Runs two instances, each with its own store. */
 async function measure(name: string, open: () => Promise<Store>): Promise<Outcome> {
   const stores = await Promise.all([open(), open()])
-  const servers = await Promise.all(stores.map(serve))
+  const servers = await Promise.all(stores.map((store) => listen(createApp(store))))
   const sites = servers.map(({ url }) => url)
   const [here = '', there = ''] = sites
   const signIn = async (): Promise<string[]> =>
-    Promise.all(Array.from({ length: lanes }, async () => (await ask(`${here}/sign-in`)).cookie))
+    Promise.all(Array.from({ length: concurrency }, async () => (await request(`${here}/sign-in`)).cookie))
 
-  const added = async (): Promise<number> => {
+  const countAdded = async (): Promise<number> => {
     const cookies = await signIn()
-    for (let round = 0; round < rounds / lanes; round++)
+    for (let round = 0; round < rounds / concurrency; round++)
       await Promise.all(
         cookies.flatMap((cookie) => [
-          ask(`${here}/add?name=here${round}`, cookie),
-          ask(`${there}/add?name=there${round}`, cookie),
+          request(`${here}/add?name=here${round}`, cookie),
+          request(`${there}/add?name=there${round}`, cookie),
         ]),
       )
-    const sessions = await Promise.all(cookies.map((cookie) => ask(`${here}/`, cookie)))
+    const sessions = await Promise.all(cookies.map((cookie) => request(`${here}/`, cookie)))
     const names = sessions.flatMap(({ text }) => Object.keys(JSON.parse(text) as object))
     return names.filter((name) => /^(here|there)\d/.test(name)).length
   }
 
-  const alive = async (way: string): Promise<number> => {
-    let found = 0
-    for (let round = 0; round < rounds / lanes; round++) {
+  const countRestored = async (action: string): Promise<number> => {
+    let restored = 0
+    for (let round = 0; round < rounds / concurrency; round++) {
       gate = new Gate()
       const cookies = await signIn()
-      const slow = cookies.map((cookie) => ask(`${here}/slow/${way}`, cookie))
+      const slow = cookies.map((cookie) => request(`${here}/slow/${action}`, cookie))
       await gate.allArrived
-      await Promise.all(cookies.map((cookie) => ask(`${there}/sign-out`, cookie)))
+      await Promise.all(cookies.map((cookie) => request(`${there}/sign-out`, cookie)))
       gate.open()
       await Promise.all(slow)
-      // Time for what instances tell each other.
-      await sleep(50)
-      const answers = await Promise.all(
-        cookies.map((cookie) => Promise.all(sites.map((site) => ask(`${site}/`, cookie)))),
+      await sleep(notificationMs)
+      const responses = await Promise.all(
+        cookies.map((cookie) => Promise.all(sites.map((site) => request(`${site}/`, cookie)))),
       )
-      found += answers.filter((all) => all.some(({ text }) => text.includes('ann'))).length
+      restored += responses.filter((all) => all.some(({ text }) => text.includes('ann'))).length
     }
-    return found
+    return restored
   }
 
   try {
     return {
       store: name,
-      attributesLost: 2 * rounds - (await added()),
-      aliveKept: await alive('keep'),
-      aliveReplaced: await alive('replace'),
+      attributesLost: 2 * rounds - (await countAdded()),
+      restoredByChange: await countRestored('change'),
+      restoredByReplacement: await countRestored('replace'),
     }
   } finally {
-    for (const server of servers) server.stop()
+    await Promise.all(servers.map((server) => server.stop()))
     await Promise.all(stores.map((store) => store.close()))
   }
-}
-
-async function ours(url: string): Promise<Store> {
-  const store = new PgStore(url)
-  await Promise.all([once(store, 'trust'), store.setup()])
-  return store
 }
 
 const database = await startDatabase()
 const redis = await startRedis()
 try {
   const [own, simple] = [await database.create('own'), await database.create('simple')]
-  // So that the two instances needn't race to make its table.
+  // Creates the table, as the two instances would race to create it.
   const first = connectPgSimple(simple)
-  await first.get('nobody')
+  await first.get('none')
   await first.close()
   const outcomes = [
-    await measure('koa-pg-store', () => ours(own)),
+    await measure('koa-pg-store', () => openStore(own)),
     await measure('connect-pg-simple', async () => connectPgSimple(simple)),
   ]
   if (redis) outcomes.push(await measure('koa-redis', async () => koaRedis(redis.url(1))))
-  else console.error('Left out: koa-redis: there is no redis-server (apt-get install redis-server)')
+  else
+    console.error('Not measured: koa-redis, as redis-server isn’t installed (apt-get install redis-server)')
   console.log(
     table(
       [
-        'two requests at once',
+        'two concurrent requests',
         `attributes lost of ${count(2 * rounds)}`,
         `signed in after sign-out of ${count(rounds)}`,
         '… with ctx.session replaced',
@@ -184,23 +170,17 @@ try {
       outcomes.map((row) => [
         row.store,
         count(row.attributesLost),
-        count(row.aliveKept),
-        count(row.aliveReplaced),
+        count(row.restoredByChange),
+        count(row.restoredByReplacement),
       ]),
     ),
   )
-  const folder = fileURLToPath(new URL('../../../bench/results/', import.meta.url))
-  await mkdir(folder, { recursive: true })
-  const { node } = process.versions
-  const results = {
-    date: new Date().toISOString(),
-    node,
-    postgres: database.version,
+  await saveJson('lost.json', {
+    ...environment(database),
     redis: redis?.version ?? '',
     rounds,
     outcomes,
-  }
-  await writeFile(`${folder}lost.json`, `${JSON.stringify(results, null, 2)}\n`)
+  })
 } finally {
   await redis?.stop()
   await database.stop()

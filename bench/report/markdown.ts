@@ -1,32 +1,23 @@
-// What a run found: its JSON's form, and the tables in Markdown made from it.
+// Formats the results as tables in Markdown.
+import { type Operation, operations } from '../comparison/adapter.js'
+import { callerCounts } from '../comparison/measure.js'
+import type { Environment, OperationFigure, Ratio, Results } from './results.js'
+import { isReached } from './targets.js'
 
-import { callers, type Figure, type Plan } from '../comparison/measure.js'
-import { type Operation, operations } from '../comparison/peers.js'
-import type { Floor } from '../comparison/pgbench.js'
-import type { RequestFigure, RollingFigure } from '../comparison/requests.js'
-import type { Environment } from './results.js'
-import { isReached, type Ratio } from './targets.js'
-
-export interface Results extends Plan, Environment {
-  readonly redis: string
-  /** Who couldn't take part, and how to have them. */
-  readonly leftOut: readonly string[]
-  readonly figures: readonly Figure[]
-  readonly floor: readonly Floor[]
-  readonly requests: readonly RequestFigure[]
-  readonly rolling: readonly RollingFigure[]
-  readonly ratios: readonly Ratio[]
-}
-
+/** All tables. */
 export function markdown(results: Results): string {
-  const { figures, floor, requests, rolling } = results
+  const { figures, statements, requests, rolling } = results
   return [
     `${machine(results)}. Operations per second, medians of ${results.rounds} rounds of ${results.seconds} s each.`,
-    ...results.leftOut.map((who) => `Left out: ${who}.`),
+    ...results.skipped.map((reason) => `Not measured: ${reason}.`),
     ...operations.map((operation) => operationTable(operation, figures)),
     table(
       ['pgbench with the store’s statements, sessions per second', 'connections', ''],
-      floor.map(({ statement, connections, perSecond }) => [statement, `${connections}`, count(perSecond)]),
+      statements.map(({ statement, connections, perSecond }) => [
+        statement,
+        `${connections}`,
+        count(perSecond),
+      ]),
     ),
     table(
       ['Requests per second', 'traffic', ''],
@@ -42,7 +33,7 @@ export function markdown(results: Results): string {
     .join('\n\n')
 }
 
-/** The part of it that the README shows. */
+/** The part for the README. */
 export function summary(results: Results): string {
   return [
     `${machine(results)}; operations per second, medians of ${results.rounds} rounds.`,
@@ -53,7 +44,7 @@ export function summary(results: Results): string {
 }
 
 function ratioTable(ratios: readonly Ratio[]): string {
-  const sign = { least: '≥', most: '≤' }
+  const sign = { min: '≥', max: '≤' }
   return table(
     ['Ratio', 'target', 'measured', 'reached'],
     ratios.map((ratio) => [
@@ -65,32 +56,33 @@ function ratioTable(ratios: readonly Ratio[]): string {
   )
 }
 
-export function machine(of: Environment & { readonly redis?: string }): string {
-  const { cores, cpu, postgres, redis, node, date } = of
+export function machine(results: Environment & { readonly redis?: string }): string {
+  const { cores, cpu, postgres, redis, node, date } = results
   const servers = `PostgreSQL ${postgres}${redis === undefined ? '' : `, Redis ${redis || '(none)'}`}`
   return `${cores} × ${cpu}, ${servers}, Node ${node}, ${date.slice(0, 10)}`
 }
 
+/** Formats a number with separators. */
 export function count(n: number): string {
   return Math.round(n).toLocaleString('en')
 }
 
-function operationTable(operation: Operation, figures: readonly Figure[]): string {
-  const own = figures.filter((figure) => figure.operation === operation)
-  const names = [...new Set(own.map(({ contender }) => contender))]
+function operationTable(operation: Operation, figures: readonly OperationFigure[]): string {
+  const rates = figures.filter((figure) => figure.operation === operation)
+  const names = [...new Set(rates.map(({ peer }) => peer))]
   return table(
-    [operation, ...callers.map((n) => (n === 1 ? '1 caller' : `${n} callers`))],
+    [operation, ...callerCounts.map((n) => (n === 1 ? '1 caller' : `${n} callers`))],
     names.map((name) => [
       name,
-      ...callers.map((n) => {
-        const found = own.find((figure) => figure.contender === name && figure.callers === n)
+      ...callerCounts.map((n) => {
+        const found = rates.find((figure) => figure.peer === name && figure.callers === n)
         return found ? count(found.perSecond) : ''
       }),
     ]),
   )
 }
 
-/** Aligned, so that it reads well where Markdown isn't rendered. */
+/** Returns a table with aligned columns, readable where Markdown isn't rendered. */
 export function table(head: string[], rows: string[][]): string {
   if (rows.length === 0) return ''
   const widths = head.map((title, n) => Math.max(3, title.length, ...rows.map((row) => row[n]?.length ?? 0)))

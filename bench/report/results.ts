@@ -1,9 +1,7 @@
-// What a bench leaves behind: files beside its source, and the machine that the figures are of.
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { cpus } from 'node:os'
-import { fileURLToPath } from 'node:url'
-import type { Database } from '../support/servers.js'
+// What a run of npm run bench measures, as it is saved in bench/results/latest.json.
+import type { Operation } from '../comparison/adapter.js'
 
+/** The machine and the versions that the figures are of. */
 export interface Environment {
   readonly date: string
   readonly node: string
@@ -12,36 +10,62 @@ export interface Environment {
   readonly cores: number
 }
 
-export function environment(database: Database): Environment {
-  return {
-    date: new Date().toISOString(),
-    node: process.versions.node,
-    postgres: database.version,
-    cpu: cpus()[0]?.model.trim() ?? '',
-    cores: cpus().length,
-  }
+/** How long a measurement takes, and how often it is repeated. */
+export interface Plan {
+  readonly seconds: number
+  readonly rounds: number
 }
 
-/** Beside the source, not beside what was compiled from it. */
-export async function save(file: string, text: string): Promise<void> {
-  const folder = fileURLToPath(new URL('../../../bench/results/', import.meta.url))
-  await mkdir(folder, { recursive: true })
-  await writeFile(`${folder}${file}`, text)
+/** A rate in operations per second: the median of the rounds, and each round. */
+export interface Rate {
+  readonly perSecond: number
+  readonly rounds: readonly number[]
 }
 
-/** Between the README's marks. */
-export async function intoReadme(text: string): Promise<void> {
-  const readme = fileURLToPath(new URL('../../../README.md', import.meta.url))
-  const marks = /(<!-- Made by npm run bench -->\n).*?(<!-- until here -->)/s
-  await writeFile(readme, (await readFile(readme, 'utf8')).replace(marks, `$1\n${text}\n\n$2`))
+export interface OperationFigure extends Rate {
+  readonly peer: string
+  readonly kind: string
+  readonly operation: Operation
+  readonly callers: number
 }
 
-/** Five digits of each number, and a list of numbers on one line. */
-export function json(results: object): string {
-  const text = JSON.stringify(
-    results,
-    (_, value) => (typeof value === 'number' ? Number(value.toPrecision(5)) : value),
-    2,
-  )
-  return `${text.replace(/\[[\s\d.,]+\]/g, (list) => list.replace(/\s+/g, ' ').replace('[ ', '[').replace(' ]', ']'))}\n`
+/** Sessions per second of one of the store's statements, run by pgbench. */
+export interface StatementFigure extends Rate {
+  readonly statement: string
+  readonly connections: number
+}
+
+export type Traffic = 'read-only' | 'nine reads to one change'
+
+/** Koa requests per second. */
+export interface RequestFigure extends Rate {
+  readonly store: string
+  readonly traffic: Traffic
+}
+
+/** Rows written by read-only requests if sessions are `rolling`. */
+export interface RollingFigure {
+  readonly store: string
+  readonly requests: number
+  readonly rowWrites: number
+}
+
+export interface Ratio {
+  readonly what: string
+  readonly target: number
+  /** Whether the target is a lower or an upper bound. */
+  readonly bound: 'min' | 'max'
+  /** Absent if one of the two figures wasn't measured. */
+  readonly value?: number
+}
+
+export interface Results extends Plan, Environment {
+  readonly redis: string
+  /** The peers that could not be measured, and what to install. */
+  readonly skipped: readonly string[]
+  readonly figures: readonly OperationFigure[]
+  readonly statements: readonly StatementFigure[]
+  readonly requests: readonly RequestFigure[]
+  readonly rolling: readonly RollingFigure[]
+  readonly ratios: readonly Ratio[]
 }

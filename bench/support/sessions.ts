@@ -1,7 +1,12 @@
-// The sessions of the bench: 10,000 that exist, of 400 bytes each.
+// The sessions that benches read and save: 10,000 of 400 bytes each.
 import { randomBytes } from 'node:crypto'
 
+/** One day, in ms. */
 export const ttl = 86_400_000
+
+const sessionBytes = 400
+/** Calls at a time while sessions are saved or read before a measurement. */
+const fillCallers = 256
 
 const attributes = {
   cookie: { httpOnly: true, path: '/', overwrite: true, signed: false, maxAge: ttl },
@@ -16,11 +21,11 @@ const attributes = {
   padding: '',
 }
 const length = JSON.stringify({ ...attributes, visits: 1_000_000 }).length
-attributes.padding = 'x'.repeat(Math.max(0, 400 - length))
+attributes.padding = 'x'.repeat(Math.max(0, sessionBytes - length))
 
 let changes = 1_000_000
 
-/** A session that differs from every one before: no store may take it for unchanged. */
+/** Returns a session that differs from all before, so that no store treats it as unchanged. */
 export function session(): typeof attributes & { visits: number } {
   return { ...attributes, visits: changes++ }
 }
@@ -33,19 +38,21 @@ export function newIds(count = 10_000): string[] {
   return Array.from({ length: count }, newId)
 }
 
-/** All ids in turn, neighbours far apart: 256 callers never ask for the same one at once. */
+/** Returns a function that returns all ids in turn, in steps: concurrent callers never get the same id. */
 export function turns(ids: readonly string[]): () => string {
-  let n = 0
+  // A prime, so that the steps reach every id.
+  const step = 7919
+  let index = 0
   return () => {
-    n = (n + 7919) % ids.length
-    return ids[n] as string
+    index = (index + step) % ids.length
+    return ids[index] as string
   }
 }
 
-/** Saves a session under each id, 256 at a time. */
+/** Calls a function for each id, several at a time. */
 export async function fill(
   ids: readonly string[],
-  save: (id: string) => PromiseLike<unknown> | unknown,
+  call: (id: string) => PromiseLike<unknown> | unknown,
 ): Promise<void> {
-  for (let n = 0; n < ids.length; n += 256) await Promise.all(ids.slice(n, n + 256).map(save))
+  for (let n = 0; n < ids.length; n += fillCallers) await Promise.all(ids.slice(n, n + fillCallers).map(call))
 }

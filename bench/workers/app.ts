@@ -1,46 +1,38 @@
-// A Koa application in a process of its own, with the store and the options of sessions that its arguments name.
+// A Koa application whose arguments name its database (none: a MemoryStore) and whether its sessions are rolling.
 import { once } from 'node:events'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import Koa from 'koa'
 import koaSession from 'koa-generic-session'
-import { PgStore } from '../../lib/index.js'
+import { listen } from '../../test/helpers/http.js'
 import { fill, session } from '../support/sessions.js'
+import { openStore } from '../support/store.js'
+
+/** koa-generic-session puts this before ids. */
+const prefix = 'koa:sess:'
 
 const [url = '', rolling = ''] = process.argv.slice(2)
 
-// Both from the beginning: they keep this process alive.
-const order = once(process, 'message')
-process.once('disconnect', () => close())
-const store = url ? new PgStore(url) : undefined
-if (store) await Promise.all([once(store, 'trust'), store.setup()])
-const memory = new koaSession.MemoryStore()
+// Both listeners from the beginning: they keep the process running.
+const received = once(process, 'message')
+process.once('disconnect', () => stop())
+const pgStore = url ? await openStore(url) : undefined
+// The middleware's types require that a store returns a koaSession.Session.
+const store = (pgStore as koaSession.SessionStore | undefined) ?? new koaSession.MemoryStore()
 
 const app = new Koa()
-app.use(
-  koaSession({
-    // The types of the middleware know no store that answers an object of any kind.
-    store: (store as koaSession.SessionStore | undefined) ?? memory,
-    cookie: session().cookie,
-    rolling: rolling === 'rolling',
-  }),
-)
+app.use(koaSession({ store, cookie: session().cookie, rolling: rolling === 'rolling' }))
 app.use((context) => {
   const own = context.session as koaSession.Session & { visits: number }
   if (context.path === '/change') own.visits++
   context.body = { visits: own.visits }
 })
-const server = createServer(app.callback()).listen(0, '127.0.0.1')
-await once(server, 'listening')
+const server = await listen(app)
 
-async function close(): Promise<void> {
-  server.close()
-  server.closeAllConnections()
-  await store?.close()
+async function stop(): Promise<void> {
+  await server.stop()
+  await pgStore?.close()
   process.exit()
 }
 
-const [ids] = (await order) as [string[]]
-// Under the prefix that the middleware puts before ids.
-await fill(ids, (id) => (store ?? memory).set(`koa:sess:${id}`, session()))
-process.send?.(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+const [ids] = (await received) as [string[]]
+await fill(ids, (id) => store.set(`${prefix}${id}`, session()))
+process.send?.(server.url)

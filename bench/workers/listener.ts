@@ -1,11 +1,10 @@
-// Another instance of the application, in a process of its own: its cache is full, and it hears what the others change.
-import { PgStore } from '../../lib/index.js'
+// Another instance of the application: its cache is full, and it receives the notifications of changes.
 import { fill } from '../support/sessions.js'
+import { openStore } from '../support/store.js'
 
-const store = new PgStore(process.argv[2] as string)
 process.once('message', async (ids: string[]) => {
-  await Promise.all([new Promise<void>((resolve) => store.once('trust', resolve)), store.setup()])
+  const store = await openStore(process.argv[2] as string)
   await fill(ids, (id) => store.get(id))
-  process.send?.('listens')
+  process.send?.('ready')
 })
 process.once('disconnect', () => process.exit())

@@ -1,11 +1,12 @@
-// autocannon in a process of its own: the requests of one round, every connection with sessions of its own.
+// Sends the requests of one round by autocannon. Each connection has its own sessions.
 import autocannon, { type Request } from 'autocannon'
 
 export interface Order {
   readonly url: string
   readonly seconds: number
+  /** Whether one request in ten changes its session. */
   readonly changes: boolean
-  /** Which share the sessions evenly. */
+  /** The sessions are divided evenly among them. */
   readonly connections: number
   readonly ids: readonly string[]
 }
@@ -18,7 +19,7 @@ export interface Outcome {
 
 if (process.send)
   process.once('message', async (order: Order) => {
-    const { requests, duration, errors, non2xx } = await fire(order)
+    const { requests, duration, errors, non2xx } = await sendRequests(order)
     const outcome: Outcome = {
       requests: requests.total,
       perSecond: requests.total / duration,
@@ -27,22 +28,22 @@ if (process.send)
     process.send?.(outcome, () => process.exit())
   })
 
-function fire({ url, seconds, changes, connections, ids }: Order): ReturnType<typeof autocannon> {
-  const each = ids.length / connections
-  let client = 0
+function sendRequests({ url, seconds, changes, connections, ids }: Order): ReturnType<typeof autocannon> {
+  const idsPerConnection = ids.length / connections
+  let index = 0
   return autocannon({
     url,
     connections,
     duration: seconds,
     setupClient(connection) {
-      const own = ids.slice(client * each, (client + 1) * each)
-      client++
+      const own = ids.slice(index * idsPerConnection, (index + 1) * idsPerConnection)
+      index++
       connection.setRequests(requestsFor(own, changes))
     },
   })
 }
 
-/** A hundred: of ten in a row one changes its session, where there are ten each time another. */
+/** A hundred requests. One in ten changes its session, a different session of ten each time. */
 function requestsFor(ids: readonly string[], changes: boolean): Request[] {
   return Array.from({ length: 100 }, (_, n) => ({
     path: changes && n % 10 === Math.floor(n / 10) ? '/change' : '/',

@@ -1,12 +1,10 @@
-// An application that keeps its sessions in PostgreSQL: what it is made of, how it starts and how it stops.
-import { randomBytes } from 'node:crypto'
+// A Koa application that keeps its sessions in PostgreSQL: its middleware, its pages, how it starts and how it stops.
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import Koa, { type Context, type Next } from 'koa'
 import session from 'koa-generic-session'
 import { DatabaseError, PgStore, SetupError } from 'koa-pg-store'
-import { startPostgres } from '../postgres/server.js'
 import { contentSecurityPolicy, problemPage, signInPage, welcomePage } from './pages.js'
 
 declare module 'koa-generic-session' {
@@ -16,73 +14,46 @@ declare module 'koa-generic-session' {
   }
 }
 
-const { PORT, DATABASE_URL, KEYS } = process.env
-const developmentKey = 'known to everybody who has read this file'
-const longestName = 50
-const longestForm = 10_000
+const maxNameLength = 50
+const maxFormBytes = 10_000
+const shutdownMs = 5_000
 
-try {
-  await start()
-} catch (error) {
-  console.error(messageOf(error))
-  process.exit(1)
+export interface AppOptions {
+  /** The connection string of the database. */
+  readonly databaseUrl: string
+  /** Sign the cookies: the first is used, the others are still accepted. */
+  readonly keys: string[]
+  /** 0: any free port. */
+  readonly port: number
 }
 
-async function start(): Promise<void> {
-  const port = readPort()
-  const keys = readKeys()
-  const postgres = DATABASE_URL ? undefined : await startPostgres()
-  if (postgres) {
-    console.log(`Started a PostgreSQL of its own in ${postgres.folder}; the sessions end with it.`)
-    console.log(
-      'To keep them, set DATABASE_URL to a PostgreSQL of yours: postgres://user:password@host/database',
-    )
-  }
-  const store = new PgStore(DATABASE_URL || (postgres?.url ?? ''))
+export interface RunningApp {
+  readonly port: number
+  /** Finishes the requests in flight, then closes the store. */
+  stop(): Promise<void>
+}
+
+export async function startApp({ databaseUrl, keys, port }: AppOptions): Promise<RunningApp> {
+  const store = new PgStore(databaseUrl)
   store.on('warning', (error) => console.error(error.message))
 
-  const server = createServer(application(store, keys).callback())
-  try {
-    await listen(port)
-  } catch (error) {
-    await postgres?.stop()
-    throw new Error(`Can't listen on port ${port}: ${messageOf(error)}. Set PORT to another.`)
-  }
-  console.log(`Listening on http://localhost:${(server.address() as AddressInfo).port}`)
-  // Not awaited: the store tries again at its first use, and until then the pages say what is the matter.
-  store.setup().catch((error) => console.error(messageOf(error)))
+  const server = createServer(createApp(store, keys).callback())
+  await once(server.listen(port), 'listening')
+  // Not awaited: the store tries again at its first use, and until then the pages explain the outage.
+  store.setup().catch((error) => console.error(error.message))
 
-  let stopping = 0
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(signal, () => {
-      if (!stopping) stop()
-      // A second one means now, unless it is npm passing on what the terminal has sent here already.
-      else if (Date.now() - stopping > 1_000) process.exit(1)
-    })
-  }
-
-  async function listen(port: number): Promise<void> {
-    try {
-      await once(server.listen(port), 'listening')
-    } catch (error) {
-      if (PORT || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error
-      console.log(`Port ${port} is taken, so it is another one. Set PORT to choose it.`)
-      await once(server.listen(0), 'listening')
-    }
-  }
-
-  async function stop(): Promise<void> {
-    stopping = Date.now()
-    server.close()
-    setTimeout(() => server.closeAllConnections(), 5_000).unref()
-    await once(server, 'close')
-    await store.close()
-    await postgres?.stop()
-    process.exit()
+  return {
+    port: (server.address() as AddressInfo).port,
+    async stop() {
+      server.close()
+      setTimeout(() => server.closeAllConnections(), shutdownMs).unref()
+      await once(server, 'close')
+      await store.close()
+    },
   }
 }
 
-function application(store: PgStore, keys: string[]): Koa {
+function createApp(store: PgStore, keys: string[]): Koa {
   const app = new Koa()
   app.keys = keys
   app.use(protect)
@@ -90,7 +61,7 @@ function application(store: PgStore, keys: string[]): Koa {
   app.use(refuseOtherSites)
   app.use(findRoute)
   app.use(session({ store, cookie: { sameSite: 'lax' } }))
-  app.use((ctx) => ctx.state.answer(ctx))
+  app.use((ctx) => ctx.state.handler(ctx))
   return app
 }
 
@@ -106,7 +77,7 @@ async function explainProblems(ctx: Context, next: Next): Promise<void> {
   try {
     await next()
   } catch (error) {
-    // What couldn't be done in the database shouldn't be done in the cookie either.
+    // The cookie must not change if the session in the database could not.
     ctx.remove('Set-Cookie')
     if (error instanceof Koa.HttpError && error.expose) {
       ctx.status = error.status
@@ -122,7 +93,7 @@ async function explainProblems(ctx: Context, next: Next): Promise<void> {
   }
 }
 
-/** Browsers say which site a form was sent from. */
+/** Browsers send the site that a form comes from in the Origin header. */
 async function refuseOtherSites(ctx: Context, next: Next): Promise<void> {
   const origin = ctx.get('Origin')
   const isOther = origin && !(URL.canParse(origin) && new URL(origin).host === ctx.host)
@@ -136,10 +107,10 @@ const routes = new Map([
   ['POST /sign-out', signOut],
 ])
 
-/** Before the session is read: what isn't there needs none. */
+/** Runs before the session middleware, so that an unknown path costs no query. */
 async function findRoute(ctx: Context, next: Next): Promise<void> {
   const method = ctx.method === 'HEAD' ? 'GET' : ctx.method
-  ctx.state.answer = routes.get(`${method} ${ctx.path}`) ?? ctx.throw(404, 'There is no such page')
+  ctx.state.handler = routes.get(`${method} ${ctx.path}`) ?? ctx.throw(404, 'There is no such page')
   await next()
 }
 
@@ -155,54 +126,31 @@ async function showFirstPage(ctx: Context): Promise<void> {
 
 async function signIn(ctx: Context): Promise<void> {
   const name = ((await readForm(ctx)).get('name') ?? '').trim()
-  if (name === '' || name.length > longestName) {
+  if (name === '' || name.length > maxNameLength) {
     ctx.status = 422
-    ctx.body = signInPage(name, `Please give a name of 1 to ${longestName} characters.`)
+    ctx.body = signInPage(name, `Please give a name of 1 to ${maxNameLength} characters.`)
     return
   }
-  // A new id, so that nobody can have planted the one that is signed in now.
+  // A new session id, so that an id planted before the sign-in (session fixation) is worth nothing.
   await ctx.regenerateSession()
   if (ctx.session) ctx.session.name = name
-  toFirstPage(ctx)
+  redirectToFirstPage(ctx)
 }
 
 async function signOut(ctx: Context): Promise<void> {
   ctx.session = null
-  toFirstPage(ctx)
+  redirectToFirstPage(ctx)
 }
 
-function toFirstPage(ctx: Context): void {
+function redirectToFirstPage(ctx: Context): void {
   ctx.status = 303
   ctx.redirect('/')
 }
 
 async function readForm(ctx: Context): Promise<URLSearchParams> {
-  if (!(ctx.request.length <= longestForm)) ctx.throw(413, 'The form is too long')
+  if (!(ctx.request.length <= maxFormBytes)) ctx.throw(413, 'The form is too long')
   ctx.req.setEncoding('utf8')
   let text = ''
   for await (const chunk of ctx.req) text += chunk
   return new URLSearchParams(text)
-}
-
-function readPort(): number {
-  const port = PORT ? Number(PORT) : 3000
-  if (Number.isInteger(port) && port >= 0 && port <= 65_535) return port
-  throw new Error(`PORT is ${JSON.stringify(PORT)}; it has to be a number from 0 (any free port) to 65535.`)
-}
-
-function readKeys(): string[] {
-  const keys = (KEYS ?? '')
-    .split(',')
-    .map((key) => key.trim())
-    .filter(Boolean)
-  if (keys.length > 0) return keys
-  if (!DATABASE_URL) return [randomBytes(32).toString('hex')]
-  console.log(
-    'Signing cookies with the development key. Set KEYS to secrets of your own, separated by commas.',
-  )
-  return [developmentKey]
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }

@@ -1,4 +1,4 @@
-// The pages of the example application: HTML and nothing else.
+// The HTML pages of the example application.
 import { createHash } from 'node:crypto'
 
 const style = `
@@ -52,7 +52,7 @@ main > :last-child { margin-bottom: 0; }
 
 const icon = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="#23607a"/></svg>`
 
-/** Nothing but this stylesheet and icon may be loaded, so that markup in a name could do nothing even unescaped. */
+/** Allows only this stylesheet and icon, so that markup in a name would be harmless even if it weren't escaped. */
 export const contentSecurityPolicy = [
   "default-src 'none'",
   `style-src 'sha256-${createHash('sha256').update(style).digest('base64')}'`,
@@ -63,7 +63,7 @@ export const contentSecurityPolicy = [
 ].join('; ')
 
 export function signInPage(name = '', problem = ''): string {
-  const trouble = problem && `<p class="problem" id="problem" role="alert">${escapeHtml(problem)}</p>`
+  const message = problem && `<p class="problem" id="problem" role="alert">${escapeHtml(problem)}</p>`
   return page(
     'Sign in',
     `<h1>Sign in</h1>
@@ -72,7 +72,7 @@ export function signInPage(name = '', problem = ''): string {
       <label for="name">Your name</label>
       <input id="name" name="name" value="${escapeHtml(name)}" maxlength="50" required autofocus
         autocomplete="nickname"${problem && ' aria-invalid="true" aria-describedby="problem"'}>
-      ${trouble}
+      ${message}
       <button>Sign in</button>
     </form>`,
   )

@@ -1,51 +1,67 @@
-// What a command of the command line is, and what it is given.
+// The interface of a command, and what several commands need to read their arguments.
 import type { ParseArgsConfig } from 'node:util'
 import type { Connection } from '../postgres/connection.js'
+import type { Table } from '../schema/table.js'
+import { toUserId } from '../session/user-id.js'
 import type { PgStoreOptions } from '../types/options.js'
+import { messageOf } from '../util/driver-errors.js'
 import type { Terminal } from './terminal.js'
 
-/** What the user typed after the command's name, and whom it is typed to. */
+/** What a command runs with. */
 export interface Context {
   readonly values: Readonly<Record<string, string | boolean | undefined>>
-  /** What stood there without an option, where the command takes that. */
+  /** The arguments that are no options, for a command that takes handles. */
   readonly positionals: readonly string[]
   readonly terminal: Terminal
-  /** Schema and table, as the store's options. */
+  /** Schema and table, as options of the store. */
   readonly options: Pick<PgStoreOptions, 'schema' | 'table'>
-  /** The database that was named; not connected yet. */
+  /** The database, not connected yet. */
   readonly connection: Connection
 }
 
 export interface Command {
   /** One line for the list of commands. */
   readonly summary: string
-  /** What it is for, and its own options. */
+  /** The usage and the command's own options. */
   readonly help: string
   readonly options: NonNullable<ParseArgsConfig['options']>
-  /** Whether it takes anything without an option. */
+  /** Whether handles of sessions may be given as arguments. */
   readonly takesHandles?: boolean
-  /** Whether it talks to a database when it is called like this. */
+  /** Whether a call with these options needs a database. Default: true. */
   needsDatabase?(values: Context['values']): boolean
-  /** Answers the exit status. What it throws is told in one line, with status 1. */
+  /** Resolves with the exit status. An error is printed in one line, with exit status 1. */
   run(context: Context): Promise<number>
 }
 
-/** The command line can't be understood: exit status 2. */
+/** A mistake in the command line: exit status 2. */
 export class UsageError extends Error {}
 
-/** Whether it has the form of a session's handle: what `list` prints, and `revoke` takes. */
+/** Whether a text has the form of a handle, as `list` prints it and `revoke` takes it. */
 export function isHandle(text: string): boolean {
   return /^[\w-]{43}$/.test(text)
 }
 
-/** A whole number that the user gave, if they did. */
-export function wholeNumber(values: Context['values'], name: string, least: number): number | undefined {
+/** Returns the whole number that was given as `--name`, if any. */
+export function readInteger(values: Context['values'], name: string, min: number): number | undefined {
   const text = values[name]
   if (text === undefined) return undefined
-  const number = Number(text)
-  if (!/^\d+$/.test(String(text)) || !Number.isSafeInteger(number) || number < least)
-    throw new UsageError(
-      `--${name} must be a whole number, ${least} or more; received ${JSON.stringify(text)}`,
-    )
-  return number
+  const value = Number(text)
+  if (!/^\d+$/.test(String(text)) || !Number.isSafeInteger(value) || value < min)
+    throw new UsageError(`--${name} must be a whole number, ${min} or more; received ${JSON.stringify(text)}`)
+  return value
+}
+
+/** Returns the user that was given as `--user`, if any. */
+export function readUserId({ values }: Context): string | undefined {
+  if (values.user === undefined) return undefined
+  try {
+    return toUserId(values.user, '--user')
+  } catch (error) {
+    throw new UsageError(messageOf(error))
+  }
+}
+
+export function assertUserColumn({ name, columns }: Table): void {
+  if (!columns.has('user_id'))
+    throw new Error(`${name} has no column user_id, so its sessions can't be found by user: run migrate`)
 }

@@ -1,4 +1,4 @@
-// The command line: finds the command, the database and the words for what went wrong.
+// The entry point of the command line: finds the command and the database, and prints errors.
 import { type ParseArgsConfig, parseArgs } from 'node:util'
 import { connect } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
@@ -15,7 +15,7 @@ import { Terminal } from './terminal.js'
 
 const commands: Record<string, Command> = { sweep, migrate, stats, list, revoke, doctor }
 
-const common = {
+const commonOptions = {
   url: { type: 'string' },
   schema: { type: 'string' },
   table: { type: 'string' },
@@ -26,19 +26,19 @@ const common = {
 
 const commonHelp = `The database:
   --url <postgres://…>   Default: DATABASE_URL, or PGHOST, PGPORT, PGUSER,
-                         PGPASSWORD and PGDATABASE. Others on the machine may
-                         see what you type here: prefer the variables.
+                         PGPASSWORD and PGDATABASE. Prefer the variables: other
+                         users of the machine may see command lines.
   --schema <name>        Default: public
   --table <name>         Default: session
 
-Everywhere:
-  --json                 Print JSON, for programs.
-  --verbose              Show where an error comes from.
+All commands:
+  --json                 Print JSON.
+  --verbose              Print the stack trace of an error.
   -h, --help
 
-Exit status: 0 all is well, 1 something failed, 2 the command line is wrong.`
+Exit status: 0 success, 1 failure, 2 mistake in the command line.`
 
-const overview = `koa-pg-store looks after Koa sessions in PostgreSQL.
+const overview = `koa-pg-store manages Koa sessions in PostgreSQL.
 
 Usage: koa-pg-store <command> [options]
 
@@ -47,25 +47,25 @@ ${Object.entries(commands)
   .map(([name, { summary }]) => `  ${name.padEnd(10)} ${summary}`)
   .join('\n')}
 
-Try this first:
+To begin:
   export DATABASE_URL=postgres://user:password@localhost/app
   koa-pg-store doctor
 
-koa-pg-store <command> --help tells more of each.
+koa-pg-store <command> --help describes a command.
 
 ${commonHelp}`
 
 async function main(args: string[], terminal: Terminal): Promise<number> {
   const [name = '--help', ...rest] = args
   if (name === '--help' || name === '-h' || name === 'help') {
-    const about = commands[rest[0] ?? '']
-    terminal.line(about ? helpOf(about) : overview)
+    const subject = commands[rest[0] ?? '']
+    terminal.line(subject ? helpOf(subject) : overview)
     return args.length === 0 ? 2 : 0
   }
   const command = Object.hasOwn(commands, name) ? commands[name] : undefined
   if (command === undefined)
     throw new UsageError(
-      `there is no command ${JSON.stringify(name)}; there are ${Object.keys(commands).join(', ')}`,
+      `unknown command ${JSON.stringify(name)}; commands: ${Object.keys(commands).join(', ')}`,
     )
   const { values, positionals } = parse(command, rest)
   if (values.help) {
@@ -76,9 +76,9 @@ async function main(args: string[], terminal: Terminal): Promise<number> {
     schema: values.schema as string | undefined,
     table: values.table as string | undefined,
   }
-  used(() => readOptions(options))
-  const isNeeded = command.needsDatabase?.(values) ?? true
-  const connection = isNeeded ? database(values, terminal) : undefined
+  asUsageError(() => readOptions(options))
+  const needsDatabase = command.needsDatabase?.(values) ?? true
+  const connection = needsDatabase ? openDatabase(values, terminal) : undefined
   try {
     return await command.run({ values, positionals, terminal, options, connection: connection as Connection })
   } finally {
@@ -92,18 +92,18 @@ function helpOf({ help }: Command): string {
 
 function parse(command: Command, args: string[]): Pick<Context, 'values' | 'positionals'> {
   const allowPositionals = command.takesHandles === true
-  return used(() => {
+  return asUsageError(() => {
     const { values, positionals } = parseArgs({
-      args: allowPositionals ? withHandles(args) : args,
-      options: { ...common, ...command.options },
+      args: allowPositionals ? separateHandles(args) : args,
+      options: { ...commonOptions, ...command.options },
       allowPositionals,
     })
     return { values: values as Context['values'], positionals }
   })
 }
 
-/** One handle in 64 begins with a hyphen, and is no option for that. */
-function withHandles(args: readonly string[]): string[] {
+/** Moves handles behind `--`: one in 64 begins with a hyphen, and would be parsed as an option. */
+function separateHandles(args: readonly string[]): string[] {
   const options: string[] = []
   const handles: string[] = []
   for (const arg of args) {
@@ -116,23 +116,23 @@ function withHandles(args: readonly string[]): string[] {
   return [...options, ...handles]
 }
 
-/** What is wrong with what the user typed is wrong use. */
-function used<T>(work: () => T): T {
+/** Runs a check of what the user typed: its errors are usage errors. */
+function asUsageError<T>(check: () => T): T {
   try {
-    return work()
+    return check()
   } catch (error) {
     throw new UsageError(messageOf(error).replace(/^option "(schema|table)"/, '--$1'), { cause: error })
   }
 }
 
-function database({ url }: Context['values'], terminal: Terminal): Connection {
+function openDatabase({ url }: Context['values'], terminal: Terminal): Connection {
   const { DATABASE_URL, PGHOST, PGUSER, PGDATABASE, PGPORT, PGSERVICE } = process.env
-  const source = (url as string | undefined) ?? (DATABASE_URL || undefined)
+  const connectionString = (url as string | undefined) ?? (DATABASE_URL || undefined)
   const warn = (error: Error): void => terminal.note(error.message)
-  if (source !== undefined) return used(() => connect({ connectionString: source, max: 2 }, warn))
+  if (connectionString !== undefined) return asUsageError(() => connect({ connectionString, max: 2 }, warn))
   if (!(PGHOST || PGUSER || PGDATABASE || PGPORT || PGSERVICE))
     throw new UsageError(
-      'which database? Set DATABASE_URL=postgres://user:password@host/database, or give --url',
+      'no database given: set DATABASE_URL=postgres://user:password@host/database, or use --url',
     )
   return connect({ max: 2 }, warn)
 }
@@ -146,8 +146,8 @@ try {
   const text = messageOf(error).replaceAll(/\s*\n\s*/g, ' ')
   terminal.note(`koa-pg-store: ${text}`)
   if (isUsage) {
-    const about = command && Object.hasOwn(commands, command) ? `${command} ` : ''
-    terminal.note(`See koa-pg-store ${about}--help`)
+    const subject = command && Object.hasOwn(commands, command) ? `${command} ` : ''
+    terminal.note(`See koa-pg-store ${subject}--help`)
   } else if (process.argv.includes('--verbose')) terminal.note(String((error as Error).stack))
   process.exitCode = isUsage ? 2 : 1
 }

@@ -1,4 +1,4 @@
-// What the command line prints and asks: colours, bars and progress on a terminal, plain lines elsewhere.
+// Prints and asks for the command line: with colours and progress bars on a terminal, in plain lines elsewhere.
 import { createInterface } from 'node:readline'
 
 type Style = 'bold' | 'dim' | 'red' | 'green' | 'yellow'
@@ -11,16 +11,20 @@ const codes: Record<Style, [number, number]> = {
   yellow: [33, 39],
 }
 
-/** How often progress is told, in ms: on a terminal, and in lines. */
-const redrawMs = 100
-const lineMs = 10_000
+/** How often progress is printed: as a bar on a terminal, and as lines. */
+const barIntervalMs = 100
+const lineIntervalMs = 10_000
+
+const minWidth = 20
+const defaultWidth = 80
+const minBarWidth = 8
 
 export class Terminal {
   readonly #out: NodeJS.WriteStream
   readonly #errors: NodeJS.WriteStream
   readonly #in: NodeJS.ReadStream | undefined
   readonly #isColoured: boolean
-  #told = performance.now()
+  #lastProgressAt = performance.now()
   #hasBar = false
 
   constructor(
@@ -33,29 +37,29 @@ export class Terminal {
     this.#out = out
     this.#errors = errors
     this.#isColoured = out.isTTY === true && !env.NO_COLOR && env.TERM !== 'dumb'
-    // Whoever reads has seen enough: `| head`.
+    // The reader may close the pipe early, as `| head` does.
     for (const stream of [out, errors])
       stream.on('error', (error: NodeJS.ErrnoException) => {
         process.exit(error.code === 'EPIPE' ? 0 : 1)
       })
   }
 
-  /** Columns to draw in. */
+  /** The width of the window, in columns. */
   get width(): number {
-    return Math.max(20, this.#out.isTTY ? this.#out.columns || 80 : 80)
+    return Math.max(minWidth, (this.#out.isTTY && this.#out.columns) || defaultWidth)
   }
 
-  /** Whether somebody looks at what is printed, and no program reads it. */
-  get isWatched(): boolean {
+  /** Whether the output goes to a terminal, not to a file or a program. */
+  get isTerminal(): boolean {
     return this.#out.isTTY === true
   }
 
-  /** Whether somebody is there who can be asked. */
+  /** Whether there is a terminal to ask the user. */
   get canAsk(): boolean {
     return this.#in?.isTTY === true && this.#errors.isTTY === true
   }
 
-  /** Asks; what isn't yes is no, and so is the end of the input. */
+  /** Asks the user. Resolves with false for any answer but yes, and at the end of the input. */
   confirm(question: string): Promise<boolean> {
     this.#clear()
     return new Promise((resolve) => {
@@ -69,12 +73,13 @@ export class Terminal {
     })
   }
 
+  /** Prints to the standard output. */
   line(text = ''): void {
     this.#clear()
     this.#out.write(`${text}\n`)
   }
 
-  /** For people, beside what is printed for programs. */
+  /** Prints a message for people to the standard error. */
   note(text: string): void {
     this.#clear()
     this.#errors.write(`${text}\n`)
@@ -89,33 +94,33 @@ export class Terminal {
     return this.#isColoured ? `\u001b[${on}m${text}\u001b[${off}m` : text
   }
 
-  /** How far something is, between 0 and 1: a bar that is redrawn, or a line now and then. */
+  /** Shows progress, `done` between 0 and 1: a bar on a terminal, else a line every ten seconds. */
   progress(done: number, text: string): void {
     const { isTTY } = this.#errors
     const now = performance.now()
-    if (now - this.#told < (isTTY ? redrawMs : lineMs)) return
-    this.#told = now
+    if (now - this.#lastProgressAt < (isTTY ? barIntervalMs : lineIntervalMs)) return
+    this.#lastProgressAt = now
     const percent = `${Math.floor(done * 100)} %`.padStart(5)
     if (!isTTY) {
       this.#errors.write(`${percent.trim()}: ${text}\n`)
       return
     }
-    const width = Math.max(20, this.#errors.columns || 80) - 1
-    const room = width - percent.length - text.length - 2
-    const drawn = room >= 8 ? `${bar(done, room)} ` : ''
-    this.#errors.write(`\r\u001b[K${`${drawn}${percent} ${text}`.slice(0, width)}`)
+    const width = Math.max(minWidth, this.#errors.columns || defaultWidth) - 1
+    const barWidth = width - percent.length - text.length - 2
+    const prefix = barWidth >= minBarWidth ? `${bar(done, barWidth)} ` : ''
+    this.#errors.write(`\r\u001b[K${`${prefix}${percent} ${text}`.slice(0, width)}`)
     this.#hasBar = true
   }
 
-  /** Rows of a name, a number of things and what share of the largest that is. */
+  /** Prints a row for each name: its count, and a bar relative to the largest count. */
   histogram(rows: readonly { name: string; count: number }[]): void {
-    const most = Math.max(1, ...rows.map(({ count }) => count))
-    const names = Math.max(...rows.map(({ name }) => name.length))
-    const counts = Math.max(...rows.map(({ count }) => number(count).length))
-    const room = Math.max(1, this.width - names - counts - 7)
+    const maxCount = Math.max(1, ...rows.map(({ count }) => count))
+    const nameWidth = Math.max(...rows.map(({ name }) => name.length))
+    const countWidth = Math.max(...rows.map(({ count }) => number(count).length))
+    const barWidth = Math.max(1, this.width - nameWidth - countWidth - 7)
     for (const { name, count } of rows)
       this.line(
-        `  ${name.padStart(names)}  ${number(count).padStart(counts)}  ${bar(count / most, room).trimEnd()}`.trimEnd(),
+        `  ${name.padStart(nameWidth)}  ${number(count).padStart(countWidth)}  ${bar(count / maxCount, barWidth).trimEnd()}`.trimEnd(),
       )
   }
 
@@ -128,30 +133,31 @@ export class Terminal {
 const eighths = ' ▏▎▍▌▋▊▉█'
 
 function bar(share: number, width: number): string {
-  const full = Math.min(1, Math.max(0, share)) * width * 8
-  // What is there is seen.
-  const drawn = share > 0 ? Math.max(1, Math.round(full)) : 0
-  const rest = drawn % 8 === 0 ? '' : eighths[drawn % 8]
-  return ('█'.repeat(Math.floor(drawn / 8)) + rest).padEnd(width)
+  const exact = Math.min(1, Math.max(0, share)) * width * 8
+  // Even the smallest share is visible.
+  const length = share > 0 ? Math.max(1, Math.round(exact)) : 0
+  const end = length % 8 === 0 ? '' : eighths[length % 8]
+  return ('█'.repeat(Math.floor(length / 8)) + end).padEnd(width)
 }
 
-/** With separators. */
+/** Formats a number with separators. */
 export function number(value: number): string {
   return value.toLocaleString('en-US')
 }
 
+/** Formats a size, such as 1.5 MiB. */
 export function bytes(value: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
-  let n = 0
-  let rest = value
-  while (rest >= 1024 && n < units.length - 1) {
-    rest /= 1024
-    n++
+  let unit = 0
+  let size = value
+  while (size >= 1024 && unit < units.length - 1) {
+    size /= 1024
+    unit++
   }
-  return `${rest >= 100 || n === 0 ? Math.round(rest) : rest.toFixed(1)} ${units[n]}`
+  return `${size >= 100 || unit === 0 ? Math.round(size) : size.toFixed(1)} ${units[unit]}`
 }
 
-/** The two largest units of a time in ms. */
+/** Formats a duration by its two largest units, such as 1 h 5 min. */
 export function duration(ms: number): string {
   if (ms < 1_000) return `${Math.round(ms)} ms`
   const units: [string, number][] = [

@@ -1,4 +1,4 @@
-// The command line, in processes of its own.
+// The command line in child processes: usage, errors, sweep, migrate, stats and doctor.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import pg from 'pg'
@@ -7,18 +7,18 @@ import { Command, run } from '../helpers/command.js'
 import { at, freshDatabase, ownServer, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
-const fill = (count: number, expiry = '-1 second', id = 'over'): string =>
+const fill = (count: number, expiry = '-1 second', id = 'expired'): string =>
   `insert into session (id, expiry, session, version) select '${id}-' || i, now() + interval '${expiry}', '{"a":1}', 1
    from generate_series(1, ${count}) i`
 
-/** A session table with sessions that are over, and some that are not. */
-async function table(over: number, alive = 3): Promise<string> {
+/** Creates a session table with expired and active sessions, and resolves with the URL of its database. */
+async function table(expired: number, active = 3): Promise<string> {
   const url = await freshDatabase()
   const store = new PgStore(url, { cleanup: false })
   await store.setup()
   await store.close()
-  await sql(url, fill(over))
-  await sql(url, fill(alive, '1 hour', 'alive'))
+  await sql(url, fill(expired))
+  await sql(url, fill(active, '1 hour', 'active'))
   return url
 }
 
@@ -28,8 +28,8 @@ const count = async (url: string, id: string): Promise<number> =>
 const handle = 'A'.repeat(43)
 
 describe('koa-pg-store', () => {
-  describe('as somebody calls it who hasn’t seen it', () => {
-    it('teaches: alone with status 2, with --help and help with 0', async () => {
+  describe('usage', () => {
+    it('prints its usage: without arguments with status 2, with --help and help with 0', async () => {
       for (const [args, status] of [
         [[], 2],
         [['--help'], 0],
@@ -45,7 +45,7 @@ describe('koa-pg-store', () => {
     })
 
     for (const name of ['sweep', 'migrate', 'stats', 'list', 'revoke', 'doctor'])
-      it(`tells of ${name}, without a database`, async () => {
+      it(`describes ${name}, without a database`, async () => {
         const said = await run(undefined, name, '--help')
         expect(said).to.include({ status: 0, errors: '' })
         expect(said.out).to.match(new RegExp(`^Usage: koa-pg-store ${name}`))
@@ -56,12 +56,12 @@ describe('koa-pg-store', () => {
     const mistakes: [string[], RegExp][] = [
       [
         ['swep'],
-        /^koa-pg-store: there is no command "swep"; there are sweep, migrate, stats, list, revoke, doctor\n/,
+        /^koa-pg-store: unknown command "swep"; commands: sweep, migrate, stats, list, revoke, doctor\n/,
       ],
-      [['toString'], /there is no command "toString"/],
+      [['toString'], /unknown command "toString"/],
       [['sweep', '--nope'], /^koa-pg-store: Unknown option '--nope'/],
       [['sweep', 'now'], /^koa-pg-store: Unexpected argument 'now'/],
-      [['sweep'], /^koa-pg-store: which database\? Set DATABASE_URL=/],
+      [['sweep'], /^koa-pg-store: no database given: set DATABASE_URL=/],
       [['sweep', '--url', 'mysql://x'], /received one that begins with mysql:/],
       [['stats', '--table', ''], /^koa-pg-store: --table must be a name of 1 to 63 bytes/],
       [
@@ -90,11 +90,11 @@ describe('koa-pg-store', () => {
       [['revoke', '--url', 'postgres://x/y', handle, '--except', handle], /--except needs --user/],
       [
         ['revoke', '--url', 'postgres://x/y', '--all'],
-        /--all ends the sessions of everybody, and there is no terminal to ask: give --yes too/,
+        /--all destroys all sessions, and there is no terminal to ask: add --yes/,
       ],
     ]
     for (const [args, message] of mistakes)
-      it(`answers ${args.join(' ')} with status 2, in a line and where to look`, async () => {
+      it(`refuses ${args.join(' ')} with status 2, in one line, and refers to --help`, async () => {
         const said = await run(undefined, ...args)
         expect(said.status).to.equal(2)
         expect(said.out).to.equal('')
@@ -103,8 +103,8 @@ describe('koa-pg-store', () => {
       })
   })
 
-  describe('with a database that is not as it should be', () => {
-    it('says in a line what is wrong, with status 1, without a password, and more with --verbose', async () => {
+  describe('the database', () => {
+    it('that fails is reported in one line, with status 1 and without a password; --verbose adds the stack', async () => {
       const url = await table(1)
       await sql(
         url,
@@ -136,7 +136,7 @@ describe('koa-pg-store', () => {
       await sql(url, 'drop role reader')
     })
 
-    it('finds the database by libpq’s variables too', async () => {
+    it('is found by libpq’s variables too', async () => {
       const { hostname, port, username, password, pathname } = new URL(await table(2))
       const env = { PGHOST: hostname, PGPORT: port, PGUSER: username, PGDATABASE: pathname.slice(1) }
       const said = await new Command(['sweep', '--json'], { ...env, PGPASSWORD: password }).ended
@@ -146,20 +146,20 @@ describe('koa-pg-store', () => {
   })
 
   describe('sweep', () => {
-    it('deletes what is over, once, and says what it did', async () => {
+    it('deletes expired sessions once, and prints how many', async () => {
       const url = await table(2_345)
       const said = await run(url, 'sweep')
       expect(said).to.include({ status: 0, errors: '' })
       expect(said.out).to.match(/^Swept: 2,345 deleted in [\d.]+ m?s \(\d+ batches, [\d,]+ a second\)\.\n$/)
-      expect(await count(url, 'alive')).to.equal(3)
-      expect(await count(url, 'over')).to.equal(0)
+      expect(await count(url, 'active')).to.equal(3)
+      expect(await count(url, 'expired')).to.equal(0)
       expect(JSON.parse((await run(url, 'sweep', '--json')).out)).to.include({ deleted: 0 })
     })
 
-    it('takes the limits that the application has', async () => {
+    it('has options for the limits of the application', async () => {
       const url = await table(0, 3)
-      await sql(url, `update session set last_access = now() - interval '1 hour' where id = 'alive-1'`)
-      await sql(url, `update session set created_at = now() - interval '1 hour' where id = 'alive-2'`)
+      await sql(url, `update session set last_access = now() - interval '1 hour' where id = 'active-1'`)
+      await sql(url, `update session set created_at = now() - interval '1 hour' where id = 'active-2'`)
       const limits = [
         '--idle-timeout',
         '60000',
@@ -173,68 +173,68 @@ describe('koa-pg-store', () => {
       expect(JSON.parse((await run(url, 'sweep', '--json', ...limits)).out)).to.include({ deleted: 2 })
     })
 
-    it('does nothing while another instance sweeps', async () => {
+    it('does nothing while another instance is sweeping', async () => {
       const url = await table(5)
-      let go = (): void => undefined
-      const onExpired = () => new Promise<void>((resolve) => (go = resolve))
+      let resume = (): void => undefined
+      const onExpired = () => new Promise<void>((resolve) => (resume = resolve))
       const store = new PgStore(url, { cleanup: { cron: false, onExpired } })
-      const under = store.sweep()
+      const sweeping = store.sweep()
       await until(async () => (await sql(url, `select from pg_locks where locktype = 'advisory'`)).length > 0)
       const said = await run(url, 'sweep')
       expect(said).to.include({ status: 0, errors: '' })
-      expect(said.out).to.equal('Nothing to do: another instance is sweeping, or has just done so.\n')
+      expect(said.out).to.equal('Nothing to do: another instance is sweeping, or has just swept.\n')
       const closed = store.close()
-      go()
-      await under
+      resume()
+      await sweeping
       await closed
     })
 
-    /** A sweep waits in the middle until the function that this answers is called. */
-    async function stalled(url: string): Promise<() => Promise<void>> {
+    /** Makes a sweep wait in the middle, until the returned function is called. */
+    async function stall(url: string): Promise<() => Promise<void>> {
       await sql(
         url,
         `create function wait() returns trigger language plpgsql as
            'begin perform pg_advisory_xact_lock_shared(42); return old; end';
-         create trigger wait before delete on session for each row when (old.id = 'over-2500') execute function wait()`,
+         create trigger wait before delete on session for each row when (old.id = 'expired-2500') execute function wait()`,
       )
       const gate = new pg.Client(url)
       await gate.connect()
       await gate.query('select pg_advisory_lock(42)')
       return () => gate.end()
     }
-    const waits = `select from pg_locks where locktype = 'advisory' and objsubid = 1 and not granted`
+    const waitingSweep = `select from pg_locks where locktype = 'advisory' and objsubid = 1 and not granted`
 
     for (const signal of ['SIGTERM', 'SIGINT'] as const)
-      it(`ends after its batch at a ${signal}, with status 1, and says what it did`, async () => {
+      it(`stops after its batch at a ${signal}, with status 1, and prints what it did`, async () => {
         const url = await table(20_000)
-        const go = await stalled(url)
+        const resume = await stall(url)
         const command = new Command(['sweep'], { DATABASE_URL: url })
-        await until(async () => (await sql(url, waits)).length > 0)
+        await until(async () => (await sql(url, waitingSweep)).length > 0)
         command.child.kill(signal)
-        await until(() => command.errors.includes('Ending after this batch'))
-        await go()
+        await until(() => command.errors.includes('Stopping after this batch'))
+        await resume()
         const said = await command.ended
         expect(said.status).to.equal(1)
-        expect(said.out).to.match(/^Interrupted: [\d,]+ deleted in .* The rest goes with the next sweep\.\n$/)
-        expect(await count(url, 'over')).to.be.within(1, 19_999)
-        expect(await count(url, 'alive')).to.equal(3)
+        expect(said.out).to.match(/^Interrupted: [\d,]+ deleted in .* The next sweep deletes the rest\.\n$/)
+        expect(await count(url, 'expired')).to.be.within(1, 19_999)
+        expect(await count(url, 'active')).to.equal(3)
       })
 
-    it('ends at once at a second SIGINT', async () => {
+    it('stops at once at a second SIGINT', async () => {
       const url = await table(20_000)
-      const go = await stalled(url)
+      const resume = await stall(url)
       const command = new Command(['sweep', '--watch', '--cron', '* * * * * *'], { DATABASE_URL: url })
-      await until(async () => (await sql(url, waits)).length > 0)
+      await until(async () => (await sql(url, waitingSweep)).length > 0)
       command.child.kill('SIGINT')
-      await until(() => command.errors.includes('Ending after this batch'))
+      await until(() => command.errors.includes('Stopping after this batch'))
       await sleep(1_100)
       command.child.kill('SIGINT')
       expect((await command.ended).status).to.equal(1)
-      await go()
-      expect(await count(url, 'alive')).to.equal(3)
+      await resume()
+      expect(await count(url, 'active')).to.equal(3)
     })
 
-    it('is a worker with --watch: outlives its server, goes on when it is back, and ends well at a SIGTERM', async () => {
+    it('is a worker with --watch: survives an outage of its server, and stops with status 0 at a SIGTERM', async () => {
       const server = await ownServer()
       try {
         const store = new PgStore(server.url, { cleanup: false })
@@ -246,15 +246,15 @@ describe('koa-pg-store', () => {
         })
         await until(() => command.out.includes('Swept: 10 deleted'))
         await server.kill()
-        await until(() => /Trying again at the next time/.test(command.errors))
+        await until(() => /Trying again at the next scheduled time/.test(command.errors))
         await server.start()
         await sql(server.url, fill(7))
         await until(() => command.out.includes('Swept: 7 deleted'))
         command.child.kill('SIGTERM')
         const { status, out, errors } = await command.ended
         expect(status).to.equal(0)
-        expect(out).to.match(/^Sweeping by \* \* \* \* \* \*; Ctrl-C or SIGTERM ends it\.\n/)
-        expect(out).to.match(/\nEnded after \d+ sweeps: 17 deleted\.\n$/)
+        expect(out).to.match(/^Sweeping on the schedule \* \* \* \* \* \*, until Ctrl-C or SIGTERM\.\n/)
+        expect(out).to.match(/\nStopped after \d+ sweeps: 17 deleted\.\n$/)
         expect(errors).not.to.include(new URL(server.url).password)
       } finally {
         await server.stop()
@@ -263,7 +263,7 @@ describe('koa-pg-store', () => {
   })
 
   describe('migrate', () => {
-    it('makes the table, says so, and does nothing the next time', async () => {
+    it('creates the table, says so, and does nothing the next time', async () => {
       const url = await freshDatabase()
       for (let n = 0; n < 2; n++)
         expect(await run(url, 'migrate', '--schema', 'app', '--table', 'people')).to.deep.equal({
@@ -277,22 +277,22 @@ describe('koa-pg-store', () => {
       await store.close()
     })
 
-    it('prints with --print what makes the same table, and touches no database', async () => {
+    it('prints with --print the SQL that creates the same table, without a database', async () => {
       const { status, out, errors } = await run('postgres://127.0.0.1:1/nowhere', 'migrate', '--print')
       expect({ status, errors }).to.deep.equal({ status: 0, errors: '' })
-      const [printed, made] = [await freshDatabase(), await freshDatabase()]
+      const [printed, migrated] = [await freshDatabase(), await freshDatabase()]
       await sql(printed, out)
       await sql(printed, out)
-      await run(made, 'migrate')
+      await run(migrated, 'migrate')
       const shape = `select attname, format_type(atttypid, -1), attnotnull, col_description(attrelid, attnum),
         (select count(*)::int from pg_trigger where tgrelid = attrelid) as triggers
         from pg_attribute where attrelid = 'session'::regclass and attnum > 0`
-      expect(await sql(printed, shape)).to.deep.equal(await sql(made, shape))
-      const { stdout } = { stdout: (await run(undefined, 'migrate', '--print', '--json')).out }
-      expect(JSON.parse(stdout).sql).to.match(/^do /)
+      expect(await sql(printed, shape)).to.deep.equal(await sql(migrated, shape))
+      const json = JSON.parse((await run(undefined, 'migrate', '--print', '--json')).out)
+      expect(json.sql).to.match(/^do /)
     })
 
-    it('upgrades a table of koa-pg-session, and turns its ids with --to-hashed-ids', async () => {
+    it('upgrades a table of koa-pg-session, and hashes its ids with --to-hashed-ids', async () => {
       const url = await freshDatabase()
       await sql(
         url,
@@ -302,10 +302,10 @@ describe('koa-pg-store', () => {
       const raw = `select id from session where id like 'koa:%'`
       expect((await run(url, 'migrate', '--raw-ids')).status).to.equal(0)
       expect(await sql(url, raw)).to.have.length(500)
-      expect((await run(url, 'migrate')).out).to.include('migrate --to-hashed-ids does now')
+      expect((await run(url, 'migrate')).out).to.include('run migrate --to-hashed-ids now')
       const said = await run(url, 'migrate', '--to-hashed-ids')
       expect(said.status).to.equal(0)
-      expect(said.out).to.include('500 session ids were turned into digests')
+      expect(said.out).to.include('500 session ids were replaced by their digests')
       expect(await sql(url, raw)).to.have.length(0)
       const store = new PgStore(url)
       expect(await store.get('koa:sess:7')).to.deep.equal({ a: 1 })
@@ -314,17 +314,17 @@ describe('koa-pg-store', () => {
   })
 
   describe('stats', () => {
-    it('counts, measures and draws, and names nobody', async () => {
+    it('counts, measures and draws, and prints no id and no user', async () => {
       const url = await table(4, 10)
-      await sql(url, `update session set user_id = 'u' || (substr(id, 7)::int % 3) where id like 'alive%'`)
-      await sql(url, `update session set session = null where id = 'alive-10'`)
+      await sql(url, `update session set user_id = 'u' || (substr(id, 8)::int % 3) where id like 'active%'`)
+      await sql(url, `update session set session = null where id = 'active-10'`)
       await run(url, 'sweep', '--grace', '86400000')
       const said = await run(url, 'stats')
       expect(said).to.include({ status: 0, errors: '' })
       for (const line of [
-        /^live +9$/m,
-        /^expired +4, to be swept$/m,
-        /^destroyed +1, marked for an hour$/m,
+        /^active +9$/m,
+        /^expired +4, until the next sweep$/m,
+        /^destroyed +1, kept as tombstones for an hour$/m,
         /^users +3$/m,
         /^oldest +\d/m,
         /^size +[\d.]+ KiB \(table/m,
@@ -333,14 +333,14 @@ describe('koa-pg-store', () => {
         /^ +< 6 h +9 +█+$|^ +< 1 h +9 +█+$/m,
       ])
         expect(said.out).to.match(line)
-      expect(said.out).not.to.match(/alive|over-|sha256/)
+      expect(said.out).not.to.match(/active-|expired-|sha256/)
       const json = JSON.parse((await run(url, 'stats', '--json')).out)
-      expect(json).to.include({ live: 9, expired: 4, destroyed: 1, users: 3 })
+      expect(json).to.include({ active: 9, expired: 4, destroyed: 1, users: 3 })
       expect(json.lastSweep).to.include({ deleted: 0 })
     })
 
-    it('knows an empty table, and one of koa-pg-session', async () => {
-      expect((await run(await table(0, 0), 'stats')).out).to.match(/^live +0$/m)
+    it('reads an empty table, and one of koa-pg-session', async () => {
+      expect((await run(await table(0, 0), 'stats')).out).to.match(/^active +0$/m)
       const url = await freshDatabase()
       await sql(
         url,
@@ -348,10 +348,10 @@ describe('koa-pg-store', () => {
          insert into session values ('a', now() + interval '1 hour', '{}')`,
       )
       const json = JSON.parse((await run(url, 'stats', '--json')).out)
-      expect(json).to.include({ live: 1, users: null, oldestMs: null, lastSweep: null })
+      expect(json).to.include({ active: 1, users: null, oldestMs: null, lastSweep: null })
     })
 
-    it('ends quietly, with status 0, when nobody reads on', async () => {
+    it('exits with status 0 and no error when its output is closed', async () => {
       const command = new Command(['stats'], { DATABASE_URL: await table(1) })
       command.child.stdout?.destroy()
       expect(await command.ended).to.include({ status: 0, errors: '' })
@@ -359,35 +359,35 @@ describe('koa-pg-store', () => {
   })
 
   describe('doctor', () => {
-    it('finds nothing wrong where nothing is, with status 0', async () => {
+    it('finds no problems in a new table, with status 0', async () => {
       const said = await run(await table(1), 'doctor')
       expect(said.status, said.out).to.equal(0)
-      expect(said.out).to.match(/^All is well\.$/m)
+      expect(said.out).to.match(/^No problems found\.$/m)
       for (const check of ['connection', 'server', 'clocks', 'table', 'notifications', 'triggers', 'indexes'])
         expect(said.out).to.match(new RegExp(`^ok +${check}: `, 'm'))
     })
 
-    const ills: [string, string, RegExp][] = [
-      ['no table', 'drop table session', /^wrong +table: .*doesn't exist/m],
-      ['a missing right', '', /^wrong +table: .*run grant /m],
+    const problems: [string, string, RegExp][] = [
+      ['no table', 'drop table session', /^problem +table: .*doesn't exist/m],
+      ['a missing right', '', /^problem +table: .*run grant /m],
       [
         'an index on expiry',
         'create index slow on session (expiry)',
-        /^wrong +indexes: slow: .*\n +→ drop index concurrently "slow"$/m,
+        /^problem +indexes: slow: .*\n +→ drop index concurrently "slow"$/m,
       ],
       [
         'a table without autovacuum',
         'alter table session set (autovacuum_enabled = false)',
-        /^wrong +autovacuum: off for this table.*\n +→ alter table/m,
+        /^problem +autovacuum: off for this table.*\n +→ alter table/m,
       ],
       [
-        'sessions that nobody sweeps',
-        `update session set expiry = now() - interval '2 days' where id like 'over%'`,
-        /^wrong +sweeps: none is known of, and 4 rows expired more than a day ago/m,
+        'sessions that no sweep deletes',
+        `update session set expiry = now() - interval '2 days' where id like 'expired%'`,
+        /^problem +sweeps: last sweep: never; 4 rows expired more than a day ago/m,
       ],
     ]
-    for (const [what, change, finding] of ills)
-      it(`finds ${what}, says what to do, with status 1`, async () => {
+    for (const [what, change, finding] of problems)
+      it(`finds ${what}, with advice and status 1`, async () => {
         const url = await table(4)
         if (change) await sql(url, change)
         else await sql(url, `drop role if exists patient; create role patient login password 'pw'`)
@@ -395,25 +395,25 @@ describe('koa-pg-store', () => {
         const said = await run(who, 'doctor')
         expect(said.status).to.equal(1)
         expect(said.out).to.match(finding)
-        expect(said.out).to.match(/^1 thing is wrong\.$/m)
+        expect(said.out).to.match(/^1 problem found\.$/m)
         const json = JSON.parse((await run(who, 'doctor', '--json')).out)
         expect(json.healthy).to.equal(false)
         if (!change) await sql(url, 'drop role patient')
       })
 
-    it('finds that notifications don’t come back: the listening connection is at another database', async () => {
+    it('finds that notifications don’t arrive, where the listening connection is to another database', async () => {
       const url = await table(1)
       const said = await run(url, 'doctor', '--listen-url', await freshDatabase())
       expect(said.status).to.equal(1)
       expect(said.out).to.match(
-        /^wrong +notifications: it did not come back within 3000 ms\n +→ if this goes through a pooler/m,
+        /^problem +notifications: no notification received within 3000 ms\n +→ behind a pooler/m,
       )
     })
 
-    it('finds that the server is not there', async () => {
+    it('finds that the server can’t be reached', async () => {
       const said = await run('postgres://ann:Sesame-pw@127.0.0.1:1/app', 'doctor')
       expect(said.status).to.equal(1)
-      expect(said.out).to.match(/^wrong +connection: .*ECONNREFUSED.*\n +→ check DATABASE_URL/m)
+      expect(said.out).to.match(/^problem +connection: .*ECONNREFUSED.*\n +→ check DATABASE_URL/m)
       expect(said.out + said.errors).not.to.include('Sesame')
     })
   })

@@ -1,11 +1,12 @@
+// What the command line prints on terminals of several widths, and elsewhere.
 import { EventEmitter } from 'node:events'
 import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
-import { printer } from '../../lib/cli/commands/list.js'
+import { sessionPrinter } from '../../lib/cli/session-printer.js'
 import { bytes, duration, Terminal } from '../../lib/cli/terminal.js'
 
-/** What a stream shows, and where it is. */
+/** An output stream that keeps its text. */
 class Screen extends EventEmitter {
   text = ''
   constructor(
@@ -39,7 +40,7 @@ function open(isTTY: boolean, columns = 80, env: NodeJS.ProcessEnv = {}) {
 const esc = '\u001b'
 
 describe('the terminal', () => {
-  it('has colours on a terminal, and none elsewhere or with NO_COLOR', () => {
+  it('uses colours on a terminal only, and not with NO_COLOR', () => {
     const styled = (isTTY: boolean, env = {}): string => open(isTTY, 80, env).terminal.style('red', 'no')
     expect(styled(true)).to.equal(`${esc}[31mno${esc}[39m`)
     expect(styled(true, { NO_COLOR: '1' })).to.equal('no')
@@ -61,7 +62,7 @@ describe('the terminal', () => {
       expect(errors.text.endsWith(`\r${esc}[K`)).to.equal(true)
     })
 
-  it('draws its histogram within the window', () => {
+  it('draws a histogram within the window', () => {
     for (const columns of [20, 30, 80]) {
       const { out, terminal } = open(true, columns)
       terminal.histogram([
@@ -70,7 +71,7 @@ describe('the terminal', () => {
         { name: '2.0 KiB', count: 0 },
       ])
       for (const line of out.text.split('\n')) expect(line.length).to.be.at.most(columns)
-      // What is there is seen.
+      // Even a small count has a visible bar.
       expect(out.text).to.match(/1 {2}[▏▎▍▌▋▊▉█]/)
     }
   })
@@ -78,7 +79,7 @@ describe('the terminal', () => {
   for (const columns of [20, 43, 60, 80, 103, 104, 200])
     it(`lists sessions within a window of ${columns} columns, each handle whole`, () => {
       const { out, terminal } = open(true, columns)
-      const print = printer(terminal, false)
+      const print = sessionPrinter(terminal, false)
       const handle = 'h'.repeat(43)
       const times = { createdAt: '2020-01-01T00:00:00Z', lastAccessedAt: '2020-01-01T00:00:00Z' }
       print({ handle, userId: 'u'.repeat(100), ...times, expiresInMs: 86_399_999_000, bytes: 1_000_000 })
@@ -90,9 +91,9 @@ describe('the terminal', () => {
       expect(plain).to.match(columns >= 60 ? /u… .*977 KiB/ : /uuu/)
     })
 
-  it('tells progress in plain lines, and seldom, where there is no terminal', () => {
+  it('prints no progress line in the first seconds where there is no terminal', () => {
     const { errors, terminal } = open(false)
-    for (let n = 0; n < 1_000; n++) terminal.progress(n / 1_000, 'under way')
+    for (let n = 0; n < 1_000; n++) terminal.progress(n / 1_000, 'working')
     expect(errors.text).to.equal('')
   })
 
@@ -104,20 +105,20 @@ describe('the terminal', () => {
     ['yesterday\n', false],
     ['', false],
   ] as const)
-    it(`takes ${JSON.stringify(answer)} for a ${expected ? 'yes' : 'no'}`, async () => {
+    it(`reads ${JSON.stringify(answer)} as ${expected ? 'yes' : 'no'}`, async () => {
       const { errors, terminal, input } = open(true)
       expect(terminal.canAsk).to.equal(true)
-      const confirmed = terminal.confirm('End 3 sessions?')
+      const confirmed = terminal.confirm('Destroy 3 sessions?')
       input.end(answer)
       expect(await confirmed).to.equal(expected)
-      expect(errors.text).to.include('End 3 sessions? [y/N] ')
+      expect(errors.text).to.include('Destroy 3 sessions? [y/N] ')
     })
 
-  it('asks nobody where there is no terminal', () => {
+  it('can’t ask where there is no terminal', () => {
     expect(open(false).terminal.canAsk).to.equal(false)
   })
 
-  it('names sizes and times in words', () => {
+  it('formats sizes and durations with their units', () => {
     expect([0, 1023, 1024, 1_600_000, 5e12].map(bytes)).to.deep.equal([
       '0 B',
       '1023 B',

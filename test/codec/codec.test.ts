@@ -195,7 +195,7 @@ describe('encrypted', () => {
       { keys: [{ id: 'a', key: secret }] },
       'received a string of 33 characters that is neither',
     ],
-    ['a number', { keys: [{ id: 'a', key: 5 }] }, 'or those as base64 or hexadecimal; received number'],
+    ['a number', { keys: [{ id: 'a', key: 5 }] }, 'raw or in base64 or hexadecimal; received number'],
     ['an option', { keys: [first], key: 'a' }, 'option "key" is unknown; known options: keys, allowPlain'],
   ] as const)
     it(`refuses ${what}, naming the option and quoting no key`, () => {

@@ -1,13 +1,13 @@
 // Calls reject while the database cannot be reached, and work again without a restart.
 import { expect } from 'chai'
 import pg from 'pg'
-import type { PostgresServer } from '../../examples/postgres/server.js'
 import { DatabaseError, PgStore } from '../../lib/index.js'
 import { message, start } from '../helpers/processes.js'
 import { startProxy } from '../helpers/proxy.js'
 import { rejection } from '../helpers/rejection.js'
 import { freshDatabase, ownServer, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
+import type { PostgresServer } from '../support/postgres/server.js'
 
 describe('an outage', () => {
   let server: PostgresServer

@@ -1,6 +1,6 @@
 // Starts the PostgreSQL server that the tests share, and creates databases in it.
 import pg from 'pg'
-import { type PostgresServer, startPostgres } from '../../examples/postgres/server.js'
+import { type PostgresServer, startPostgres } from '../support/postgres/server.js'
 
 let shared: Promise<PostgresServer> | undefined
 let databases = 0

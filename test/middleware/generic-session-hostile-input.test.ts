@@ -19,7 +19,7 @@ describe('koa-generic-session 2: hostile input', () => {
     ['a function', () => 'bob', /session must be an object; received function/],
     ['an array', ['bob'], /session must be an object; received an array/],
     ['a string', 'bob', /session must be an object; received string/],
-    ['an object that becomes text', { toJSON: () => 'bob' }, /must become a JSON object/],
+    ['an object that becomes text', { toJSON: () => 'bob' }, /session must be a JSON object/],
     ['two megabytes', { name: 'x'.repeat(2 ** 21) }, /2097163 bytes of JSON; maxBytes allows 1048576/],
   ]
   for (const [what, value, message] of unstorable)

@@ -94,7 +94,7 @@ describe('the README', () => {
     let printed = ''
     for await (const text of child.stdout.setEncoding('utf8')) printed += text
     rmSync(file)
-    expect(printed).to.match(/^1 of 1 sessions were written anew/m)
+    expect(printed).to.match(/^1 of 1 sessions were re-encrypted/m)
   })
 
   it('shows the table as the store creates it', async () => {

@@ -1,16 +1,16 @@
-// The example application and the PostgreSQL that it starts, as processes of their own.
+// The example application and the PostgreSQL that it starts, in child processes.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect } from 'chai'
-import { startPostgres } from '../../examples/postgres/server.js'
 import { rejection } from '../helpers/rejection.js'
 import { freshDatabase, ownServer, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
+import { startPostgres } from '../support/postgres/server.js'
 
-const program = fileURLToPath(new URL('../../examples/app/app.js', import.meta.url))
+const program = fileURLToPath(new URL('../../examples/app/start.js', import.meta.url))
 const children = new Set<ChildProcess>()
 
 class App {
@@ -39,12 +39,12 @@ class App {
     })
   }
 
-  /** The address it printed. */
+  /** The address that it printed. */
   get url(): string {
     return /^Listening on (\S+)$/m.exec(this.output)?.[1] ?? ''
   }
 
-  /** The folder it printed. */
+  /** The PostgreSQL folder that it printed. */
   get folder(): string {
     return /PostgreSQL of its own in ([^;]+);/.exec(this.output)?.[1] ?? ''
   }
@@ -58,12 +58,12 @@ class App {
 async function startApp(env: Record<string, string> = {}): Promise<App> {
   const app = new App(env)
   await until(() => app.url !== '' || app.child.exitCode !== null)
-  if (app.url === '') throw new Error(`it ended with ${await app.ended}: ${app.errors}`)
+  if (app.url === '') throw new Error(`the application exited with ${await app.ended}: ${app.errors}`)
   return app
 }
 
-/** Somebody with a browser, which keeps cookies and doesn't follow redirects. */
-class Person {
+/** A browser that keeps cookies and doesn't follow redirects. */
+class Browser {
   readonly cookies: Map<string, string>
   readonly url: string
 
@@ -112,14 +112,14 @@ after(async () => {
 
 describe('the example application', () => {
   let app: App
-  let person: Person
+  let browser: Browser
 
   before(async () => {
     app = await startApp()
   })
 
   beforeEach(() => {
-    person = new Person(app.url)
+    browser = new Browser(app.url)
   })
 
   after(async () => {
@@ -127,50 +127,50 @@ describe('the example application', () => {
     await app.ended
   })
 
-  it('says that it starts a PostgreSQL of its own, where, and how to use another', () => {
+  it('prints where it has started a PostgreSQL, and how to use another one', () => {
     expect(app.output).to.match(/^Started a PostgreSQL of its own in \S+; the sessions end with it\.$/m)
     expect(app.output).to.include('set DATABASE_URL')
   })
 
-  it('asks for a name, and gives no cookie before there is one', async () => {
-    const { status, text } = await person.visit()
+  it('asks for a name, and sets no cookie before it has one', async () => {
+    const { status, text } = await browser.visit()
     expect(status).to.equal(200)
     expect(text)
       .to.match(/^<!doctype html>/)
       .and.to.include('<label for="name">')
-    expect(person.cookies).to.have.property('size', 0)
+    expect(browser.cookies).to.have.property('size', 0)
   })
 
-  it('greets a person who has signed in, counts the visits and shows the session', async () => {
-    const { status, headers } = await person.signIn('  Ann ')
+  it('greets a user who has signed in, counts the visits and shows the session', async () => {
+    const { status, headers } = await browser.signIn('  Ann ')
     expect(status).to.equal(303)
     expect(headers.get('location')).to.equal('/')
-    expect((await person.visit()).text)
+    expect((await browser.visit()).text)
       .to.include('<bdi>Ann</bdi>')
       .and.include('your first visit')
-    expect((await person.visit()).text)
+    expect((await browser.visit()).text)
       .to.include('You have been here 2 times')
       .and.include('&quot;name&quot;: &quot;Ann&quot;')
       .and.include('&quot;visits&quot;: 2')
   })
 
-  it('keeps two people apart', async () => {
-    const other = new Person(app.url)
-    await person.signIn('Ann')
+  it('gives two users different sessions', async () => {
+    const other = new Browser(app.url)
+    await browser.signIn('Ann')
     await other.signIn('Bob')
-    expect((await person.visit()).text).to.include('<bdi>Ann</bdi>')
+    expect((await browser.visit()).text).to.include('<bdi>Ann</bdi>')
     expect((await other.visit()).text).to.include('<bdi>Bob</bdi>')
   })
 
-  it('shows markup in a name as text', async () => {
-    await person.signIn(`<script>alert("1")</script>&'`)
-    const { text } = await person.visit()
+  it('escapes markup in a name', async () => {
+    await browser.signIn(`<script>alert("1")</script>&'`)
+    const { text } = await browser.visit()
     expect(text).to.include('&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;&#39;')
     expect(text).not.to.include('<script')
   })
 
-  it('allows its own stylesheet and nothing else to be loaded', async () => {
-    const { text, headers } = await person.visit()
+  it('allows browsers to load nothing but its own stylesheet', async () => {
+    const { text, headers } = await browser.visit()
     const [, style = ''] = /<style>(.*)<\/style>/s.exec(text) ?? []
     const digest = createHash('sha256').update(style).digest('base64')
     expect(headers.get('content-security-policy'))
@@ -184,59 +184,59 @@ describe('the example application', () => {
     ['a name of 51 characters', 'x'.repeat(51)],
   ] as const) {
     it(`asks again for ${what}`, async () => {
-      const { status, text } = await person.signIn(name)
+      const { status, text } = await browser.signIn(name)
       expect(status).to.equal(422)
       expect(text).to.include('role="alert"').and.include('<form method="post" action="/sign-in">')
-      expect(person.cookies).to.have.property('size', 0)
+      expect(browser.cookies).to.have.property('size', 0)
     })
   }
 
-  it('takes a name of 50 characters', async () => {
-    expect((await person.signIn('x'.repeat(50))).status).to.equal(303)
+  it('accepts a name of 50 characters', async () => {
+    expect((await browser.signIn('x'.repeat(50))).status).to.equal(303)
   })
 
-  it('gives a new session id at every sign-in', async () => {
-    await person.signIn('Ann')
-    const planted = new Person(app.url, person.cookies)
-    await person.signIn('Bob')
-    expect(person.cookies.get('koa.sid')).not.to.equal(planted.cookies.get('koa.sid'))
+  it('creates a new session id at every sign-in', async () => {
+    await browser.signIn('Ann')
+    const planted = new Browser(app.url, browser.cookies)
+    await browser.signIn('Bob')
+    expect(browser.cookies.get('koa.sid')).not.to.equal(planted.cookies.get('koa.sid'))
     expect((await planted.visit()).text).to.include('<h1>Sign in</h1>')
-    expect((await person.visit()).text).to.include('<bdi>Bob</bdi>')
+    expect((await browser.visit()).text).to.include('<bdi>Bob</bdi>')
   })
 
-  it('signs out, and the old cookie opens nothing', async () => {
-    await person.signIn('Ann')
-    await person.visit()
-    const thief = new Person(app.url, person.cookies)
-    expect((await person.send('/sign-out')).status).to.equal(303)
-    expect(person.cookies).to.have.property('size', 0)
-    expect((await person.visit()).text).to.include('<h1>Sign in</h1>')
-    expect((await thief.visit()).text).to.include('<h1>Sign in</h1>')
+  it('destroys the session at sign-out: the old cookie is worth nothing', async () => {
+    await browser.signIn('Ann')
+    await browser.visit()
+    const copy = new Browser(app.url, browser.cookies)
+    expect((await browser.send('/sign-out')).status).to.equal(303)
+    expect(browser.cookies).to.have.property('size', 0)
+    expect((await browser.visit()).text).to.include('<h1>Sign in</h1>')
+    expect((await copy.visit()).text).to.include('<h1>Sign in</h1>')
   })
 
-  it('refuses a form that another site sent', async () => {
-    await person.signIn('Ann')
+  it('refuses a form from another site', async () => {
+    await browser.signIn('Ann')
     for (const origin of ['http://elsewhere.example', 'null'])
-      expect((await person.send('/sign-out', {}, { origin })).status).to.equal(403)
-    expect((await person.visit()).text).to.include('<bdi>Ann</bdi>')
-    expect((await person.send('/sign-out', {}, { origin: app.url })).status).to.equal(303)
+      expect((await browser.send('/sign-out', {}, { origin })).status).to.equal(403)
+    expect((await browser.visit()).text).to.include('<bdi>Ann</bdi>')
+    expect((await browser.send('/sign-out', {}, { origin: app.url })).status).to.equal(303)
   })
 
-  it('says that there is no such page', async () => {
-    const { status, text } = await person.visit('/sign-in')
+  it('responds with 404 to an unknown path', async () => {
+    const { status, text } = await browser.visit('/sign-in')
     expect(status).to.equal(404)
     expect(text).to.include('There is no such page')
   })
 
   it('refuses a form that is too long', async () => {
-    expect((await person.signIn('x'.repeat(20_000))).status).to.equal(413)
+    expect((await browser.signIn('x'.repeat(20_000))).status).to.equal(413)
   })
 })
 
-describe('the end of the example application', () => {
-  it('is quiet at SIGTERM, and that of its PostgreSQL and its folder', async () => {
+describe('stopping the example application', () => {
+  it('by SIGTERM prints no error, stops its PostgreSQL and removes the folder', async () => {
     const app = await startApp()
-    await new Person(app.url).signIn('Ann')
+    await new Browser(app.url).signIn('Ann')
     const { folder, postmaster } = app
     app.child.kill('SIGTERM')
     expect(await app.ended).to.equal(0)
@@ -245,7 +245,7 @@ describe('the end of the example application', () => {
     expect(existsSync(folder)).to.equal(false)
   })
 
-  it('is that of its PostgreSQL and its folder, even when it is killed', async () => {
+  it('by SIGKILL stops its PostgreSQL and removes the folder too', async () => {
     const app = await startApp()
     const { folder, postmaster } = app
     app.child.kill('SIGKILL')
@@ -254,18 +254,18 @@ describe('the end of the example application', () => {
 })
 
 describe('the example application with DATABASE_URL', () => {
-  it('keeps people signed in over a restart', async () => {
+  it('keeps users signed in across a restart', async () => {
     const DATABASE_URL = await freshDatabase()
     const first = await startApp({ DATABASE_URL })
     expect(first.output).to.include('Set KEYS').and.not.to.include('of its own in')
-    const person = new Person(first.url)
-    await person.signIn('Ann')
-    await person.visit()
+    const browser = new Browser(first.url)
+    await browser.signIn('Ann')
+    await browser.visit()
     first.child.kill()
     expect(await first.ended).to.equal(0)
 
     const second = await startApp({ DATABASE_URL })
-    const { text } = await new Person(second.url, person.cookies).visit()
+    const { text } = await new Browser(second.url, browser.cookies).visit()
     expect(text).to.include('<bdi>Ann</bdi>').and.include('You have been here 2 times')
     second.child.kill()
     expect(await second.ended).to.equal(0)
@@ -275,24 +275,24 @@ describe('the example application with DATABASE_URL', () => {
     const DATABASE_URL = await freshDatabase()
     const app = await startApp({ DATABASE_URL, KEYS: 'one, two' })
     expect(app.output).not.to.include('Set KEYS')
-    const person = new Person(app.url)
-    await person.signIn('Ann')
-    expect((await person.visit()).text).to.include('<bdi>Ann</bdi>')
+    const browser = new Browser(app.url)
+    await browser.signIn('Ann')
+    expect((await browser.visit()).text).to.include('<bdi>Ann</bdi>')
     app.child.kill()
     expect(await app.ended).to.equal(0)
   })
 
-  it('asks for patience while the database is down, and goes on when it is back', async () => {
+  it('responds with 503 while the database is down, and recovers', async () => {
     const database = await ownServer()
     try {
       const app = await startApp({ DATABASE_URL: database.url })
-      const person = new Person(app.url)
-      await person.signIn('Ann')
+      const browser = new Browser(app.url)
+      await browser.signIn('Ann')
       await database.kill()
       for (const answer of [
-        await person.visit(),
-        await person.signIn('Bob'),
-        await person.send('/sign-out'),
+        await browser.visit(),
+        await browser.signIn('Bob'),
+        await browser.send('/sign-out'),
       ]) {
         expect(answer.status).to.equal(503)
         expect(answer.text)
@@ -300,7 +300,7 @@ describe('the example application with DATABASE_URL', () => {
           .and.not.to.match(/ECONNREFUSED|\.js/)
       }
       await database.start()
-      expect((await person.visit()).text).to.include('<bdi>Ann</bdi>')
+      expect((await browser.visit()).text).to.include('<bdi>Ann</bdi>')
       app.child.kill()
       expect(await app.ended).to.equal(0)
     } finally {
@@ -310,13 +310,13 @@ describe('the example application with DATABASE_URL', () => {
 })
 
 describe('the example application with PORT', () => {
-  it('says what is wrong with one that is none', async () => {
+  it('reports a value that is not a port', async () => {
     const app = new App({ PORT: '70000' })
     expect(await app.ended).to.equal(1)
     expect(app.errors).to.match(/^PORT is "70000"; .*\n$/)
   })
 
-  it('says that one is taken', async () => {
+  it('reports a port that is in use', async () => {
     const DATABASE_URL = await freshDatabase()
     const first = await startApp({ DATABASE_URL })
     const second = new App({ DATABASE_URL, PORT: new URL(first.url).port })
@@ -327,8 +327,8 @@ describe('the example application with PORT', () => {
   })
 })
 
-describe('a PostgreSQL of its own', () => {
-  it('has its data and its port again after it was killed', async () => {
+describe('startPostgres', () => {
+  it('keeps data and port across kill() and start()', async () => {
     const database = await startPostgres()
     try {
       const { port, pid } = database
@@ -345,7 +345,7 @@ describe('a PostgreSQL of its own', () => {
     expect(existsSync(database.folder)).to.equal(false)
   })
 
-  it('says what to do where it cannot be', async () => {
+  it('says what to do if PostgreSQL can’t start', async () => {
     expect((await rejection(startPostgres({ bin: '/nowhere' }))).message)
       .to.include('/nowhere')
       .and.to.match(/Set DATABASE_URL to a PostgreSQL of your own instead\.$/)

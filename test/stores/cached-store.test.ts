@@ -1,10 +1,10 @@
 import { inspect } from 'node:util'
 import { expect } from 'chai'
 import RedisStore from 'koa-redis'
-import { hasRedis, startRedis } from '../../bench/support/servers.js'
 import { CachedStore, MemoryStore, type SessionCache, type SessionStore } from '../../lib/index.js'
 import { rejection } from '../helpers/rejection.js'
 import { until } from '../helpers/until.js'
+import { hasRedis, startRedis } from '../support/redis.js'
 
 const minute = 60_000
 const sid = 'OpenSesame-OpenSesame'

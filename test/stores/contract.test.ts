@@ -1,7 +1,7 @@
 import RedisStore from 'koa-redis'
-import { hasRedis, type RedisServer, startRedis } from '../../bench/support/servers.js'
 import { CachedStore, MemoryStore, PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { freshDatabase } from '../helpers/server.js'
+import { hasRedis, type RedisServer, startRedis } from '../support/redis.js'
 import { contract, type MakeStore } from './contract.js'
 
 const postgres =

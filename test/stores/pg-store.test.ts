@@ -174,8 +174,8 @@ describe('PgStore', () => {
       [null, /session must be an object; received null/],
       [[1], /session must be an object; received an array/],
       ['text', /session must be an object; received string/],
-      [{ toJSON: () => 'text' }, /toJSON\(\) answers otherwise/],
-      [{ toJSON: () => undefined }, /toJSON\(\) answers otherwise/],
+      [{ toJSON: () => 'text' }, /session must be a JSON object; its toJSON/],
+      [{ toJSON: () => undefined }, /session must be a JSON object; its toJSON/],
     ]
     for (const [session, message] of cases) {
       const error = await rejection(store.set('kept', session as object))

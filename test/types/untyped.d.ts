@@ -1,4 +1,4 @@
-// What the modules without types are, as far as the tests use them.
+// Types of packages that have none, as far as tests and bench use them.
 
 declare module 'koa1' {
   import type { EventEmitter } from 'node:events'
@@ -49,4 +49,66 @@ declare module 'koa-generic-session1' {
   }
 
   export default function session(options: Options): Middleware
+}
+
+declare module 'koa-pg-session' {
+  export default class PgSession {
+    constructor(query: (text: string, values?: unknown[]) => Promise<unknown[]>, options?: object)
+    setup(): Promise<void>
+    get(sid: string): Generator<unknown, unknown, unknown>
+    set(sid: string, session: object, ttl?: number): Generator<unknown, void, unknown>
+    destroy(sid: string): Generator<unknown, void, unknown>
+  }
+}
+
+declare module 'connect-pg-simple' {
+  import type { Pool } from 'pg'
+
+  interface PgSimple {
+    get(sid: string, done: (error: Error | null, session?: object) => void): void
+    set(sid: string, session: object, done: (error: Error | null) => void): void
+    touch(sid: string, session: object, done: (error: Error | null) => void): void
+    destroy(sid: string, done: (error: Error | null) => void): void
+  }
+
+  export default function connectPgSimple(session: {
+    Store: new () => object
+  }): new (options: {
+    pool: Pool
+    createTableIfMissing: boolean
+    pruneSessionInterval: false
+  }) => PgSimple
+}
+
+declare module 'koa-redis' {
+  export default class RedisStore {
+    readonly client: { disconnect(): void }
+    constructor(options: { url: string })
+    get(sid: string): Promise<object | null>
+    set(sid: string, session: object, ttl: number): Promise<void>
+    destroy(sid: string): Promise<void>
+    quit(): Promise<void>
+  }
+}
+
+declare module 'autocannon' {
+  export interface Request {
+    path: string
+    headers: Record<string, string>
+  }
+
+  export interface Result {
+    errors: number
+    non2xx: number
+    duration: number
+    requests: { total: number }
+    latency: { p50: number; p99: number }
+  }
+
+  export default function autocannon(options: {
+    url: string
+    connections: number
+    duration: number
+    setupClient(client: { setRequests(requests: Request[]): void }): void
+  }): Promise<Result>
 }

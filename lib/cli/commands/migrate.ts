@@ -1,45 +1,49 @@
-// koa-pg-store migrate: makes or upgrades the table, or prints what that takes; and encrypts its sessions anew.
+// koa-pg-store migrate: creates or upgrades the table, or prints the SQL for that, and re-encrypts its sessions.
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { readCodec } from '../../codec/codec.js'
+import type { Connection } from '../../postgres/connection.js'
 import { hashAllIds } from '../../schema/hash-ids.js'
 import { ensureTable, recordHashed, upgradeStatement } from '../../schema/migrate.js'
 import { qualifiedName } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Codec } from '../../types/options.js'
+import type { Settings } from '../../types/settings.js'
 import { messageOf } from '../../util/driver-errors.js'
-import { type Command, UsageError } from '../command.js'
+import { type Command, type Context, UsageError } from '../command.js'
 import { number, type Terminal } from '../terminal.js'
 import { type Reencrypted, reencryptAll } from './reencrypt.js'
 
 export const migrate: Command = {
-  summary: 'Make the session table, or upgrade one of koa-pg-session',
+  summary: 'Create the session table, or upgrade one of koa-pg-session',
   help: `
 Usage: koa-pg-store migrate [--print] [--raw-ids | --to-hashed-ids]
                             [--reencrypt <module>]
 
-Makes schema, table and triggers where they are missing, and adds to a table of
-koa-pg-session what it lacks. Does nothing where nothing is missing, so it can
-be run at every deployment. The store does the same at its first use, unless it
+Creates schema, table and triggers where they are missing, and adds to a table
+of koa-pg-session what it lacks. Does nothing if nothing is missing, so it can
+run with every deployment. The store does the same at its first use, unless it
 has the option create: false.
 
   koa-pg-store migrate
   koa-pg-store migrate --print | psql
-      the same, by whoever may
+      the same, with a role that has the rights
 
 Options:
-  --print                Print the SQL, for a database administrator, and touch
+  --print                Print the SQL, for a database administrator, and change
                          nothing. Needs no database.
   --raw-ids              For stores with hashIds: false.
-  --to-hashed-ids        Turn the raw session ids of a table into digests, now.
-                         Only when no koa-pg-session and no store with hashIds:
-                         false uses it any more: they'd not find the sessions.
-  --reencrypt <module>   Write all sessions anew with the first key. The module,
-                         a path from here, is one of yours whose default export
+  --to-hashed-ids        Replace the raw session ids in a table by digests, now.
+                         Only when neither koa-pg-session nor a store with
+                         hashIds: false uses it any more: they would not find
+                         the sessions.
+  --reencrypt <module>   Encrypt all sessions with the first key. The module, a
+                         path from here, is one of yours whose default export
                          is the application's option codec, such as
-                           export default encrypted({ keys: [newer, older] })
-                         Give the new key to the application first. Saves go on
-                         meanwhile; what can't be decoded is told and stays.`,
+                           export default encrypted({ keys: [newKey, oldKey] })
+                         Give the new key to the application first. It may keep
+                         running. Sessions that can't be decoded are counted
+                         and left unchanged.`,
   options: {
     print: { type: 'boolean' },
     'raw-ids': { type: 'boolean' },
@@ -51,58 +55,75 @@ Options:
     if (values['raw-ids'] && values['to-hashed-ids'])
       throw new UsageError('--raw-ids and --to-hashed-ids contradict each other')
     if (values.print && values.reencrypt !== undefined)
-      throw new UsageError('--print and --reencrypt contradict each other: no SQL can encrypt')
-    const codec = values.reencrypt === undefined ? undefined : await load(values.reencrypt as string)
+      throw new UsageError('--print and --reencrypt contradict each other: SQL can’t encrypt')
+    const codec = values.reencrypt === undefined ? undefined : await loadCodec(values.reencrypt as string)
     const settings = readOptions({ ...options, hashIds: values['raw-ids'] !== true })
-    const name = qualifiedName(settings)
     if (values.print) {
-      const statement = `${upgradeStatement(settings)};`
-      if (values.json) terminal.json({ sql: statement })
-      else
-        terminal.line(
-          `-- Makes ${name} for koa-pg-store, or upgrades it. Can be run again.\n${statement}\n` +
-            `-- The application's role then needs: grant select, insert, update, delete on ${name} to …;`,
-        )
+      printSql(terminal, settings, values)
       return 0
     }
     const warnings: string[] = []
     const table = await ensureTable(connection, settings, ({ message }) => warnings.push(message))
-    let turned = 0
-    if (values['to-hashed-ids']) {
-      const { signal } = new AbortController()
-      const tell = (done: number): void => terminal.progress(done, 'ids looked at')
-      // Until a look at the whole table finds none: somebody may have written one meanwhile.
-      for (let more = 1; more > 0; turned += more) more = await hashAllIds(connection, settings, signal, tell)
-      await recordHashed(connection, settings)
-    }
-    const anew =
+    const hashedIds = values['to-hashed-ids'] ? await hashIds(connection, settings, terminal) : 0
+    const reencrypted =
       codec &&
       (await reencryptAll(connection, table, codec, (done, { written }) =>
-        terminal.progress(done, `${number(written)} written anew`),
+        terminal.progress(done, `${number(written)} re-encrypted`),
       ))
-    const result = {
-      ...{ table: name, columns: [...table.columns], triggers: table.hasTriggers, turned, warnings },
-      ...(anew && { reencrypted: anew }),
-    }
-    if (values.json) terminal.json(result)
+    const name = qualifiedName(settings)
+    if (values.json)
+      terminal.json({
+        table: name,
+        columns: [...table.columns],
+        triggers: table.hasTriggers,
+        hashedIds,
+        warnings,
+        ...(reencrypted && { reencrypted }),
+      })
     else {
       for (const warning of warnings) terminal.note(`${terminal.style('yellow', 'Note:')} ${warning}`)
       terminal.line(`${name} is ready.`)
       if (!table.hasTriggers)
-        terminal.line('It has no triggers: changes made past the store are seen after the cache’s ttl.')
-      if (values['to-hashed-ids']) terminal.line(`${number(turned)} session ids were turned into digests.`)
+        terminal.line(
+          'It has no triggers: changes made outside the store are seen only after the cache’s ttl.',
+        )
+      if (values['to-hashed-ids'])
+        terminal.line(`${number(hashedIds)} session ids were replaced by their digests.`)
       else if (table.hasRawIds && !values['raw-ids'])
         terminal.line(
-          'It may hold raw session ids; the store turns them, or migrate --to-hashed-ids does now.',
+          'It may contain raw session ids. The store replaces them by digests, or run migrate --to-hashed-ids now.',
         )
-      if (anew) tell(terminal, anew)
+      if (reencrypted) printReencrypted(terminal, reencrypted)
     }
-    return anew && anew.undecoded + anew.unwritten > 0 ? 1 : 0
+    return reencrypted && reencrypted.undecoded + reencrypted.unwritten > 0 ? 1 : 0
   },
 }
 
-/** The application's own codec, from the application's own module: keys stand in no command line. */
-async function load(path: string): Promise<Codec> {
+function printSql(terminal: Terminal, settings: Settings, { json }: Context['values']): void {
+  const name = qualifiedName(settings)
+  const sql = `${upgradeStatement(settings)};`
+  if (json) terminal.json({ sql })
+  else
+    terminal.line(
+      `-- Creates ${name} for koa-pg-store, or upgrades it. Can be run again.\n${sql}\n` +
+        `-- The application's role then needs: grant select, insert, update, delete on ${name} to …;`,
+    )
+}
+
+/** Resolves with the number of ids that were replaced by digests. */
+async function hashIds(connection: Connection, settings: Settings, terminal: Terminal): Promise<number> {
+  const { signal } = new AbortController()
+  const onProgress = (done: number): void => terminal.progress(done, 'of the table searched for raw ids')
+  let total = 0
+  // Again until no raw id is found: another process may have inserted one behind the first pass.
+  for (let hashed = 1; hashed > 0; total += hashed)
+    hashed = await hashAllIds(connection, settings, signal, onProgress)
+  await recordHashed(connection, settings)
+  return total
+}
+
+/** Imports the codec from a module of the application, so that no key is on a command line. */
+async function loadCodec(path: string): Promise<Codec> {
   let codec: unknown
   try {
     codec = ((await import(pathToFileURL(resolve(path)).href)) as { default?: unknown }).default
@@ -112,17 +133,18 @@ async function load(path: string): Promise<Codec> {
   try {
     return readCodec(codec)
   } catch (error) {
-    const right = messageOf(error).replace(/^option "codec(.*?)"/, 'what it exports as default$1')
-    throw new UsageError(`--reencrypt: ${path} is no module of a codec: ${right}`)
+    const problem = messageOf(error).replace(/^option "codec(.*?)"/, 'the default export$1')
+    throw new UsageError(`--reencrypt: ${path}: ${problem}`)
   }
 }
 
-function tell(terminal: Terminal, { sessions, written, undecoded, unwritten, causes }: Reencrypted): void {
-  terminal.line(`${number(written)} of ${number(sessions)} sessions were written anew with the first key.`)
+function printReencrypted(terminal: Terminal, result: Reencrypted): void {
+  const { sessions, written, undecoded, unwritten, causes } = result
+  terminal.line(`${number(written)} of ${number(sessions)} sessions were re-encrypted with the first key.`)
   if (undecoded > 0)
     terminal.note(
-      `${number(undecoded)} could not be decoded, and are as they were: ${causes.join('; ')}. Add the key that is wanted to the module, and run this again.`,
+      `${number(undecoded)} could not be decoded and were left unchanged: ${causes.join('; ')}. Add the missing key to the module, and run this again.`,
     )
   if (unwritten > 0)
-    terminal.note(`${number(unwritten)} could not be written, and are as they were. Run this again.`)
+    terminal.note(`${number(unwritten)} could not be written and were left unchanged. Run this again.`)
 }

@@ -1,5 +1,4 @@
-// koa-pg-store revoke: ends sessions past the application, and every instance hears of it.
-
+// koa-pg-store revoke: destroys sessions from outside the application, and notifies every instance.
 import { channelOf } from '../../notifications/payload.js'
 import { SessionQueries } from '../../repository/session-queries.js'
 import { SessionRegistry } from '../../repository/session-registry.js'
@@ -8,35 +7,35 @@ import { ensureTable } from '../../schema/migrate.js'
 import { sweepRecordId, type Table } from '../../schema/table.js'
 import { handleOf } from '../../session/session-id.js'
 import { readOptions } from '../../stores/options.js'
-import { type Command, type Context, isHandle, UsageError } from '../command.js'
+import { assertUserColumn, type Command, type Context, isHandle, readUserId, UsageError } from '../command.js'
 import { number } from '../terminal.js'
-import { mustKnowUsers, userOf } from './list.js'
 
-/** Counting looks at the whole table. */
-const countMs = 600_000
+/** These statements may take longer than those of a request. */
+const queryTimeoutMs = 600_000
 
 export const revoke: Command = {
-  summary: 'End a session, all of a user, or all',
+  summary: 'Destroy a session, all of a user, or all',
   help: `
 Usage: koa-pg-store revoke (<handle> | --user <id> [--except <handle>] | --all)
 
-Ends sessions at once, in the caches of all instances too: whoever has one is
-signed out, and no request that is under way brings it back. Handles are what
-list prints; a session's id is none.
+Destroys sessions at once, in the caches of all instances too: their users are
+signed out, and no request in flight brings a session back. Handles are printed
+by list; a session's id is not a handle.
 
   koa-pg-store revoke CEV8ZOeEfTVOhZ…
   koa-pg-store revoke --user 42
-      everywhere; with --except everywhere but there
+      signs the user out everywhere; with --except everywhere else
   koa-pg-store revoke --all
-      everybody; asks first
+      signs out all users; asks first
 
 Options:
   --user <id>            All sessions of this user.
-  --except <handle>      But this one, which must be one of them.
-  --all                  All sessions that are in the table, of everybody.
-  --yes                  Don't ask.
+  --except <handle>      Keep this one, which must be one of the user's.
+  --all                  All sessions in the table.
+  --yes                  Don't ask for confirmation.
 
-Exit status 1 if there is no such session; a user without any is no failure.`,
+Exit status 1 if there is no session with this handle. A user without sessions
+is not an error.`,
   options: {
     user: { type: 'string' },
     except: { type: 'string' },
@@ -46,91 +45,95 @@ Exit status 1 if there is no such session; a user without any is no failure.`,
   takesHandles: true,
   async run(context) {
     const { values, terminal, options, connection } = context
-    const [handle, userId] = read(context)
+    const { handle, userId } = readSelection(context)
     const settings = readOptions({ ...options, create: false })
-    const found = await ensureTable(connection, settings, () => undefined)
-    // Whatever ids the table has: the statements name sessions by what they find.
-    const table: Table = { ...found, hasRawIds: true }
-    const statements = new SessionStatements(table, { ...settings, hashIds: false }, channelOf(settings))
-    const queries = new SessionQueries(connection, table, channelOf(settings), statements)
-    let [done, all] = [0, 0]
-    const users = new SessionRegistry({
-      ...{
-        connection,
-        table,
-        queries,
-        activeCondition: statements.activeCondition,
-        hashIds: true,
-        codec: undefined,
-      },
+    const existing = await ensureTable(connection, settings, () => undefined)
+    // Handles are compared with stored ids as they are, so it doesn't matter which of them are raw.
+    const table: Table = { ...existing, hasRawIds: true }
+    const channel = channelOf(settings)
+    const statements = new SessionStatements(table, { ...settings, hashIds: false }, channel)
+    let total = 0
+    let done = 0
+    const registry = new SessionRegistry({
+      connection,
+      table,
+      queries: new SessionQueries(connection, table, channel, statements),
+      activeCondition: statements.activeCondition,
+      hashIds: true,
+      codec: undefined,
       onDestroyed: ({ length }) => {
         done += length
-        if (all > 0) terminal.progress(Math.min(1, done / all), `${number(done)} ended`)
+        if (total > 0) terminal.progress(Math.min(1, done / total), `${number(done)} destroyed`)
       },
     })
-    let ended: number
+    let destroyed: number
     if (handle !== undefined) {
-      ended = (await users.revoke(handle)) ? 1 : 0
-      if (ended === 0) throw new Error(`there is no session with this handle in ${table.name}`)
+      if (!(await registry.revoke(handle)))
+        throw new Error(`there is no session with this handle in ${table.name}`)
+      destroyed = 1
     } else if (userId !== undefined) {
-      mustKnowUsers(table)
-      await mustBeOne(context, table, userId)
-      ended = await users.destroySessionsOf(userId, values.except as string | undefined)
+      assertUserColumn(table)
+      await assertExceptExists(context, table, userId)
+      destroyed = await registry.destroySessionsOf(userId, values.except as string | undefined)
     } else {
-      const [row] = await connection.query(
-        `select count(*)::float8 as n from ${table.name} where session is not null and id <> '${sweepRecordId}'`,
-        [],
-        countMs,
-      )
-      all = row?.n as number
-      if (!values.yes && !(await terminal.confirm(`End ${sessions(all)} in ${table.name}, of everybody?`))) {
-        terminal.note('Nothing was done.')
+      total = await countAll(context, table)
+      const what = total === 1 ? 'the only session' : `all ${number(total)} sessions`
+      if (!values.yes && !(await terminal.confirm(`Destroy ${what} in ${table.name}?`))) {
+        terminal.note('Nothing was changed.')
         return 1
       }
-      ended = await users.destroyAll()
+      destroyed = await registry.destroyAll()
     }
-    if (values.json) terminal.json({ ended })
-    else terminal.line(`${sessions(ended)} ended.`)
+    if (values.json) terminal.json({ destroyed })
+    else terminal.line(`${number(destroyed)} ${destroyed === 1 ? 'session' : 'sessions'} destroyed.`)
     return 0
   },
 }
 
-/** The handle or the user that was given, or neither: all. */
-function read(context: Context): [handle: string | undefined, userId: string | undefined] {
+/** Returns the handle or the user that was given, or neither for `--all`. */
+function readSelection(context: Context): { handle?: string | undefined; userId?: string | undefined } {
   const { values, positionals, terminal } = context
   const [handle, ...more] = positionals
-  const ways = [handle, values.user, values.all || undefined].filter((way) => way !== undefined)
-  if (ways.length !== 1 || more.length > 0)
+  const given = [handle, values.user, values.all || undefined].filter((value) => value !== undefined)
+  if (given.length !== 1 || more.length > 0)
     throw new UsageError('which sessions? Give one of: a handle, --user or --all')
   if (values.except !== undefined && values.user === undefined) throw new UsageError('--except needs --user')
-  // What somebody takes for a handle may be a session's id: it isn't repeated.
-  for (const [what, given] of [
-    ['the handle', handle],
-    ['--except', values.except],
-  ] as const)
-    if (given !== undefined && !isHandle(String(given)))
-      throw new UsageError(
-        `${what} must be one of those that koa-pg-store list prints, of 43 characters; received ${String(given).length} characters`,
-      )
+  if (handle !== undefined) assertHandle('the handle', handle)
+  if (values.except !== undefined) assertHandle('--except', String(values.except))
   if (values.all && !values.yes && !terminal.canAsk)
-    throw new UsageError(
-      '--all ends the sessions of everybody, and there is no terminal to ask: give --yes too',
-    )
-  return [handle, userOf(context)]
+    throw new UsageError('--all destroys all sessions, and there is no terminal to ask: add --yes')
+  return { handle, userId: readUserId(context) }
 }
 
-/** A slip of the pen must not end the one session that was to stay. */
-async function mustBeOne({ values, connection }: Context, { name }: Table, userId: string): Promise<void> {
+/** The error doesn't repeat the text, which may be a session id given by mistake. */
+function assertHandle(name: string, text: string): void {
+  if (!isHandle(text))
+    throw new UsageError(
+      `${name} must be one that koa-pg-store list prints, of 43 characters; received ${text.length} characters`,
+    )
+}
+
+/** A typing error in `--except` must not destroy the session that was to stay. */
+async function assertExceptExists(
+  { values, connection }: Context,
+  { name }: Table,
+  userId: string,
+): Promise<void> {
   if (values.except === undefined) return
   const rows = await connection.query(
     `select id from ${name} where user_id = $1 and session is not null and expiry > now()`,
     [userId],
-    countMs,
+    queryTimeoutMs,
   )
   if (!rows.some(({ id }) => handleOf(id as string) === values.except))
-    throw new Error('this user has no session with the handle that --except gives; nothing was done')
+    throw new Error('this user has no session with the handle given by --except; nothing was changed')
 }
 
-function sessions(count: number): string {
-  return `${number(count)} ${count === 1 ? 'session' : 'sessions'}`
+async function countAll({ connection }: Context, { name }: Table): Promise<number> {
+  const [row] = await connection.query(
+    `select count(*)::float8 as n from ${name} where session is not null and id <> '${sweepRecordId}'`,
+    [],
+    queryTimeoutMs,
+  )
+  return row?.n as number
 }

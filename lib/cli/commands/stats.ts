@@ -1,16 +1,16 @@
-// koa-pg-store stats: what is in the table.
-
+// koa-pg-store stats: counts and measures what is in the table.
 import { ensureTable } from '../../schema/migrate.js'
 import { qualifiedName, sweepRecordId } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Row } from '../../types/options.js'
 import type { Command } from '../command.js'
-import { bytes, duration, number } from '../terminal.js'
+import { bytes, duration, number, type Terminal } from '../terminal.js'
 
-/** A statistic reads the whole table, and may take its time. */
-const statementMs = 600_000
+/** The statement reads the whole table. */
+const queryTimeoutMs = 600_000
 
-const expiries: [string, string][] = [
+/** The bars of the second histogram: a label and an upper bound. */
+const expiryRanges: [label: string, interval: string][] = [
   ['< 1 min', '1 minute'],
   ['< 10 min', '10 minutes'],
   ['< 1 h', '1 hour'],
@@ -21,108 +21,110 @@ const expiries: [string, string][] = [
   ['longer', '1000 years'],
 ]
 
-interface Found {
-  live: number
+interface TableStats {
+  active: number
   expired: number
   destroyed: number
   users: number | null
   oldestMs: number | null
   bytes: { table: number; indexes: number; total: number }
   lastSweep: { agoMs: number; deleted: number; batches: number; ms: number } | null
-  sizes: { atMost: number; count: number }[]
+  sizes: { maxBytes: number; count: number }[]
   expiresIn: { name: string; count: number }[]
 }
 
 export const stats: Command = {
-  summary: 'Count sessions and users, measure sizes, and tell of the last sweep',
+  summary: 'Count sessions and users, measure sizes, and show the last sweep',
   help: `
 Usage: koa-pg-store stats [--json]
 
-Counts what is in the table: sessions that are alive, that have expired and
-wait for the next sweep, and the empty rows that destroyed ones leave for an
-hour. Reads the whole table once and changes nothing.
+Counts active sessions, expired ones that the next sweep deletes, and the empty
+rows (tombstones) that destroyed ones leave for an hour. Reads the whole table
+once and changes nothing.
 
   koa-pg-store stats
-  koa-pg-store stats --json | jq .live`,
+  koa-pg-store stats --json | jq .active`,
   options: {},
   async run({ values, terminal, options, connection }) {
     const settings = readOptions({ ...options, create: false })
     const { columns } = await ensureTable(connection, settings, () => undefined)
     const name = qualifiedName(settings)
-    const [row] = await connection.query(statement(name, columns), [name], statementMs)
-    const found = shaped(row as Row)
-    if (values.json) {
-      terminal.json(found)
-      return 0
-    }
-    const line = (what: string, value: string): void => terminal.line(`${what.padEnd(12)} ${value}`)
-    line('live', number(found.live))
-    line('expired', `${number(found.expired)}${found.expired > 0 ? ', to be swept' : ''}`)
-    line('destroyed', `${number(found.destroyed)}${found.destroyed > 0 ? ', marked for an hour' : ''}`)
-    if (found.users !== null) line('users', number(found.users))
-    if (found.oldestMs !== null) line('oldest', duration(found.oldestMs))
-    const { table, indexes, total } = found.bytes
-    line('size', `${bytes(total)} (table ${bytes(table)}, indexes ${bytes(indexes)})`)
-    const last = found.lastSweep
-    line(
-      'last sweep',
-      last
-        ? `${duration(last.agoMs)} ago: ${number(last.deleted)} deleted in ${duration(last.ms)}`
-        : 'none is known of',
-    )
-    if (found.live === 0) return 0
-    terminal.line()
-    terminal.line(terminal.style('bold', 'Sizes of live sessions, at most'))
-    terminal.histogram(found.sizes.map(({ atMost, count }) => ({ name: bytes(atMost), count })))
-    terminal.line()
-    terminal.line(terminal.style('bold', 'Time until they expire'))
-    terminal.histogram(found.expiresIn)
+    const [row] = await connection.query(selectStatement(name, columns), [name], queryTimeoutMs)
+    const result = parseStats(row as Row)
+    if (values.json) terminal.json(result)
+    else print(terminal, result)
     return 0
   },
 }
 
-function statement(name: string, columns: ReadonlySet<string>): string {
-  const bounds = expiries.map(([, interval]) => `now() + interval '${interval}'`).join(', ')
+function print(terminal: Terminal, result: TableStats): void {
+  const { active, expired, destroyed, users, oldestMs, bytes: size, lastSweep } = result
+  const line = (name: string, value: string): void => terminal.line(`${name.padEnd(12)} ${value}`)
+  line('active', number(active))
+  line('expired', `${number(expired)}${expired > 0 ? ', until the next sweep' : ''}`)
+  line('destroyed', `${number(destroyed)}${destroyed > 0 ? ', kept as tombstones for an hour' : ''}`)
+  if (users !== null) line('users', number(users))
+  if (oldestMs !== null) line('oldest', duration(oldestMs))
+  line('size', `${bytes(size.total)} (table ${bytes(size.table)}, indexes ${bytes(size.indexes)})`)
+  line(
+    'last sweep',
+    lastSweep
+      ? `${duration(lastSweep.agoMs)} ago: ${number(lastSweep.deleted)} deleted in ${duration(lastSweep.ms)}`
+      : 'never',
+  )
+  if (active === 0) return
+  terminal.line()
+  terminal.line(terminal.style('bold', 'Active sessions by size, up to'))
+  terminal.histogram(result.sizes.map(({ maxBytes, count }) => ({ name: bytes(maxBytes), count })))
+  terminal.line()
+  terminal.line(terminal.style('bold', 'Active sessions by time until they expire'))
+  terminal.histogram(result.expiresIn)
+}
+
+function selectStatement(name: string, columns: ReadonlySet<string>): string {
+  const bounds = expiryRanges.map(([, interval]) => `now() + interval '${interval}'`).join(', ')
   const optional = (column: string, sql: string): string => (columns.has(column) ? sql : 'null')
   return `with s as materialized (
-    select session is not null as whole, expiry::timestamptz > now() as alive, ${optional('user_id', 'user_id')} as user_id,
+    select session is null as is_destroyed, session is not null and expiry::timestamptz > now() as is_active, ${optional('user_id', 'user_id')} as user_id,
       ${optional('created_at', 'created_at')}::timestamptz as created_at,
       case when session is not null and expiry::timestamptz > now() then
-        greatest(6, ceil(log(2, greatest(1, octet_length(session::text)))))::int end as size,
-      width_bucket(expiry::timestamptz, array[${bounds}]) as bucket
+        greatest(6, ceil(log(2, greatest(1, octet_length(session::text)))))::int end as size_power,
+      width_bucket(expiry::timestamptz, array[${bounds}]) as expiry_range
     from ${name} where id <> '${sweepRecordId}')
   select pg_catalog.json_build_object(
-    'live', count(*) filter (where whole and alive),
-    'expired', count(*) filter (where whole and not alive),
-    'destroyed', count(*) filter (where not whole),
-    'users', ${optional('user_id', 'count(distinct user_id) filter (where whole and alive)')},
-    'oldestMs', extract(epoch from now() - min(created_at) filter (where whole and alive)) * 1000,
+    'active', count(*) filter (where is_active),
+    'expired', count(*) filter (where not is_destroyed and not is_active),
+    'destroyed', count(*) filter (where is_destroyed),
+    'users', ${optional('user_id', 'count(distinct user_id) filter (where is_active)')},
+    'oldestMs', extract(epoch from now() - min(created_at) filter (where is_active)) * 1000,
     'bytes', pg_catalog.json_build_object('table', pg_table_size($1::text::regclass),
       'indexes', pg_indexes_size($1::text::regclass), 'total', pg_total_relation_size($1::text::regclass)),
     'lastSweep', (select session::jsonb || pg_catalog.jsonb_build_object('agoMs', extract(epoch from now() - expiry::timestamptz) * 1000)
       from ${name} where id = '${sweepRecordId}'),
-    'sizes', (select pg_catalog.json_object_agg(size, n) from (select size, count(*) as n from s where size is not null group by size) z),
-    'buckets', (select pg_catalog.json_object_agg(bucket, n) from (select bucket, count(*) as n from s where whole and alive group by bucket) b)
-  )::text as found from s`
+    'sizesByPower', (select pg_catalog.json_object_agg(size_power, n) from (select size_power, count(*) as n from s where is_active group by size_power) z),
+    'expiriesByRange', (select pg_catalog.json_object_agg(expiry_range, n) from (select expiry_range, count(*) as n from s where is_active group by expiry_range) e)
+  )::text as stats from s`
 }
 
-function shaped(row: Row): Found {
-  const { sizes, buckets, ...rest } = JSON.parse(row.found as string) as Omit<
-    Found,
+function parseStats(row: Row): TableStats {
+  const { sizesByPower, expiriesByRange, ...rest } = JSON.parse(row.stats as string) as Omit<
+    TableStats,
     'sizes' | 'expiresIn'
   > & {
-    sizes: Record<string, number> | null
-    buckets: Record<string, number> | null
+    /** Counts by the smallest power of two that is no less than the size. */
+    sizesByPower: Record<string, number> | null
+    /** Counts by the index in `expiryRanges`. */
+    expiriesByRange: Record<string, number> | null
   }
-  const powers = Object.keys(sizes ?? {}).map(Number)
-  const all = powers.length === 0 ? [] : range(Math.min(...powers), Math.max(...powers))
+  const powers = Object.keys(sizesByPower ?? {}).map(Number)
+  const allPowers = powers.length === 0 ? [] : range(Math.min(...powers), Math.max(...powers))
   return {
     ...rest,
-    sizes: all.map((power) => ({ atMost: 2 ** power, count: sizes?.[power] ?? 0 })),
-    expiresIn: expiries.map(([name], n) => ({ name, count: buckets?.[n] ?? 0 })),
+    sizes: allPowers.map((power) => ({ maxBytes: 2 ** power, count: sizesByPower?.[power] ?? 0 })),
+    expiresIn: expiryRanges.map(([name], index) => ({ name, count: expiriesByRange?.[index] ?? 0 })),
   }
 }
 
 function range(first: number, last: number): number[] {
-  return Array.from({ length: last - first + 1 }, (_, n) => first + n)
+  return Array.from({ length: last - first + 1 }, (_, index) => first + index)
 }

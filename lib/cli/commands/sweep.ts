@@ -1,5 +1,4 @@
-// koa-pg-store sweep: once, or as a worker.
-
+// koa-pg-store sweep: deletes expired sessions, once or as a worker.
 import { ensureTable } from '../../schema/migrate.js'
 import { readOptions } from '../../stores/options.js'
 import { Sweeper } from '../../sweeper/sweeper.js'
@@ -7,33 +6,34 @@ import type { SweepResult } from '../../types/results.js'
 import type { Settings } from '../../types/settings.js'
 import { messageOf } from '../../util/driver-errors.js'
 import { schedule } from '../../util/schedule.js'
-import { type Command, type Context, UsageError, wholeNumber } from '../command.js'
+import { type Command, type Context, readInteger, UsageError } from '../command.js'
 import { duration, number, type Terminal } from '../terminal.js'
 
 export const sweep: Command = {
-  summary: 'Delete what has expired: once, or again and again with --watch',
+  summary: 'Delete expired sessions: once, or on a schedule with --watch',
   help: `
 Usage: koa-pg-store sweep [--watch] [--cron '…'] [--batch-size n]
 
-Deletes expired sessions, and what destroyed ones have left, in small batches
-with pauses between them. One sweep runs at a time, whoever starts it: if an
-application is at it, this does nothing. What is alive is never touched.
+Deletes expired sessions, and the tombstones of destroyed ones, in small batches
+with pauses between them. Only one sweep runs at a time: if an instance of the
+application is sweeping, this does nothing. Active sessions are never deleted.
 
   koa-pg-store sweep
       once; for cron, or a CronJob of Kubernetes
   koa-pg-store sweep --watch
       as a worker, every 15 minutes until SIGTERM or Ctrl-C
   koa-pg-store sweep --watch --cron '0 3 * * *'
-      at three every night
+      every night at three
 
 Options:
-  --watch                Stay, and sweep by the clock. A signal ends it after
-                         the batch under way; a second one at once.
-  --cron <expression>    When, with --watch. Default: */15 * * * *
-  --timezone <name>      Of the expression, such as Europe/Berlin.
+  --watch                Keep running, and sweep on a schedule. A signal stops
+                         it after the current batch, a second one at once.
+  --cron <expression>    The schedule for --watch. Default: */15 * * * *
+  --timezone <name>      The time zone of the schedule, such as Europe/Berlin.
                          Default: the machine's
-  --batch-size <n>       How many sessions a batch has, about. Default: 5000
-  --grace <ms>           Keep sessions for so long after they have expired.
+  --batch-size <n>       The approximate number of sessions in a batch.
+                         Default: 5000
+  --grace <ms>           Keep sessions for this long after they have expired.
                          Default: 0
   --idle-timeout <ms>    The application's option idleTimeout, if it has one.
   --max-lifetime <ms>    The application's option maxLifetime, if it has one.`,
@@ -47,25 +47,25 @@ Options:
     'max-lifetime': { type: 'string' },
   },
   async run(context) {
-    const settings = read(context)
+    const settings = readSettings(context)
     return new Worker(context, settings).run(context.values.watch === true)
   },
 }
 
-function read({ values, options }: Context): Settings {
+function readSettings({ values, options }: Context): Settings {
   if (!values.watch && (values.cron !== undefined || values.timezone !== undefined))
     throw new UsageError('--cron and --timezone need --watch')
   try {
     return readOptions({
       ...options,
       create: false,
-      idleTimeout: wholeNumber(values, 'idle-timeout', 1),
-      maxLifetime: wholeNumber(values, 'max-lifetime', 1),
+      idleTimeout: readInteger(values, 'idle-timeout', 1),
+      maxLifetime: readInteger(values, 'max-lifetime', 1),
       cleanup: {
         cron: values.cron as string | undefined,
         timezone: values.timezone as string | undefined,
-        batchSize: wholeNumber(values, 'batch-size', 1),
-        grace: wholeNumber(values, 'grace', 0),
+        batchSize: readInteger(values, 'batch-size', 1),
+        grace: readInteger(values, 'grace', 0),
       },
     })
   } catch (error) {
@@ -74,15 +74,25 @@ function read({ values, options }: Context): Settings {
   }
 }
 
+/** A scheduled sweep is skipped if an instance swept within half the time to the next one, but at most this long ago. */
+const maxRecentSweepMs = 300_000
+
+/** A second signal within this time is the first one again, passed on by npx. */
+const repeatedSignalMs = 1_000
+
+/** Below this share of the work, the remaining time can't be estimated. */
+const minEstimateShare = 0.02
+
+/** Sweeps once, or on a schedule until a signal stops it. */
 class Worker {
   readonly #context: Context
   readonly #settings: Settings
   readonly #terminal: Terminal
   readonly #sweeper: Sweeper
-  #interrupted: number | undefined
+  #interruptedAt: number | undefined
   #sweeps = 0
   #deleted = 0
-  #stop: () => void = () => undefined
+  #stopWatching: () => void = () => undefined
 
   constructor(context: Context, settings: Settings) {
     this.#context = context
@@ -93,7 +103,7 @@ class Worker {
       limits: { ...settings, grace: settings.cleanup.grace },
       batchSize: settings.cleanup.batchSize,
       onExpired: () => undefined,
-      onProgress: (done, soFar) => this.#progress(done, soFar),
+      onProgress: (done, soFar) => this.#printProgress(done, soFar),
       warn: (error) => this.#terminal.note(error.message),
     })
   }
@@ -110,71 +120,72 @@ class Worker {
 
   async #once(): Promise<number> {
     await this.#sweep(0)
-    return this.#interrupted === undefined ? 0 : 1
+    return this.#interruptedAt === undefined ? 0 : 1
   }
 
   async #watch(): Promise<number> {
     const { json } = this.#context.values
-    if (!json) this.#terminal.line(`Sweeping by ${this.#settings.cleanup.cron}; Ctrl-C or SIGTERM ends it.`)
-    // The schedule itself is nobody's reason to live.
-    const reason = setInterval(() => undefined, 60_000)
+    if (!json)
+      this.#terminal.line(`Sweeping on the schedule ${this.#settings.cleanup.cron}, until Ctrl-C or SIGTERM.`)
+    // The schedule's own timer doesn't keep the process running.
+    const keepAlive = setInterval(() => undefined, 60_000)
     const stopped = new Promise<void>((resolve) => {
-      this.#stop = resolve
+      this.#stopWatching = resolve
     })
     let running: Promise<void> | undefined
-    const end = schedule(this.#settings.cleanup, (next) => {
-      running = this.#sweep(Math.min(next / 2, 300_000)).catch((error) =>
-        this.#terminal.note(`koa-pg-store: ${messageOf(error)}. Trying again at the next time.`),
+    const cancelSchedule = schedule(this.#settings.cleanup, (untilNextMs) => {
+      running = this.#sweep(Math.min(untilNextMs / 2, maxRecentSweepMs)).catch((error) =>
+        this.#terminal.note(`koa-pg-store: ${messageOf(error)}. Trying again at the next scheduled time.`),
       )
       return running
     })
     await stopped
-    end()
+    cancelSchedule()
     await running
-    clearInterval(reason)
-    const all = { sweeps: this.#sweeps, deleted: this.#deleted }
-    if (json) this.#terminal.json({ ended: true, ...all })
-    else this.#terminal.line(`Ended after ${number(all.sweeps)} sweeps: ${number(all.deleted)} deleted.`)
+    clearInterval(keepAlive)
+    const [sweeps, deleted] = [this.#sweeps, this.#deleted]
+    if (json) this.#terminal.json({ stopped: true, sweeps, deleted })
+    else this.#terminal.line(`Stopped after ${number(sweeps)} sweeps: ${number(deleted)} deleted.`)
     return 0
   }
 
-  async #sweep(unlessWithin: number): Promise<void> {
+  /** Does nothing if another instance has swept in the last `recentMs`. */
+  async #sweep(recentMs: number): Promise<void> {
     const { connection, values } = this.#context
     const warn = (error: Error): void => this.#terminal.note(error.message)
     const table = await ensureTable(connection, this.#settings, warn)
-    const result = await this.#sweeper.run(table, unlessWithin)
+    const result = await this.#sweeper.run(table, recentMs)
     if (result) this.#sweeps++
     this.#deleted += result?.deleted ?? 0
     if (values.json) this.#terminal.json(result ?? { deleted: 0, batches: 0, ms: 0, skipped: true })
-    else this.#terminal.line(this.#said(result))
+    else this.#terminal.line(this.#describe(result))
   }
 
-  #said(result: SweepResult | undefined): string {
-    if (result === undefined) return 'Nothing to do: another instance is sweeping, or has just done so.'
+  #describe(result: SweepResult | undefined): string {
+    if (result === undefined) return 'Nothing to do: another instance is sweeping, or has just swept.'
     const { deleted, batches, ms } = result
     const rate = ms > 0 && deleted > 0 ? `, ${number(Math.round(deleted / (ms / 1_000)))} a second` : ''
-    const what = `${number(deleted)} deleted in ${duration(ms)} (${number(batches)} batches${rate})`
-    return this.#interrupted !== undefined
-      ? `Interrupted: ${what}. The rest goes with the next sweep.`
-      : `Swept: ${what}.`
+    const counts = `${number(deleted)} deleted in ${duration(ms)} (${number(batches)} batches${rate})`
+    return this.#interruptedAt !== undefined
+      ? `Interrupted: ${counts}. The next sweep deletes the rest.`
+      : `Swept: ${counts}.`
   }
 
-  #progress(done: number, { deleted, ms }: SweepResult): void {
+  #printProgress(done: number, { deleted, ms }: SweepResult): void {
     if (this.#context.values.json) return
     const rate = `${number(Math.round(deleted / (ms / 1_000)))}/s`
-    const left = done > 0.02 ? `, ${duration((ms * (1 - done)) / done)} left` : ''
-    this.#terminal.progress(done, `${number(deleted)} deleted, ${rate}${left}`)
+    const remaining = done > minEstimateShare ? `, ${duration((ms * (1 - done)) / done)} left` : ''
+    this.#terminal.progress(done, `${number(deleted)} deleted, ${rate}${remaining}`)
   }
 
   #interrupt(): void {
-    if (this.#interrupted !== undefined) {
-      // A second one means now, unless it is npx passing on what the terminal has sent here already.
-      if (performance.now() - this.#interrupted > 1_000) process.exit(1)
+    if (this.#interruptedAt !== undefined) {
+      if (performance.now() - this.#interruptedAt > repeatedSignalMs) process.exit(1)
       return
     }
-    this.#interrupted = performance.now()
-    this.#terminal.note('Ending after this batch…')
+    this.#interruptedAt = performance.now()
+    this.#terminal.note('Stopping after this batch…')
     void this.#sweeper.stop()
-    this.#stop()
+    this.#stopWatching()
   }
 }

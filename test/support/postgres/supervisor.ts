@@ -1,4 +1,4 @@
-// A process of its own: runs commands, one at a time, for the process that forked it, and tidies up when that is gone.
+// The program that runs PostgreSQL's commands, one at a time, for its parent process, and cleans up when the parent has exited.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { rm } from 'node:fs/promises'
 
@@ -10,19 +10,20 @@ export interface Command {
   gid?: number
 }
 
-/** A command and all of its children have ended: its exit code (null: by a signal) and the end of what it printed. */
+/** A command and all of its children have exited: its exit code (null: a signal) and the end of its output. */
 export interface Ended {
   ended: number | null
   output: string
 }
 
-/** Its process id as soon as there is one, and then the end. */
+/** The process id as soon as the command runs, later its end. */
 export type Report = { started: number } | Ended
 
+const shutdownTimeoutMs = 20_000
 const folderToRemove = process.argv[2]
 let running: { child: ChildProcess; exit: Promise<void> } | undefined
 
-// Only the end of the other process ends this one; nor should `killall node` take it for one of them.
+// Only the parent's exit ends this process: neither a signal nor `killall node` may.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
 process.title = 'pg-supervisor'
 
@@ -41,30 +42,30 @@ process.on('message', ({ file, args, ...options }: Command) => {
   })
   running = { child, exit }
   if (child.pid) report({ started: child.pid })
-  // 'close', not 'exit': the pipes close when the last process that inherited them is gone.
+  // 'close', not 'exit': the pipes close when the last process that inherited them has exited.
   child.once('close', (code) => {
     running = undefined
     report({ ended: code, output: output.trim() })
   })
 })
 
-async function leave(): Promise<void> {
+async function shutDown(): Promise<void> {
   if (running) {
     running.child.kill('SIGINT')
     running.child.kill('SIGCONT')
-    const impatience = setTimeout(() => running?.child.kill('SIGKILL'), 20_000)
+    const timeout = setTimeout(() => running?.child.kill('SIGKILL'), shutdownTimeoutMs)
     await running.exit
-    clearTimeout(impatience)
+    clearTimeout(timeout)
   }
   if (folderToRemove) await rm(folderToRemove, { recursive: true, force: true, maxRetries: 20 })
   process.exit()
 }
 
-// The other process may have gone before this one was ready to hear of it.
-if (process.connected) process.once('disconnect', leave)
-else leave()
+// The parent may have exited before this line.
+if (process.connected) process.once('disconnect', shutDown)
+else shutDown()
 
-/** Nobody may be there to read it any more. */
+/** Ignores errors: the parent may have exited. */
 function report(report: Report): void {
   if (process.connected) process.send?.(report, undefined, undefined, () => {})
 }
