@@ -21,7 +21,7 @@ declare
   changes int := coalesce(nullif(current_setting('koa_pg_store.changes', true), ''), '0')::int + 1;
 begin
   if tg_op = 'TRUNCATE' then
-    perform pg_notify(channel, 'flush');
+    perform pg_notify(channel, 'clear');
     return null;
   end if;
   if tg_op = 'UPDATE' then
@@ -30,7 +30,7 @@ begin
   perform set_config('koa_pg_store.changes', changes::text, true);
   -- After many changes in one transaction, clearing the caches once costs less than a notification for each.
   if changes > 1000 then
-    perform pg_notify(channel, 'flush');
+    perform pg_notify(channel, 'clear');
   else
     perform pg_notify(channel, case
       when old.id like 'sha256:%' and length(old.id) = 50 then substr(old.id, 8)

@@ -1,10 +1,11 @@
-// The connection that listens for changes, its heartbeats, and connecting again when it is lost.
+// The connection that listens for changes, the heartbeats that prove that it works, and connecting again when it is lost.
 import { randomBytes } from 'node:crypto'
 import pg, { type ClientConfig } from 'pg'
+import type { PoolState } from '../postgres/connection.js'
 import { DedicatedClient } from '../postgres/dedicated-client.js'
 import { messageOf } from '../util/driver-errors.js'
 import { withTimeout } from '../util/timeout.js'
-import { heartbeatPayload, type Notification, readPayload } from './payload.js'
+import { heartbeatItem, type Notification, readPayload } from './payload.js'
 
 /** The pause before connecting again: doubled each time, less a random part. */
 const minDelayMs = 100
@@ -13,6 +14,13 @@ const maxDelayMs = 5_000
 /** The pause where the connection works but notifications don't arrive: through a pooler in transaction mode, say. */
 const unreachableRetryMs = 60_000
 
+/** Without a request for this long, heartbeats stop, so that a database without requests can sleep. */
+const idleMs = 60_000
+
+/** Limits that a server may put on idle connections. Not all versions have all of them. */
+const disableTimeouts = `select pg_catalog.set_config(name, '0', false) from pg_catalog.pg_settings
+  where name in ('idle_session_timeout', 'idle_in_transaction_session_timeout', 'statement_timeout', 'transaction_timeout')`
+
 export interface ListenerOptions {
   readonly config: ClientConfig
   readonly channel: string
@@ -20,7 +28,8 @@ export interface ListenerOptions {
   readonly maxStaleness: number
   /** Notifies the channel over the connection that changes go through. */
   readonly notify: (payload: string) => Promise<unknown>
-  readonly onNotification: (notification: Exclude<Notification, { heartbeat: string }>) => void
+  readonly poolState: () => PoolState | undefined
+  readonly onNotification: (notification: Notification) => void
   /** The listener works again. Whatever was cached before may be stale, and has to be dropped now. */
   readonly onTrust: () => void
   readonly onDistrust: () => void
@@ -35,13 +44,23 @@ interface Heartbeat {
 
 export class Listener {
   readonly #options: ListenerOptions
+  readonly #intervalMs: number
   #client: DedicatedClient | undefined
   #timer: NodeJS.Timeout | undefined
+  /** Heartbeats on their way, by token. */
+  readonly #sent = new Map<string, Heartbeat>()
   #onHeartbeat: ((token: string) => void) | undefined
   /** The last heartbeat that came back: everything committed before it was sent has been received. */
   #lastHeartbeat: Heartbeat | undefined
+  #lastSentAt = 0
+  /** The number of connections that the pool had opened when it last sent a heartbeat that came back. */
+  #provedPool: number | undefined
   #isTrusted = false
   #isStopped = false
+  /** No request came for a while: nothing is sent until the next. */
+  #isDormant = false
+  #wasUsed = false
+  #usedAt = performance.now()
   #delayMs = minDelayMs
   /** One warning for each time that trust is lost, or can't be gained at first. */
   #hasWarned = false
@@ -50,6 +69,7 @@ export class Listener {
 
   constructor(options: ListenerOptions) {
     this.#options = options
+    this.#intervalMs = options.maxStaleness / 4
   }
 
   /** Connects, and again whenever the connection is lost, until `stop`. Never rejects. */
@@ -62,6 +82,13 @@ export class Listener {
     return this.#isTrusted && this.lastHeartbeatAge < this.#options.maxStaleness
   }
 
+  /** The same for a request, which keeps heartbeats going, or makes them start again. */
+  use(): boolean {
+    this.#wasUsed = true
+    if (this.#isDormant) this.#wake()
+    return this.isTrusted
+  }
+
   /** How long ago, in ms, the last heartbeat that came back was sent. */
   get lastHeartbeatAge(): number {
     if (this.#lastHeartbeat === undefined) return Number.POSITIVE_INFINITY
@@ -69,11 +96,26 @@ export class Listener {
     return Math.max(performance.now() - monotonic, Date.now() - wall)
   }
 
+  /** Returns the token of a heartbeat to send along with a change, if one is due. */
+  takeToken(): string | undefined {
+    const isDue = performance.now() - this.#lastSentAt >= this.#intervalMs
+    return this.#isTrusted && isDue ? this.#newToken() : undefined
+  }
+
   /** Stops at once, and for good. */
   stop(): void {
     this.#isStopped = true
     this.#isTrusted = false
     this.#drop()
+  }
+
+  #newToken(): string {
+    const token = randomBytes(9).toString('base64url')
+    this.#lastSentAt = performance.now()
+    // A change that notifies nobody takes its heartbeat with it.
+    if (this.#sent.size >= 8) this.#sent.clear()
+    this.#sent.set(token, { monotonic: this.#lastSentAt, wall: Date.now() })
+    return token
   }
 
   async #connect(): Promise<void> {
@@ -89,6 +131,7 @@ export class Listener {
       this.#client = client
       client.client.on('notification', ({ payload }) => this.#receive(payload ?? ''))
       await client.connect(Math.max(maxStaleness, maxDelayMs))
+      await client.query(disableTimeouts, [], maxStaleness)
       await client.query(`listen ${pg.escapeIdentifier(channel)}`, [], maxStaleness)
       await this.#sendHeartbeat(client)
     } catch (error) {
@@ -96,41 +139,81 @@ export class Listener {
     }
   }
 
-  /** Sends a notification the way that changes take, and waits until it arrives here. */
+  /** Sends a heartbeat the way that changes take, waits until it arrives here, and plans the next. */
   async #sendHeartbeat(client: DedicatedClient): Promise<void> {
     if (client !== this.#client) return
-    const { maxStaleness, notify } = this.#options
-    const token = randomBytes(9).toString('base64url')
-    const heartbeat: Heartbeat = { monotonic: performance.now(), wall: Date.now() }
+    const { maxStaleness, poolState } = this.#options
+    const pool = poolState()
+    const token = this.#newToken()
     const received = new Promise<void>((resolve) => {
       this.#onHeartbeat = (other) => {
         if (other === token) resolve()
       }
     })
-    await withTimeout(notify(heartbeatPayload(token)), maxStaleness, 'a heartbeat was not sent', false)
+    // A full pool shouldn't cost trust. If it has opened no connection since its last heartbeat, its changes still go to the
+    // server that this connection listens to, and it is enough to prove that this connection works.
+    const isProved = pool !== undefined && pool.opened === this.#provedPool
+    const sending =
+      pool?.isFull && isProved
+        ? client.query(
+            'select pg_catalog.pg_notify($1, $2)',
+            [this.#options.channel, heartbeatItem(token)],
+            maxStaleness,
+          )
+        : this.#options.notify(heartbeatItem(token))
+    await withTimeout(sending, maxStaleness, 'a heartbeat was not sent', false)
     await withTimeout(received, maxStaleness, heartbeatTimeout, false)
     if (client !== this.#client) return
-    this.#lastHeartbeat = heartbeat
+    if (!(pool?.isFull && isProved)) this.#provedPool = pool?.opened
     if (!this.#isTrusted) {
       this.#options.onTrust()
       this.#isTrusted = true
       this.#delayMs = minDelayMs
       this.#hasWarned = false
     }
-    this.#timer = setTimeout(() => {
-      this.#sendHeartbeat(client).catch((error) => this.#onLost(client, error))
-    }, maxStaleness / 4)
+    this.#schedule(client)
+  }
+
+  #schedule(client: DedicatedClient): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => this.#tick(client), this.#intervalMs)
     this.#timer.unref()
+  }
+
+  #tick(client: DedicatedClient): void {
+    const isIdle = this.#isIdle()
+    if (isIdle) this.#isDormant = true
+    // A change that came back has proved as much as a heartbeat.
+    else if (this.lastHeartbeatAge < this.#intervalMs) this.#schedule(client)
+    else this.#sendHeartbeat(client).catch((error) => this.#onLost(client, error))
+  }
+
+  #isIdle(): boolean {
+    if (this.#wasUsed) this.#usedAt = performance.now()
+    this.#wasUsed = false
+    return performance.now() - this.#usedAt > idleMs
+  }
+
+  #wake(): void {
+    this.#isDormant = false
+    const client = this.#client
+    if (client === undefined) void this.#connect()
+    else this.#sendHeartbeat(client).catch((error) => this.#onLost(client, error))
   }
 
   #receive(payload: string): void {
     const notification = readPayload(payload)
-    if (typeof notification === 'object' && 'heartbeat' in notification)
-      this.#onHeartbeat?.(notification.heartbeat)
-    else {
+    const { heartbeat, changes, clear } = notification
+    if (changes.length > 0 || clear) {
       this.received++
       this.#options.onNotification(notification)
     }
+    if (heartbeat === undefined) return
+    const sent = this.#sent.get(heartbeat)
+    if (sent === undefined) return
+    this.#sent.delete(heartbeat)
+    if (sent.monotonic > (this.#lastHeartbeat?.monotonic ?? 0)) this.#lastHeartbeat = sent
+    this.#onHeartbeat?.(heartbeat)
   }
 
   #onLost(client: DedicatedClient | undefined, reason: unknown): void {
@@ -140,11 +223,13 @@ export class Listener {
     const wasTrusted = this.#isTrusted
     const shouldWarn = !this.#hasWarned
     this.#isTrusted = false
+    this.reconnects++
+    // The next request connects: until then there is nothing to serve, and a database that sleeps isn't woken.
+    if (this.#isDormant) return
     this.#hasWarned = true
     const isPooler = isUnreachable && !wasTrusted
     const delayMs = isPooler ? unreachableRetryMs : this.#delayMs * (0.5 + Math.random() / 2)
     this.#delayMs = Math.min(this.#delayMs * 2, maxDelayMs)
-    this.reconnects++
     this.#timer = setTimeout(() => void this.#connect(), delayMs)
     this.#timer.unref()
     // Last: these callbacks are the application's, and may throw.
@@ -165,6 +250,7 @@ export class Listener {
     clearTimeout(this.#timer)
     const client = this.#client
     this.#client = undefined
+    this.#sent.clear()
     client?.drop()
   }
 }

@@ -7,8 +7,12 @@ const maxPayloadBytes = 7_900
 /** Characters of a SHA-256 in base64url. */
 const digestLength = 43
 
-/** What a payload says: drop everything, these sessions changed, or a listener's own heartbeat. */
-export type Notification = 'flush' | { heartbeat: string } | SessionChange[]
+/** What a payload says: drop everything, or these sessions changed; and a heartbeat of the instance that sent it. */
+export interface Notification {
+  readonly clear: boolean
+  readonly changes: readonly SessionChange[]
+  readonly heartbeat: string | undefined
+}
 
 /** A session by its digest, and the version that it has now. */
 export interface SessionChange {
@@ -17,7 +21,9 @@ export interface SessionChange {
 }
 
 /** The payload that makes every instance clear its cache. */
-export const clearPayload = 'flush'
+export const clearPayload = 'clear'
+
+const heartbeatPrefix = 'heartbeat '
 
 /** The channel of a table. The trigger in sql/006-notify.sql computes the same name. */
 export function channelOf({ schema, table }: { schema: string; table: string }): string {
@@ -40,18 +46,22 @@ export function payloads(changes: readonly SessionChange[]): string[] {
   return list
 }
 
-export function heartbeatPayload(token: string): string {
-  return `beat ${token}`
+/** An item of a payload: alone, or after changes and a comma. */
+export function heartbeatItem(token: string): string {
+  return `${heartbeatPrefix}${token}`
 }
 
-/** Parses a payload. One of an unknown form means that anything may have changed. */
+/** Parses a payload. An item of an unknown form means that anything may have changed. */
 export function readPayload(payload: string): Notification {
-  if (payload.startsWith('beat ')) return { heartbeat: payload.slice('beat '.length) }
-  const changes = payload.split(',').map((item) => ({
-    digest: item.slice(0, digestLength),
-    version: Number.parseInt(item.slice(digestLength), 16),
-  }))
-  return changes.every(({ digest, version }) => digest.length === digestLength && version >= 0)
-    ? changes
-    : 'flush'
+  const changes: SessionChange[] = []
+  let clear = false
+  let heartbeat: string | undefined
+  for (const item of payload.split(',')) {
+    const digest = item.slice(0, digestLength)
+    const version = Number.parseInt(item.slice(digestLength), 16)
+    if (item.startsWith(heartbeatPrefix)) heartbeat = item.slice(heartbeatPrefix.length)
+    else if (digest.length === digestLength && version >= 0) changes.push({ digest, version })
+    else clear = true
+  }
+  return { clear, changes, heartbeat }
 }

@@ -2,7 +2,7 @@
 import type { ClientConfig } from 'pg'
 import type { Settings } from '../types/settings.js'
 import { Listener, type ListenerOptions } from './listener.js'
-import { channelOf } from './payload.js'
+import { channelOf, heartbeatItem } from './payload.js'
 
 export interface TrustMonitorOptions extends Omit<ListenerOptions, 'config' | 'channel' | 'maxStaleness'> {
   readonly settings: Settings
@@ -18,6 +18,17 @@ export class TrustMonitor {
 
   constructor(options: TrustMonitorOptions) {
     this.#options = options
+  }
+
+  /** Whether the cache may be used by a request, which keeps heartbeats going. */
+  use(): boolean {
+    return this.#worksWithoutListener || this.#listener?.use() === true
+  }
+
+  /** The suffix of a payload about to be sent: a heartbeat, if one is due. */
+  payloadSuffix(): string {
+    const token = this.#listener?.takeToken()
+    return token === undefined ? '' : `,${heartbeatItem(token)}`
   }
 
   get isTrusted(): boolean {

@@ -15,16 +15,32 @@ export interface Connection {
   readonly connectTimeoutMs: number
   /** Runs one statement and returns its rows. `timeoutMs` is for statements that may take longer than a request. */
   query(statement: string | Statement, values?: readonly unknown[], timeoutMs?: number): Promise<Row[]>
+  /**
+   * Runs two statements with one round trip, each in a transaction of its own. Rejects if the first fails; resolves with the
+   * rows of both, or with an error in place of the second's. `undefined` where there is no pipelining.
+   */
+  readonly pipeline:
+    | ((first: Statement, values: readonly unknown[], second: Statement) => Promise<[Row[], Row[] | Error]>)
+    | undefined
   /** Whether `transaction` runs its statements in one transaction. A query function can't. */
   readonly isTransactional: boolean
   /** Runs statements in one transaction, if it can. Rolls back if `work` rejects or `shouldCommit` returns false. */
   transaction<T>(work: (query: Query) => Promise<T>, shouldCommit?: (result: T) => boolean): Promise<T>
   /** Yields rows through a cursor, `batchSize` at a time; `undefined` if there can be no cursor. */
   readonly stream: ((text: string, values: unknown[], batchSize: number) => AsyncGenerator<Row[]>) | undefined
+  /** What the pool is doing; `undefined` if there is none. */
+  readonly poolState: PoolState | undefined
   /** The configuration for another connection to the same server; `undefined` if it isn't known. */
   readonly clientConfig: ClientConfig | undefined
   /** Closes what this object opened itself. */
   end(): Promise<void>
+}
+
+export interface PoolState {
+  /** Whether a statement would have to wait for a connection. */
+  readonly isFull: boolean
+  /** The number of connections opened so far. */
+  readonly opened: number
 }
 
 export type Query = (statement: string | Statement, values: readonly unknown[]) => Promise<Row[]>

@@ -14,6 +14,8 @@ export class FunctionConnection implements Connection {
   readonly isTransactional = false
   readonly connectTimeoutMs = defaultConnectTimeoutMs
   readonly stream = undefined
+  readonly pipeline = undefined
+  readonly poolState = undefined
   readonly clientConfig = undefined
   readonly #run: QueryFunction
 

@@ -8,6 +8,7 @@ import {
   defaultConnectTimeoutMs,
   defaultQueryTimeoutMs,
   isStatementError,
+  type PoolState,
   type Query,
   type Statement,
 } from './connection.js'
@@ -25,6 +26,10 @@ export class PoolConnection implements Connection {
   readonly #warn: (error: Error) => void
   /** As the option `prepare` says, until a pooler rejects a prepared statement. */
   #prepares: boolean
+  #opened = 0
+  readonly #onConnect = (): void => {
+    this.#opened++
+  }
 
   constructor(pool: Pool, warn: (error: Error) => void, isOwned: boolean, prepares: boolean) {
     this.#pool = pool
@@ -35,6 +40,12 @@ export class PoolConnection implements Connection {
     this.#queryTimeoutMs = pool.options.query_timeout || defaultQueryTimeoutMs
     // Without a listener the loss of an idle connection would end the process.
     pool.on('error', warn)
+    pool.on('connect', this.#onConnect)
+  }
+
+  get poolState(): PoolState {
+    const { idleCount, totalCount, options } = this.#pool
+    return { isFull: idleCount === 0 && totalCount >= options.max, opened: this.#opened }
   }
 
   get clientConfig(): ClientConfig {
@@ -47,10 +58,43 @@ export class PoolConnection implements Connection {
     values: readonly unknown[] = [],
     timeoutMs = this.#queryTimeoutMs,
   ): Promise<Row[]> {
+    return this.#retrying(statement, (lease) => this.#send(lease.client, statement, values, timeoutMs))
+  }
+
+  /** Only connections of our own: those of a caller's pool may be of another version of pg. */
+  get pipeline(): Connection['pipeline'] {
+    return this.#isOwned ? (...args) => this.#pipeline(...args) : undefined
+  }
+
+  #pipeline(
+    first: Statement,
+    values: readonly unknown[],
+    second: Statement,
+  ): Promise<[Row[], Row[] | Error]> {
+    return this.#retrying(first, async (lease) => {
+      const { client } = lease
+      Reflect.set(client, 'pipeline', true)
+      try {
+        const [one, two] = await Promise.allSettled([
+          this.#send(client, first, values, this.#queryTimeoutMs),
+          this.#send(client, second, [], this.#queryTimeoutMs),
+        ])
+        if (one.status === 'rejected') throw one.reason
+        if (two.status === 'fulfilled') return [one.value, two.value]
+        // Not thrown: the first is done, and must not be repeated.
+        if (!isStatementError(two.reason)) lease.lose(two.reason)
+        return [one.value, two.reason]
+      } finally {
+        Reflect.set(client, 'pipeline', false)
+      }
+    })
+  }
+
+  async #retrying<T>(statement: string | Statement, work: (lease: Lease) => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       const lease = await this.#acquire()
       try {
-        return await lease.use(() => this.#send(lease.client, statement, values, timeoutMs))
+        return await lease.use(() => work(lease))
       } catch (error) {
         if (attempt > this.#pool.options.max || !this.#canRetry(statement, error)) throw error
       }
@@ -170,6 +214,7 @@ export class PoolConnection implements Connection {
       this.#pool.on('error', () => undefined)
     }
     this.#pool.off('error', this.#warn)
+    this.#pool.off('connect', this.#onConnect)
   }
 }
 

@@ -1,6 +1,7 @@
 // Names the statements of a request's path, so that each connection prepares them once.
 import { hash } from 'node:crypto'
 import type { Statement } from '../postgres/connection.js'
+import { flushIfAskedSql, flushSql } from './flush-sql.js'
 import type { SessionStatements } from './session-statements.js'
 
 export type PreparedStatements = ReturnType<typeof prepareAll>
@@ -13,11 +14,14 @@ export function prepareAll(statements: SessionStatements) {
     writeMany: prepared(statements.writeMany),
     replaceOne: prepared(statements.replaceOne),
     replaceMany: prepared(statements.replaceMany),
-    destroy: prepared(statements.destroy),
+    destroyOne: prepared(statements.destroyOne),
+    destroyMany: prepared(statements.destroyMany),
     destroyOf: prepared(statements.destroyOf),
     evict: prepared(statements.evict),
     touch: prepared(statements.touch),
     hashRawId: prepared(statements.hashRawId),
+    flush: prepared(flushSql),
+    flushIfAsked: prepared(flushIfAskedSql),
     lockUser: prepared(`select pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1 || ' ' || $2))`),
   }
 }

@@ -10,6 +10,7 @@ import type { Codec, Row } from '../types/options.js'
 import { type BatchCall, Batcher } from '../util/batcher.js'
 import { codeOf, redact } from '../util/driver-errors.js'
 import { batching } from './batching.js'
+import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
 import {
   type Change,
@@ -28,6 +29,8 @@ import type { SessionStatements } from './session-statements.js'
 import type { Touch } from './touch-buffer.js'
 
 export interface SessionQueriesOptions {
+  /** Returns a suffix for the payload of the next notification: a heartbeat of this process's listener, or nothing. */
+  readonly payloadSuffix?: () => string
   readonly idleTimeout?: number | undefined
   readonly codec?: Codec | undefined
 }
@@ -42,13 +45,16 @@ export class SessionQueries {
   readonly #reads: Batcher<undefined, StoredSession | undefined>
   readonly #destroys: Batcher<undefined, Change | undefined>
   readonly #touches: Batcher<Touch, undefined>
+  readonly #flusher: LogFlusher
+  readonly #payloadSuffix: () => string
+  readonly #notifiesInline: boolean
 
   constructor(
     connection: Connection,
     table: Table,
     channel: string,
     statements: SessionStatements,
-    { idleTimeout = Number.POSITIVE_INFINITY, codec }: SessionQueriesOptions = {},
+    { idleTimeout = Number.POSITIVE_INFINITY, codec, payloadSuffix = () => '' }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
     this.#table = table
@@ -56,6 +62,9 @@ export class SessionQueries {
     this.#codec = codec
     this.#idleTimeoutMs = idleTimeout
     this.#statements = prepareAll(statements)
+    this.#notifiesInline = statements.notifiesInline
+    this.#payloadSuffix = payloadSuffix
+    this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
     this.#reads = new Batcher({ ...batching, dedupe: true, run: (calls) => this.#readAll(calls) })
     this.#destroys = new Batcher({
       ...batching,
@@ -97,13 +106,15 @@ export class SessionQueries {
 
   /** Inserts sessions or replaces existing ones, except tombstones, and notifies of the changes. */
   async write(writes: readonly Write[]): Promise<Change[]> {
-    return this.#capByIdleTimeout(await this.#change(...this.#writeStatement(await this.#encodeAll(writes))))
+    const encoded = this.#codec === undefined ? writes : await this.#encodeAll(writes)
+    return this.#capByIdleTimeout(await this.#change(...this.#writeStatement(encoded), writes.length === 1))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[]): Promise<Change[]> {
+    const encoded = this.#codec === undefined ? replacements : await this.#encodeAll(replacements)
     return this.#capByIdleTimeout(
-      await this.#change(...this.#replaceStatement(await this.#encodeAll(replacements))),
+      await this.#change(...this.#replaceStatement(encoded), replacements.length === 1),
     )
   }
 
@@ -120,11 +131,13 @@ export class SessionQueries {
       'baseVersion' in write
         ? this.#replaceStatement(await this.#encodeAll([write]))
         : this.#writeStatement(await this.#encodeAll([write]))
-    return this.#connection.transaction(
+    let mustFlush = false
+    const result = await this.#connection.transaction(
       async (query) => {
         const change = async (statement: Statement, values: readonly unknown[]): Promise<Change[]> => {
-          const rows = await this.#redacting(values, () => query(statement, values))
+          const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
           if (this.#table.isDistributed) await this.#notify(query, rows)
+          mustFlush ||= rows[0]?.must_flush === true
           return rows.map(toChange)
         }
         await query(lockUser, [this.#channel, write.userId])
@@ -135,6 +148,8 @@ export class SessionQueries {
       },
       ({ written }) => written !== undefined,
     )
+    if (mustFlush) await this.#flusher.flush()
+    return result
   }
 
   async #encodeAll<T extends Write>(writes: readonly T[]): Promise<readonly T[]> {
@@ -183,7 +198,10 @@ export class SessionQueries {
 
   /** The same for many sessions, each at most once in the list. */
   destroyAll(ids: readonly string[]): Promise<Change[]> {
-    return this.#change(this.#statements.destroy, [joinValues(ids)])
+    const { destroyOne, destroyMany } = this.#statements
+    return ids.length === 1
+      ? this.#change(destroyOne, ids, true)
+      : this.#change(destroyMany, [joinValues(ids)])
   }
 
   /** The same for those that belong to this user. */
@@ -206,8 +224,14 @@ export class SessionQueries {
     }
   }
 
-  async #change(statement: Statement, values: readonly unknown[]): Promise<Change[]> {
-    if (!this.#table.isDistributed) return (await this.#run(statement, values)).map(toChange)
+  /** Resolves when the change is committed and flushed. `isLone`: no other call is in the statement. */
+  async #change(statement: Statement, values: readonly unknown[], isLone = false): Promise<Change[]> {
+    if (!this.#table.isDistributed) {
+      const rows = await this.#redacting(values, () =>
+        this.#commit(statement, this.#withSuffix(values), isLone),
+      )
+      return rows.map(toChange)
+    }
     // Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own.
     return this.#redacting(values, () =>
       this.#connection.transaction(async (query) => {
@@ -216,6 +240,28 @@ export class SessionQueries {
         return rows.map(toChange)
       }),
     )
+  }
+
+  async #commit(statement: Statement, values: readonly unknown[], isLone: boolean): Promise<Row[]> {
+    const { pipeline } = this.#connection
+    if (!isLone || pipeline === undefined || !this.#table.canFlush || !this.#flusher.isIdle) {
+      const rows = await this.#connection.query(statement, values)
+      if (rows[0]?.must_flush === true) await this.#flusher.flush()
+      return rows
+    }
+    // One round trip for both, so that a change without company doesn't wait for two.
+    const [rows, flushed] = await this.#flusher.cover(
+      pipeline(statement, values, this.#statements.flushIfAsked),
+    )
+    if (rows[0]?.must_flush !== true) return rows
+    if (flushed instanceof Error) throw flushed
+    // A pooler may have run the two on different connections.
+    if (flushed[0]?.flushed !== true) await this.#flusher.flush()
+    return rows
+  }
+
+  #withSuffix(values: readonly unknown[]): readonly unknown[] {
+    return this.#notifiesInline ? [...values, this.#payloadSuffix()] : values
   }
 
   async #notify(query: Query, rows: readonly Row[]): Promise<void> {

@@ -153,15 +153,15 @@ export class SessionRepository {
   }
 
   /** Applies a change of another process. A process also receives its own notifications, which change nothing. */
-  applyNotification(notification: Exclude<Notification, { heartbeat: string }>): void {
+  applyNotification({ clear, changes }: Notification): void {
     const cache = this.#cache
     if (cache === undefined) return
-    if (notification === 'flush') {
+    if (clear) {
       cache.clear()
       this.#touches.forgetExpiry()
       return
     }
-    for (const { digest, version } of notification) {
+    for (const { digest, version } of changes) {
       if (!cache.hasVersion(digest, version)) this.#touches.forgetExpiry(digest)
       const id = cache.invalidate(digest, version)
       // Batched with all reads of this tick. If it fails, the session is read when a request needs it.

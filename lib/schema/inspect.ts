@@ -7,6 +7,7 @@ import { hashedIdComment, psqlCommand, qualifiedName, quote } from './table.js'
 
 export interface TableState {
   serverVersion: number
+  emitMessage: { signature: string; isAllowed: boolean } | null
   role: string
   schemaExists: boolean
   exists: boolean
@@ -59,6 +60,8 @@ export async function inspect(connection: Connection, settings: Settings): Promi
   const [row] = await connection.query(
     `select pg_catalog.json_build_object(
       'serverVersion', current_setting('server_version_num')::int,
+      'emitMessage', (select json_build_object('signature', oid::regprocedure::text, 'isAllowed', has_function_privilege(oid, 'execute'))
+        from pg_proc where proname = 'pg_logical_emit_message' and pronamespace = 'pg_catalog'::regnamespace and proargtypes[2] = 'text'::regtype),
       'role', current_user,
       'schemaExists', exists (select from pg_namespace where nspname = $2::text),
       'exists', t.oid is not null,

@@ -40,6 +40,18 @@ const refusalCodes = new Set(['42501', '55P03'])
 /** The number of triggers that sql/006-notify.sql creates. */
 const expectedTriggers = 4
 
+/** What it means that `pg_logical_emit_message` can't be called, and what to run. */
+export function slowCommits({ emitMessage, role }: TableState): string {
+  const remedy =
+    emitMessage === null
+      ? 'the server does not have it'
+      : `run, in this database: grant execute on function ${emitMessage.signature} to ${quote(role)}`
+  return (
+    'changes of sessions are committed one at a time in the whole cluster, as pg_logical_emit_message() is not allowed:' +
+    ` ${remedy}`
+  )
+}
+
 /**
  * Makes sure that the table can be used: with `create`, creates or upgrades it, and then checks it. Rejects with a
  * `SetupError` that says what to run. If only the upgrade fails, the table is used as it is, and `warn` receives the reason.
@@ -77,12 +89,14 @@ export async function ensureTable(
           : hint(upgradeError, settings)
       warn(new SetupError(`${name} is used as it is, without ${stillMissing.join(', ')}: ${advice}`))
     }
+    if (state.emitMessage?.isAllowed !== true) warn(new SetupError(slowCommits(state)))
     return {
       name,
       columns: usableColumns(state),
       hasRawIds: settings.hashIds && !(state.hasHashedIds && state.wasHashedLongAgo),
       hasTriggers: state.enabledTriggers === expectedTriggers,
       isDistributed: state.isDistributed,
+      canFlush: state.emitMessage?.isAllowed === true && !state.isDistributed,
       lacksUserIndex: settings.create && !state.hasUserIndex && !state.isSmall,
       hasPages: state.isOrdinary && !state.isDistributed && state.serverVersion >= 140_000,
       isLocked: codeOf(upgradeError) === '55P03',

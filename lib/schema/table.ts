@@ -14,6 +14,8 @@ export interface Table {
   readonly hasTriggers: boolean
   /** Citus distributes the rows over several servers. */
   readonly isDistributed: boolean
+  /** Changes may be committed asynchronously and flushed afterwards; see sql in repository/flush-sql.ts. */
+  readonly canFlush: boolean
   /** The index on user_id is missing, and the table is too large to create it during setup. */
   readonly lacksUserIndex: boolean
   /** Rows can be found by their page: it is an ordinary table, on PostgreSQL 14 or newer. */

@@ -2,6 +2,7 @@
 import type { LocalCache } from '../cache/local-cache.js'
 import type { MergeBases } from '../cache/merge-bases.js'
 import { channelOf } from '../notifications/payload.js'
+import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
 import type { Change } from '../repository/row-mapper.js'
 import { SessionQueries } from '../repository/session-queries.js'
@@ -30,15 +31,18 @@ export interface ComponentOptions {
   readonly cache: LocalCache | undefined
   readonly touches: TouchBuffer
   readonly bases: MergeBases
-  readonly isTrusted: () => boolean
+  readonly trust: TrustMonitor
   readonly onConflict: (conflict: Conflict) => void
 }
 
 export function createComponents(table: Table, options: ComponentOptions): Components {
-  const { connection, settings, cache, touches, bases, isTrusted, onConflict } = options
+  const { connection, settings, cache, touches, bases, trust, onConflict } = options
   const channel = channelOf(settings)
   const statements = new SessionStatements(table, settings, channel)
-  const queries = new SessionQueries(connection, table, channel, statements, settings)
+  const queries = new SessionQueries(connection, table, channel, statements, {
+    ...settings,
+    payloadSuffix: () => trust.payloadSuffix(),
+  })
   const onChanged = (list: readonly Change[]): void => {
     for (const { id, version } of list) repository.invalidate(handleOf(id), version)
   }
@@ -57,7 +61,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     queries,
     writer,
     cache,
-    isTrusted,
+    isTrusted: () => trust.use(),
     propagate,
     touches,
   })

@@ -86,6 +86,7 @@ export class Lifecycle {
       settings,
       config: listenConfig(settings.listen, this.connection),
       notify: (payload) => this.notify(payload),
+      poolState: () => this.connection.poolState,
       onNotification: (notification) => this.#components?.repository.applyNotification(notification),
       onTrust: () => {
         this.cache?.clear()
@@ -140,7 +141,7 @@ export class Lifecycle {
       cache,
       touches,
       bases: this.#bases,
-      isTrusted: () => this.trust.isTrusted,
+      trust: this.trust,
       onConflict: (conflict) => {
         this.conflicts++
         this.#events.emit('conflict', conflict)
@@ -161,7 +162,9 @@ export class Lifecycle {
 
   /** Notifies every instance, this one too. */
   async notify(payload: string): Promise<void> {
-    await this.connection.query('select pg_notify($1, $2)', [channelOf(this.settings), payload])
+    // Nothing has to reach the disk, and a commit that waits for it would hold PostgreSQL's lock on notifications.
+    const text = `select pg_notify($1, $2), set_config('synchronous_commit', 'off', true)`
+    await this.connection.query(text, [channelOf(this.settings), payload])
   }
 
   /** Sweeps, unless an instance has swept within `unlessWithinMs`. Resolves with `undefined` if it didn't. */

@@ -2,7 +2,7 @@
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
-import { channelOf, readPayload, type SessionChange } from '../../lib/notifications/payload.js'
+import { channelOf, readPayload } from '../../lib/notifications/payload.js'
 import { digestOf } from '../../lib/session/session-id.js'
 import { trusted } from '../helpers/instance.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
@@ -113,9 +113,9 @@ describe('instances on one table', () => {
     await a.destroy('x')
     await a.set('x', { n: 3 })
     await a.clearCache()
-    await until(() => notifications.payloads.includes('flush'))
+    await until(() => notifications.payloads.includes('clear'))
     expect(notifications.payloads).to.have.length(3)
-    const parsed = notifications.payloads.slice(0, 2).map(readPayload) as SessionChange[][]
+    const parsed = notifications.payloads.slice(0, 2).map((payload) => readPayload(payload).changes)
     for (const changes of parsed) expect(changes[0]?.digest).to.equal(digestOf('x'))
     expect(parsed[1]?.[0]?.version).to.be.greaterThan(parsed[0]?.[0]?.version as number)
     await notifications.end()
@@ -350,6 +350,7 @@ describe('instances on one table', () => {
       hasRawIds: false,
       hasTriggers: false,
       isDistributed: true,
+      canFlush: false,
       lacksUserIndex: false,
       hasPages: false,
       isLocked: false,

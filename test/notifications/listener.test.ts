@@ -158,6 +158,7 @@ describe('the listener', () => {
       channel: 'slept',
       maxStaleness: 5_000,
       notify: (payload) => sql(url.href, 'select pg_notify($1, $2)', ['slept', payload]),
+      poolState: () => undefined,
       onNotification: () => undefined,
       onTrust: () => undefined,
       onDistrust: () => undefined,
