@@ -93,7 +93,7 @@ describe('Batcher', () => {
       },
     })
     await Promise.all([4, 4, 4, 50, 1].map((size, n) => batcher.add(`k${n}`, size)))
-    expect(sizes).to.deep.equal([3, 1, 1])
+    expect(sizes).to.deep.equal([2, 1, 1, 1])
   })
 
   it('has each key once in a batch, and keeps the order of calls for one key', async () => {
