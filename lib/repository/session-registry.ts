@@ -82,7 +82,7 @@ export class SessionRegistry {
   async deleteAttribute(
     userId: string,
     name: string,
-    save: (request: Omit<SaveRequest, 'userId'>, session: Session) => Promise<void>,
+    save: (request: Omit<SaveRequest, 'userId' | 'digest'>, session: Session) => Promise<void>,
   ): Promise<number> {
     let count = 0
     for await (const batch of this.#storedSessionsOf(userId))

@@ -50,8 +50,20 @@ export class SessionStatements {
     return this.#read('t.id = $1')
   }
 
+  /**
+   * Returns all sessions as one row of two values, each joined by separators: what stands in a session's row beside it, after
+   * the number of its id in the list, and the sessions. A row for each would cost Node twice as much to read.
+   */
   get readMany(): string {
-    return this.#read(`t.id = any(${listParam('$1')})`)
+    // Citus runs no join with a function.
+    if (this.#table.isDistributed) return this.#read(`t.id = any(${listParam('$1')})`)
+    const version = this.#with('version', 't.version') || '0'
+    return (
+      `select string_agg(u.n || ' ' || ${version} || ' ' || least(${this.#ttl}, 1e15)::int8, chr(30)) as heads,` +
+      ` string_agg(t.session::text, chr(30)) as sessions` +
+      ` from unnest(${listParam('$1')}) with ordinality as u (id, n) join ${this.#table.name} as t on t.id = u.id` +
+      ` where ${this.activeCondition}`
+    )
   }
 
   #read(idCondition: string): string {
@@ -207,8 +219,12 @@ export class SessionStatements {
     return `(least(${ends}) - date_part('epoch', now())) * 1000`
   }
 
-  /** The same for a session that was just written; without `now()`, which Citus doesn't let an upsert return. */
+  /**
+   * The same for a session that was just written; 0 where that is what was asked for. Without `now()`, which Citus doesn't let
+   * an upsert return.
+   */
   get #writtenTtl(): string {
+    if (this.#options.maxLifetime === undefined) return '0::float8'
     return `date_part('epoch', t.expiry - t.last_access) * 1000`
   }
 
@@ -247,7 +263,8 @@ export class SessionStatements {
     return (
       `with changed as (${change}), notified as (select pg_notify('${this.#channel}', payload), ${this.#asyncCommit} as must_flush` +
       ` from (${payloads}) as payloads)` +
-      ` select id, version, ttl_ms, notify, (select bool_or(must_flush) from notified) as must_flush from changed`
+      ` select string_agg(version || ' ' || ttl_ms::int8 || ' ' || id, chr(30)) as changes,` +
+      ` (select bool_or(must_flush) from notified) as must_flush, count(*) filter (where notify)::int as announced from changed`
     )
   }
 

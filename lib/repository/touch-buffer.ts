@@ -67,6 +67,12 @@ export class TouchBuffer {
     this.#setExpiry(digest, performance.now() + ttlMs)
   }
 
+  /** Records a read: an access, and that the database gives the session `ttlMs` to live. */
+  recordRead(digest: string, id: string, ttlMs: number): void {
+    this.recordExpiry(digest, ttlMs)
+    this.recordAccess(digest, id)
+  }
+
   /** Updates the object in place: a new one for every read would be work for the garbage collector. */
   #setExpiry(digest: string, expiresAt: number): void {
     const expiry = this.#expiries.get(digest)

@@ -80,7 +80,7 @@ export class Lifecycle {
     })
     if (cache) {
       const onUse = (digest: string, id: string): void => this.touches.recordAccess(digest, id)
-      this.cache = new LocalCache(cache, undefined, onUse, this.#bases)
+      this.cache = new LocalCache(cache, undefined, onUse)
     }
     this.trust = new TrustMonitor({
       settings,
@@ -107,7 +107,12 @@ export class Lifecycle {
     })
   }
 
-  /** What works on the table, if it is set up. */
+  /** What works on the table, if it is set up and the store isn't closed. */
+  get active(): Components | undefined {
+    return this.operations.isClosed ? undefined : this.#components
+  }
+
+  /** The same of a closed store, too. */
   get components(): Components | undefined {
     return this.#components
   }
@@ -142,12 +147,13 @@ export class Lifecycle {
       touches,
       bases: this.#bases,
       trust: this.trust,
+      operations: this.operations,
       onConflict: (conflict) => {
         this.conflicts++
         this.#events.emit('conflict', conflict)
       },
     })
-    components.repository.notificationsSent = this.#components?.repository.notificationsSent ?? 0
+    components.queries.announced = this.#components?.queries.announced ?? 0
     cache?.clear()
     this.#components = components
     if (table.isLocked) this.#retryUpgrade()

@@ -1,6 +1,6 @@
 // MemoryStore: keeps sessions in the memory of one process, for development and tests.
 import { LRUCache } from 'lru-cache'
-import { parse, serialize } from '../session/json.js'
+import { parse } from '../session/json.js'
 import { assertSessionId, createId } from '../session/session-id.js'
 import { fromStored, toStored } from '../session/stored-session.js'
 import { resolveTtl } from '../session/ttl.js'
@@ -92,7 +92,7 @@ export class MemoryStore implements SessionStore {
 
   async #set(sid: string, session: object, ttl: Ttl): Promise<void> {
     assertSessionId(sid)
-    const json = toStored(serialize(session))
+    const json = toStored(session)
     const ttlMs = resolveTtl(ttl, this.#ttl)
     if ((this.#tombstones.get(sid) ?? 0) > this.#now()) return
     this.#sessions.set(sid, { json, expiresAt: this.#now() + ttlMs })

@@ -10,7 +10,7 @@ import {
 import { codeOf, redact } from '../util/driver-errors.js'
 
 /** Errors that are passed on as they are. */
-const ownErrors = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
+const ownErrors = [DatabaseError, SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
 
 /** The table or one of its columns is missing, or a type has changed: what setup found out is outdated. */
 const tableChangedCodes = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
@@ -36,15 +36,25 @@ export class OperationTracker {
    */
   async run<T>(description: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
     if (this.#isClosed) throw new Error(`can't ${description}: the session store is closed`)
-    this.#count++
+    this.begin()
     try {
       return await work()
     } catch (error) {
       throw this.toError(error, description, secrets)
     } finally {
-      this.#count--
-      if (this.#count === 0) this.#onIdle?.()
+      this.end(1)
     }
+  }
+
+  /** Counts an operation that isn't run by `run`. */
+  begin(): void {
+    this.#count++
+  }
+
+  /** Counts the end of so many operations. */
+  end(count: number): void {
+    this.#count -= count
+    if (this.#count === 0) this.#onIdle?.()
   }
 
   /** Returns the error that an operation rejects with: one of the package's own, or a `DatabaseError` without the secrets. */

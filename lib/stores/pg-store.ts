@@ -2,9 +2,15 @@
 import { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
 import { clearPayload } from '../notifications/payload.js'
-import { serialize } from '../session/json.js'
+import type {
+  DestroyCall,
+  ReadCall,
+  SessionCall,
+  SessionRepository,
+  WriteCall,
+} from '../repository/session-repository.js'
 import { contextOf } from '../session/koa-session.js'
-import { assertSessionId, createId, handleOf, rawId } from '../session/session-id.js'
+import { createId, handleOf, rawId } from '../session/session-id.js'
 import { toStored } from '../session/stored-session.js'
 import { resolveTtl } from '../session/ttl.js'
 import { findUserId, toUserId } from '../session/user-id.js'
@@ -99,21 +105,23 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     return { session, ttl: components?.repository.getRemainingTtl(ids.resolve(sid).digest) ?? 0 }
   }
 
-  async #get(sid: string, fresh: boolean, context?: object): Promise<Session | undefined> {
-    assertSessionId(sid)
-    const { ids: idCache, operations, components } = this.#lifecycle
-    const ids = idCache.resolve(sid)
-    const { digest } = ids
-    const cached =
-      fresh || operations.isClosed ? undefined : components?.repository.getCached(digest, context)
-    const session =
-      cached ??
-      (await this.#onSession(sid, ids, 'read', ({ repository }, id) =>
-        repository.read(digest, id, fresh, context),
-      ))
-    // If there is none, an earlier time stays: a request that loaded the session then may still be running.
-    if (session !== undefined) ids.loadedAt = performance.now()
-    return session
+  /** Not async: a promise fewer for each call. */
+  #get(sid: string, fresh: boolean, owner: object | undefined): Promise<Session | undefined> {
+    try {
+      const ids = this.#lifecycle.ids.resolve(sid)
+      const { digest, storedId: id } = ids
+      const cached = fresh ? undefined : this.#lifecycle.active?.repository.getCached(digest, owner)
+      if (cached !== undefined) {
+        ids.loadedAt = performance.now()
+        return Promise.resolve(cached)
+      }
+      // The table can't hold this id, so there is nothing to ask it.
+      if (id === undefined) return Promise.resolve(undefined)
+      const call: ReadCall = { verb: 'read', sid, digest, id, fresh, owner, ids }
+      return this.#start(call, (repository) => repository.read(call))
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /**
@@ -132,29 +140,28 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * @throws {DatabaseError} if the database can't be reached. The change may have been made.
    */
   set(sid: string, session: object, ttl?: Ttl, more?: object): Yieldable<void> {
-    // Serialized before it returns: the caller may change the object at once.
     return yieldable(this.#set(sid, session, ttl, contextOf(more)))
   }
 
-  async #set(sid: string, session: object, ttl: Ttl, context?: object): Promise<void> {
-    assertSessionId(sid)
-    const { ids: idCache, settings } = this.#lifecycle
-    if (!settings.hashIds && rawId(sid) === undefined)
-      throw new RangeError(
-        'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest',
-      )
-    const json = toStored(serialize(session, settings))
-    const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
-    const ids = idCache.resolve(sid)
-    const userId = findUserId(settings.userId, session as Session)
-    const save = { json, ttlMs, userId, base: this.#replacedBase(ids) }
-    await this.#onSession(
-      sid,
-      ids,
-      'write',
-      ({ repository }, id) => repository.save(ids.digest, { id, ...save }, session, context),
-      json,
-    )
+  /** Serialized before it returns: the caller may change the object at once. */
+  #set(sid: string, session: object, ttl: Ttl, owner?: object): Promise<void> {
+    try {
+      const { ids: idCache, settings } = this.#lifecycle
+      const ids = idCache.resolve(sid)
+      const { digest, storedId: id } = ids
+      if (id === undefined)
+        throw new RangeError(
+          'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest',
+        )
+      const json = toStored(session, settings)
+      const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
+      const userId = findUserId(settings.userId, session as Session)
+      const base = this.#replacedBase(ids)
+      const call: WriteCall = { verb: 'write', sid, digest, id, json, ttlMs, userId, base, session, owner }
+      return this.#start(call, (repository) => repository.write(call))
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /** A new object in place of a session that was loaded lately may only update: if that is gone, it was destroyed. */
@@ -169,9 +176,12 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   async touch(sid: string, ttl?: Ttl): Promise<void> {
     const { ids: idCache, settings, touches } = this.#lifecycle
     const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
-    assertSessionId(sid)
-    const ids = idCache.resolve(sid)
-    await this.#onSession(sid, ids, 'touch', (_, id) => touches.touch(ids.digest, id, ttlMs))
+    const { digest, storedId: id } = idCache.resolve(sid)
+    if (id === undefined) return
+    await this.#run('touch the session', [sid, id], async (components) => {
+      await hashRawId(components, sid, id)
+      await touches.touch(digest, id, ttlMs)
+    })
   }
 
   /** Destroys a session. Nothing brings it back. Destroying a missing session is a no-op. */
@@ -179,10 +189,15 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     return yieldable(this.#destroy(sid))
   }
 
-  async #destroy(sid: string): Promise<void> {
-    assertSessionId(sid)
-    const ids = this.#lifecycle.ids.resolve(sid)
-    await this.#onSession(sid, ids, 'destroy', ({ repository }, id) => repository.destroy(ids.digest, id))
+  #destroy(sid: string): Promise<void> {
+    try {
+      const { digest, storedId: id } = this.#lifecycle.ids.resolve(sid)
+      if (id === undefined) return Promise.resolve()
+      const call: DestroyCall = { verb: 'destroy', sid, digest, id }
+      return this.#start(call, (repository) => repository.destroy(call))
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /**
@@ -201,13 +216,13 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
 
   /** Returns the number of active sessions. */
   count(): Promise<number> {
-    return this.#run('count the sessions', ({ registry }) => registry.count())
+    return this.#run('count the sessions', [], ({ registry }) => registry.count())
   }
 
   /** Returns a user's active sessions, the last used first. Needs the column `user_id`. */
   async sessionsOf(userId: string | number): Promise<SessionInfo[]> {
     const id = toUserId(userId, 'userId')
-    return this.#run('list the sessions of a user', async ({ registry }) => {
+    return this.#run('list the sessions of a user', [], async ({ registry }) => {
       await this.#lifecycle.touches.flush()
       return registry.sessionsOf(id)
     })
@@ -230,20 +245,20 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   ): Promise<number> {
     const id = toUserId(userId, 'userId')
     if (except !== undefined) assertString(except, 'except')
-    return this.#run('destroy the sessions of a user', ({ registry }) =>
+    return this.#run('destroy the sessions of a user', [], ({ registry }) =>
       registry.destroySessionsOf(id, except),
     )
   }
 
   /** Destroys every session, of all users, and returns how many were active. */
   destroyAll(): Promise<number> {
-    return this.#run('destroy all sessions', ({ registry }) => registry.destroyAll())
+    return this.#run('destroy all sessions', [], ({ registry }) => registry.destroyAll())
   }
 
   /** Destroys the session with this handle, as lists show it. Returns whether there was one. */
   async revoke(handle: string): Promise<boolean> {
     assertString(handle, 'handle')
-    return this.#run('revoke the session', ({ registry }) => registry.revoke(handle))
+    return this.#run('revoke the session', [], ({ registry }) => registry.revoke(handle))
   }
 
   /**
@@ -254,10 +269,19 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   async deleteAttribute(userId: string | number, name: string): Promise<number> {
     const id = toUserId(userId, 'userId')
     assertString(name, 'name')
-    return this.#run('delete the attribute', ({ registry, repository }) =>
+    return this.#run('delete the attribute', [], ({ registry, repository }) =>
       registry.deleteAttribute(id, name, (save, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
-        return repository.write(handleOf(save.id), { ...save, userId: owner }, [])
+        const nobody = { session: undefined, owner: undefined }
+        this.#lifecycle.operations.begin()
+        return repository.write({
+          ...save,
+          ...nobody,
+          verb: 'write',
+          sid: save.id,
+          digest: handleOf(save.id),
+          userId: owner,
+        })
       }),
     )
   }
@@ -297,7 +321,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
 
   /** Clears the cache of every instance. */
   clearCache(): Promise<void> {
-    return this.#run('clear the caches', async () => {
+    return this.#run('clear the caches', [], async () => {
       await this.#lifecycle.notify(clearPayload)
       this.#lifecycle.cache?.clear()
     })
@@ -319,7 +343,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
         lastHeartbeatAge: trust.lastHeartbeatAge,
       },
       notifications: {
-        sent: components?.repository.notificationsSent ?? 0,
+        sent: components?.queries.announced ?? 0,
         received: trust.received,
         queueUsage: await this.#queueUsage().catch(() => undefined),
       },
@@ -349,29 +373,29 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     return this.close()
   }
 
-  #run<T>(description: string, work: (components: Components) => Promise<T>): Promise<T> {
-    return this.#lifecycle.operations.run(description, async () => work(await this.#lifecycle.ready()))
+  #run<T>(description: string, secrets: string[], work: (components: Components) => Promise<T>): Promise<T> {
+    const { operations } = this.#lifecycle
+    return operations.run(description, async () => work(await this.#lifecycle.ready()), secrets)
   }
 
-  /** Runs what concerns one session, under the id that the table has for it. */
-  async #onSession<T>(
-    sid: string,
-    { storedId }: SessionIds,
-    verb: string,
-    work: (components: Components, id: string) => Promise<T>,
-    secret = '',
-  ): Promise<T | undefined> {
-    // The table can't hold this id, so there is nothing to ask it.
-    if (storedId === undefined) return undefined
-    const { operations } = this.#lifecycle
-    const run = async (): Promise<T> => {
-      const components = this.#lifecycle.components ?? (await this.#lifecycle.ready())
-      if (components.table.hasRawIds && storedId !== sid) {
-        const raw = rawId(sid)
-        if (raw !== undefined) await components.queries.hashRawId(raw, storedId)
-      }
-      return work(components, storedId)
+  /** Starts what concerns one session. The repository says when it is done; see `onSettled`. */
+  #start<T>(call: SessionCall, work: (repository: SessionRepository) => Promise<T>): Promise<T> {
+    const { active, operations } = this.#lifecycle
+    if (active !== undefined && !active.table.hasRawIds) {
+      operations.begin()
+      return work(active.repository)
     }
-    return operations.run(`${verb} the session`, run, [sid, storedId, secret])
+    const { verb, sid, id } = call
+    return this.#run(`${verb} the session`, [sid, id], async (components) => {
+      await hashRawId(components, sid, id)
+      operations.begin()
+      return work(components.repository)
+    })
   }
+}
+
+/** A row that older software wrote under the raw id is renamed when it is used. */
+async function hashRawId({ table, queries }: Components, sid: string, id: string): Promise<void> {
+  const raw = table.hasRawIds && id !== sid ? rawId(sid) : undefined
+  if (raw !== undefined) await queries.hashRawId(raw, id)
 }

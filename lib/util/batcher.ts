@@ -1,15 +1,18 @@
 // Joins concurrent calls into batches. Knows nothing of SQL.
 
 export interface BatcherOptions<V, R> {
-  /** Runs a batch, sorted by key, each key once. Returns the results in the same order; an `Error` rejects its call alone. */
+  /**
+   * Runs a batch: sorted by key, each key once, unless the calls are unordered. Returns the results in the same order; an
+   * `Error` rejects its call alone.
+   */
   readonly run: (calls: readonly BatchCall<V>[]) => Promise<readonly (R | Error)[]>
   readonly maxBatchSize: number
   readonly maxConcurrentBatches: number
   /** The size of a call, and the maximum of a batch of more than one. Default: no limit. */
   readonly sizeOf?: (value: V) => number
   readonly maxSize?: number
-  /** Calls with one key share a result while they wait, and may run at the same time: for reads. */
-  readonly dedupe?: boolean
+  /** Calls with one key may run at the same time, and in one batch: for reads. */
+  readonly isUnordered?: boolean
   /** Whether one of several calls may have caused this error, so that the batch is divided and run again. Default: never. */
   readonly canBisect?: (error: unknown) => boolean
   /** Returns the error that a call rejects with. Default: what `run` failed with. */
@@ -24,7 +27,6 @@ export interface BatchCall<V> {
 }
 
 interface PendingCall<V, R> extends BatchCall<V> {
-  promise: Promise<R> | undefined
   resolve: (result: R) => void
   reject: (error: unknown) => void
 }
@@ -39,10 +41,8 @@ export class Batcher<V, R> {
   /** Calls that can run, from `#head` on. */
   #ready: PendingCall<V, R>[] = []
   #head = 0
-  /** The keys that are ready or in flight, each with the calls that wait for it to be free. Not with `dedupe`. */
+  /** The keys that are ready or in flight, each with the calls that wait for it to be free. Unused if the calls are unordered. */
   readonly #busy = new Map<string, PendingCall<V, R>[] | undefined>()
-  /** The ready calls by key. Only with `dedupe`. */
-  #byKey = new Map<string, PendingCall<V, R>>()
   #inFlight = 0
   #isScheduled = false
 
@@ -51,29 +51,25 @@ export class Batcher<V, R> {
   }
 
   add(key: string, value: V): Promise<R> {
-    const { dedupe } = this.#options
-    if (dedupe) {
-      const same = this.#byKey.get(key)
-      if (same !== undefined) {
-        this.#options.onSettled?.(1)
-        return same.promise as Promise<R>
-      }
-    }
-    const call: PendingCall<V, R> = { key, value, promise: undefined, resolve: unset, reject: unset }
-    call.promise = new Promise<R>((resolve, reject) => {
-      call.resolve = resolve
-      call.reject = reject
-    })
-    if (dedupe) this.#byKey.set(key, call)
-    else if (this.#busy.has(key)) {
+    return new Promise<R>((resolve, reject) => this.#enqueue({ key, value, resolve, reject }))
+  }
+
+  #enqueue(call: PendingCall<V, R>): void {
+    if (!this.#options.isUnordered) {
+      const { key } = call
       const waiting = this.#busy.get(key)
-      if (waiting === undefined) this.#busy.set(key, [call])
-      else waiting.push(call)
-      return call.promise
-    } else this.#busy.set(key, undefined)
+      if (waiting !== undefined) {
+        waiting.push(call)
+        return
+      }
+      if (this.#busy.has(key)) {
+        this.#busy.set(key, [call])
+        return
+      }
+      this.#busy.set(key, undefined)
+    }
     this.#ready.push(call)
     this.#schedule()
-    return call.promise
   }
 
   /** Dispatches on nextTick: that collects all calls of this tick without delaying I/O. */
@@ -95,7 +91,7 @@ export class Batcher<V, R> {
   }
 
   #nextBatch(): PendingCall<V, R>[] {
-    const { maxBatchSize, sizeOf, maxSize = Number.POSITIVE_INFINITY, dedupe } = this.#options
+    const { maxBatchSize, sizeOf, maxSize = Number.POSITIVE_INFINITY, isUnordered } = this.#options
     const from = this.#head
     const end = Math.min(this.#ready.length, from + maxBatchSize)
     let to = from
@@ -118,17 +114,13 @@ export class Batcher<V, R> {
         this.#head = 0
       }
     }
-    if (dedupe) {
-      if (isAll) this.#byKey = new Map()
-      else for (const { key } of calls) this.#byKey.delete(key)
-    }
-    return calls.length > 1 ? calls.sort(byKey) : calls
+    return isUnordered || calls.length === 1 ? calls : calls.sort(byKey)
   }
 
   async #dispatch(calls: PendingCall<V, R>[]): Promise<void> {
     this.#inFlight++
     await this.#run(calls)
-    if (!this.#options.dedupe) for (const call of calls) this.#release(call.key)
+    if (!this.#options.isUnordered) for (const call of calls) this.#release(call.key)
     this.#inFlight--
     this.#options.onSettled?.(calls.length)
     if (this.#ready.length > this.#head) this.#schedule()
@@ -182,5 +174,3 @@ export async function bisect<C, R>(
 function byKey(a: { readonly key: string }, b: { readonly key: string }): number {
   return a.key < b.key ? -1 : 1
 }
-
-function unset(): void {}

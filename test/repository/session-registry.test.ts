@@ -251,7 +251,7 @@ describe('a user’s sessions', () => {
         await until(async () => (await old.get(sid)) === undefined)
       }
       await until(() => payloads.filter((payload) => !payload.startsWith('beat')).length >= 3)
-      for (const payload of payloads) expect(payload).to.match(/^(beat \S+|([\w-]{43}[\da-f]+,?)+)$/)
+      for (const payload of payloads) expect(payload).to.match(/^((heartbeat \S+|[\w-]{43}[\da-f]+),?)+$/)
       expect(payloads.join()).not.to.match(/xxx|yyy|zzz/)
     } finally {
       await listener.end()
