@@ -1,5 +1,4 @@
 // Reads and changes sessions by way of the cache, and keeps the cache in step with results and notifications.
-import type { SessionIds } from '../cache/id-cache.js'
 import type { Fill, LocalCache } from '../cache/local-cache.js'
 import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
 import type { Notification } from '../notifications/payload.js'
@@ -9,6 +8,7 @@ import { fromStored, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
 import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
 import { batching } from './batching.js'
+import type { DestroyCall, ReadCall, SessionCall, WriteCall } from './session-calls.js'
 import type { SessionQueries } from './session-queries.js'
 import {
   mergeBaseAfter,
@@ -35,44 +35,6 @@ export interface SessionRepositoryOptions {
   readonly toError: (error: unknown, call: SessionCall) => Error
   /** Receives the number of calls that were settled. */
   readonly onSettled: (count: number) => void
-}
-
-/** What a call of the store concerns. */
-export interface SessionCall {
-  readonly verb: 'read' | 'write' | 'destroy'
-  /** The session id as the caller gave it: a secret. */
-  readonly sid: string
-  /** Its key in the cache and in notifications. */
-  readonly digest: string
-  /** Its id in the table. */
-  readonly id: string
-}
-
-export interface ReadCall extends SessionCall {
-  readonly verb: 'read'
-  /** Reads from the database even if the session is cached. */
-  readonly fresh: boolean
-  /** koa-session's context, which is to remember the merge base. */
-  readonly owner: object | undefined
-  /** Its `loadedAt` is set if there is a session. */
-  readonly ids: SessionIds
-}
-
-export interface WriteCall extends SessionCall {
-  readonly verb: 'write'
-  readonly json: string
-  readonly ttlMs: number | null
-  readonly userId: string | undefined
-  /** If the session object and its owner have none. */
-  readonly base: MergeBase | 'replaced' | undefined
-  readonly session: object | undefined
-  readonly owner: object | undefined
-  /** Overrides the option. */
-  readonly concurrency?: 'merge'
-}
-
-export interface DestroyCall extends SessionCall {
-  readonly verb: 'destroy'
 }
 
 export class SessionRepository {
