@@ -1,7 +1,7 @@
 // The bounded in-memory cache of sessions, which never keeps a version older than one it was notified of.
 import { LRUCache } from 'lru-cache'
 import { clone, parse } from '../session/json.js'
-import type { StoredSession } from '../session/stored-session.js'
+import { mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
 import type { MergeBase } from './merge-bases.js'
 
@@ -10,6 +10,8 @@ export interface CacheEntry extends MergeBase {
   readonly id: string
   /** Parsed at the first `get`; each caller gets a clone. */
   session: Session | undefined
+  /** Whether some of its attributes may expire by themselves; see `mayExpire`. */
+  readonly hasExpiring: boolean
   /** Until when the entry may be returned. */
   readonly freshUntil: number
   /** When the session itself expires. */
@@ -176,6 +178,7 @@ export class LocalCache {
       id,
       json,
       session: undefined,
+      hasExpiring: mayExpire(json),
       version,
       freshUntil: startedAt + Math.min(ttlMs, this.#ttl),
       expiresAt: startedAt + ttlMs,

@@ -4,7 +4,7 @@ import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
 import type { Notification } from '../notifications/payload.js'
 import { parse } from '../session/json.js'
 import { isKoaSession } from '../session/koa-session.js'
-import { fromStored, type StoredSession } from '../session/stored-session.js'
+import { fromStored, mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
 import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
 import { batching } from './batching.js'
@@ -77,7 +77,8 @@ export class SessionRepository {
     const cached = this.#options.isTrusted() ? this.#cache?.get(digest) : undefined
     if (cached === undefined) return undefined
     const { session, entry } = cached
-    return this.#present(session, entry, owner, isKoaSession(session) ? this.getRemainingTtl(digest) : 0)
+    const ttlMs = isKoaSession(session) ? this.getRemainingTtl(digest) : 0
+    return this.#present(session, entry, owner, ttlMs, entry.hasExpiring)
   }
 
   /** Reads a session from the database, or from the cache once another call has loaded it. */
@@ -113,19 +114,24 @@ export class SessionRepository {
       this.#options.touches.recordRead(digest, id, ttlMs)
       const session = parse(json)
       if (session !== undefined) call.ids.loadedAt = performance.now()
-      return session && this.#present(session, { digest, json, version }, owner, ttlMs)
+      return session && this.#present(session, { digest, json, version }, owner, ttlMs, mayExpire(json))
     } catch (error) {
       return asError(error)
     }
   }
 
   /** Applies what depends on the time, and remembers the merge base. */
-  #present(session: Session, base: MergeBase, owner: object | undefined, ttlMs: number): Session {
+  #present(
+    session: Session,
+    base: MergeBase,
+    owner: object | undefined,
+    ttlMs: number,
+    hasExpiring: boolean,
+  ): Session {
     const { bases, touches } = this.#options
     const isKoa = isKoaSession(session)
-    // Few sessions have attributes that expire: a look at the text is cheaper than one at each attribute.
     const presented =
-      isKoa || base.json.includes('"~expires"')
+      isKoa || hasExpiring
         ? fromStored(session, isKoa ? Math.max(ttlMs, touches.getRemainingTtl(base.digest)) : undefined)
         : session
     bases.remember(presented, base)
