@@ -1,34 +1,12 @@
 // The guarantees hold in random histories of several processes, and the checker finds the faults it should.
-import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { expect } from 'chai'
 import { digestOf } from '../../lib/session/session-id.js'
+import { withoutLines } from '../helpers/faulty-library.js'
 import { freshDatabase } from '../helpers/server.js'
 import { check } from './check.js'
 import type { Event } from './event.js'
 import { checkLog } from './log.js'
 import { type RunOptions, run } from './run.js'
-
-/** Runs with a copy of lib/ that lacks some lines, to show that the checker finds the fault. */
-async function withoutLines(
-  lines: Record<string, string | string[]>,
-  run: (library: string) => Promise<void>,
-): Promise<void> {
-  const copy = new URL('../../faulty/', import.meta.url)
-  cpSync(new URL('../../lib/', import.meta.url), copy, { recursive: true })
-  try {
-    for (const [file, line] of Object.entries(lines).flatMap(([file, removed]) =>
-      [removed].flat().map((line) => [file, line] as const),
-    )) {
-      const path = new URL(file, copy)
-      const text = readFileSync(path, 'utf8')
-      expect(text, `${file} has the line to remove`).to.include(line)
-      writeFileSync(path, text.replace(line, line.endsWith(';') ? ';' : ''))
-    }
-    await run(new URL('index.js', copy).href)
-  } finally {
-    rmSync(copy, { recursive: true })
-  }
-}
 
 describe('the history of several processes', () => {
   const options = async (): Promise<RunOptions> => ({
