@@ -42,6 +42,15 @@ describe('the history of several processes', () => {
     expect(logged).to.be.above(acknowledged / 10)
   })
 
+  it('has no fault while flushes of the log are delayed at random', async () => {
+    const flushDelayMs = 60
+    const random = await run({ ...(await options()), trouble: true, flushDelayMs })
+    expect(random.faults.slice(0, 3)).to.deep.equal([])
+    const { faults, errors, acknowledged } = await run({ ...(await changes()), flushDelayMs })
+    expect({ faults: faults.slice(0, 3), errors }).to.deep.equal({ faults: [], errors: [] })
+    expect(acknowledged).to.be.above(500)
+  })
+
   it('shows a deadlock if statements do not lock rows in a common order', () =>
     withoutLines(
       {
@@ -51,7 +60,8 @@ describe('the history of several processes', () => {
       async (library) => {
         let deadlocks = 0
         for (let seed = 1; seed <= 8 && deadlocks === 0; seed++)
-          deadlocks = (await run({ ...(await changes()), seed, library })).deadlocks?.[1] ?? 0
+          deadlocks =
+            (await run({ ...(await changes()), seed, library, holdLocksSeconds: 0.003 })).deadlocks?.[1] ?? 0
         expect(deadlocks).to.be.above(0)
       },
     )).timeout(120_000)
