@@ -8,38 +8,43 @@ export class LogFlusher {
   readonly #flush: () => Promise<unknown>
   #running: Promise<unknown> | undefined
   #next: Promise<void> | undefined
+  #covered = 0
 
   constructor(flush: () => Promise<unknown>) {
     this.#flush = flush
   }
 
-  /** Whether no flush is running. */
+  /** Whether no flush is running, not even that of a caller. */
   get isIdle(): boolean {
-    return this.#running === undefined
+    return this.#running === undefined && this.#covered === 0
   }
 
   /** Resolves when everything that was committed before this call is flushed; rejects if that isn't known. */
   flush(): Promise<void> {
-    if (this.#running === undefined) return this.#start(this.#flush())
-    this.#next ??= this.#running.then(
-      () => this.#startNext(),
-      () => this.#startNext(),
-    )
+    if (this.#running === undefined) return this.#start()
+    const startNext = (): Promise<void> => {
+      this.#next = undefined
+      return this.#start()
+    }
+    this.#next ??= this.#running.then(startNext, startNext)
     return this.#next
   }
 
-  /** Counts a flush that a caller runs itself, together with its change. Others wait for the next. */
+  /**
+   * Counts a flush that a caller runs itself, together with its change. It may first wait for the lock of a row, so no other
+   * flush waits for it.
+   */
   async cover<T>(work: Promise<T>): Promise<T> {
-    void this.#start(work).catch(() => undefined)
-    return work
+    this.#covered++
+    try {
+      return await work
+    } finally {
+      this.#covered--
+    }
   }
 
-  #startNext(): Promise<void> {
-    this.#next = undefined
-    return this.#start(this.#flush())
-  }
-
-  async #start(flush: Promise<unknown>): Promise<void> {
+  async #start(): Promise<void> {
+    const flush = this.#flush()
     this.#running = flush
     try {
       await flush

@@ -3,7 +3,8 @@ import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { listenConfig } from '../../postgres/connect.js'
 import type { Connection } from '../../postgres/connection.js'
-import { ensureTable } from '../../schema/migrate.js'
+import { inspect } from '../../schema/inspect.js'
+import { ensureTable, slowCommits } from '../../schema/migrate.js'
 import { qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
 import { SetupError } from '../../types/errors.js'
 import type { Settings } from '../../types/settings.js'
@@ -136,6 +137,16 @@ export const checkNotifications: TableCheck = async ({ connection, listenUrl }) 
   } finally {
     await withTimeout(client.end(), disconnectTimeoutMs, '').catch(() => undefined)
   }
+}
+
+/** Whether changes can be announced without making the commits of the whole cluster wait for each other. */
+export const checkCommits: TableCheck = async ({ connection, settings }, { canFlush, isDistributed }) => {
+  if (canFlush) return [ok('commits', 'changes of sessions don’t wait for each other')]
+  if (isDistributed)
+    return [
+      note('commits', 'with Citus, changes of sessions are committed one at a time in the whole cluster'),
+    ]
+  return [note('commits', slowCommits(await inspect(connection, settings)))]
 }
 
 export const checkTriggers: TableCheck = async (_, { hasTriggers, isDistributed }) => {

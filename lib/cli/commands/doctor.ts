@@ -6,6 +6,7 @@ import type { Terminal } from '../terminal.js'
 import {
   type Check,
   checkClocks,
+  checkCommits,
   checkConnection,
   checkIndexes,
   checkNotifications,
@@ -21,6 +22,7 @@ import {
 const serverChecks: Record<string, Check> = { server: checkServer, clocks: checkClocks }
 const tableChecks = {
   notifications: checkNotifications,
+  commits: checkCommits,
   triggers: checkTriggers,
   indexes: checkIndexes,
   autovacuum: checkVacuum,
