@@ -2,6 +2,7 @@
 import { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
 import { clearPayload } from '../notifications/payload.js'
+import { SessionImporter } from '../repository/session-importer.js'
 import { serialize } from '../session/json.js'
 import { contextOf } from '../session/koa-session.js'
 import { assertSessionId, createId, handleOf, rawId } from '../session/session-id.js'
@@ -197,6 +198,36 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     const sid = createId()
     await this.#set(sid, session, ttl)
     return sid
+  }
+
+  /**
+   * Saves a session that comes from another store, unless the table has one with this id, or had one that was destroyed
+   * within the last hour. Returns whether it was saved.
+   *
+   * @param ttl Milliseconds. `undefined`, `null`, `NaN` and `'session'` mean the option `ttl`.
+   * @throws what `set` throws.
+   * @example
+   * ```ts
+   * await store.add(sid, await oldStore.get(sid), 86_400_000)
+   * ```
+   */
+  async add(sid: string, session: object, ttl?: Ttl): Promise<boolean> {
+    assertSessionId(sid)
+    const { connection, ids, settings } = this.#lifecycle
+    const json = toStored(serialize(session, settings))
+    const expires = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
+    const userId = findUserId(settings.userId, session as Session)
+    const isAdded = await this.#onSession(
+      sid,
+      ids.resolve(sid),
+      'write',
+      async ({ table }, id) => {
+        const importer = new SessionImporter({ connection, table, codec: settings.codec })
+        return (await importer.insert([{ id, rawId: rawId(sid), json, userId, expires }])).size > 0
+      },
+      json,
+    )
+    return isAdded === true
   }
 
   /** Returns the number of active sessions. */
