@@ -19,6 +19,7 @@ import type {
   Ttl,
   Yieldable,
 } from '../types/session-store.js'
+import type { Settings } from '../types/settings.js'
 import { assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import type { Components } from './components.js'
@@ -140,10 +141,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   async #set(sid: string, session: object, ttl: Ttl, context?: object): Promise<void> {
     assertSessionId(sid)
     const { ids: idCache, settings } = this.#lifecycle
-    if (!settings.hashIds && rawId(sid) === undefined)
-      throw new RangeError(
-        'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest',
-      )
+    assertCanStore(sid, settings)
     const json = toStored(serialize(session, settings))
     const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
     const ids = idCache.resolve(sid)
@@ -214,6 +212,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   async add(sid: string, session: object, ttl?: Ttl): Promise<boolean> {
     assertSessionId(sid)
     const { connection, ids, settings } = this.#lifecycle
+    assertCanStore(sid, settings)
     const json = toStored(serialize(session, settings))
     const expires = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
     const userId = findUserId(settings.userId, session as Session)
@@ -405,4 +404,11 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     }
     return operations.run(`${verb} the session`, run, [sid, storedId, secret])
   }
+}
+
+function assertCanStore(sid: string, { hashIds }: Settings): void {
+  if (!hashIds && rawId(sid) === undefined)
+    throw new RangeError(
+      'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest',
+    )
 }

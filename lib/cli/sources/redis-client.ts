@@ -23,7 +23,7 @@ interface IoRedis {
   ): {
     connect(): Promise<void>
     call(command: string, ...args: string[]): Promise<unknown>
-    on(event: 'error', listener: () => void): unknown
+    on(event: 'error', listener: (error: Error) => void): unknown
     disconnect(): void
   }
 }
@@ -31,7 +31,7 @@ interface NodeRedis {
   createClient(options: object): {
     connect(): Promise<unknown>
     sendCommand(command: string[]): Promise<unknown>
-    on(event: 'error', listener: () => void): unknown
+    on(event: 'error', listener: (error: Error) => void): unknown
     destroy?(): void
     disconnect(): Promise<void>
   }
@@ -40,13 +40,20 @@ interface NodeRedis {
 /** Connects to a Redis server. Rejects within seconds if it can't. */
 export async function connectRedis(url: string): Promise<RedisClient> {
   const { name, driver } = await loadDriver()
+  // ioredis rejects with "Connection is closed", and only its event says why.
+  let reason: Error | undefined
+  const onError = (error: Error): void => {
+    reason ??= error
+  }
   const client =
-    name === 'ioredis' ? openIoRedis(driver as IoRedis, url) : openNodeRedis(driver as NodeRedis, url)
+    name === 'ioredis'
+      ? openIoRedis(driver as IoRedis, url, onError)
+      : openNodeRedis(driver as NodeRedis, url, onError)
   try {
     await withTimeout(client.connect(), connectTimeoutMs, 'Redis did not accept the connection')
   } catch (error) {
     await client.end()
-    throw new Error(`can't connect to Redis: ${messageOf(error)}`, { cause: error })
+    throw new Error(`can't connect to Redis: ${messageOf(reason ?? error)}`, { cause: error })
   }
   return {
     call: (...command) =>
@@ -57,10 +64,10 @@ export async function connectRedis(url: string): Promise<RedisClient> {
 
 type Opened = RedisClient & { connect(): Promise<unknown> }
 
-function openIoRedis(Redis: IoRedis, url: string): Opened {
+function openIoRedis(Redis: IoRedis, url: string, onError: (error: Error) => void): Opened {
   // A lost connection ends the import, which can be run again.
   const client = new Redis(url, { lazyConnect: true, retryStrategy: null, maxRetriesPerRequest: 0 })
-  client.on('error', () => undefined)
+  client.on('error', onError)
   return {
     connect: () => client.connect(),
     call: (command = '', ...args) => client.call(command, ...args),
@@ -68,9 +75,9 @@ function openIoRedis(Redis: IoRedis, url: string): Opened {
   }
 }
 
-function openNodeRedis({ createClient }: NodeRedis, url: string): Opened {
+function openNodeRedis({ createClient }: NodeRedis, url: string, onError: (error: Error) => void): Opened {
   const client = createClient({ url, disableOfflineQueue: true, socket: { reconnectStrategy: false } })
-  client.on('error', () => undefined)
+  client.on('error', onError)
   return {
     connect: () => client.connect(),
     call: (...command) => client.sendCommand(command),
