@@ -8,6 +8,7 @@ export {
   sessionKey,
 } from './session/session-key.js'
 export { CachedStore, type CachedStoreOptions } from './stores/cached-store.js'
+export { FallbackStore, type FallbackStoreOptions } from './stores/fallback-store.js'
 export { MemoryStore, type MemoryStoreOptions } from './stores/memory-store.js'
 export { PgStore } from './stores/pg-store.js'
 export {

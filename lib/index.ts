@@ -20,6 +20,7 @@ declare module './stores/pg-store.js' {
     export import DecodeError = names.DecodeError
     export import EncodeError = names.EncodeError
     export import encrypted = names.encrypted
+    export import FallbackStore = names.FallbackStore
     export import MemoryStore = names.MemoryStore
     export import sessionKey = names.sessionKey
     export import SessionTooLargeError = names.SessionTooLargeError
@@ -37,6 +38,7 @@ declare module './stores/pg-store.js' {
     export type EncryptionKey = names.EncryptionKey
     export type ExpiredSession = names.ExpiredSession
     export type GetOptions = names.GetOptions
+    export type FallbackStoreOptions = names.FallbackStoreOptions
     export type MemoryStoreOptions = names.MemoryStoreOptions
     export type PgStoreOptions = names.PgStoreOptions
     export type QueryFunction = names.QueryFunction

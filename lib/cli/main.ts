@@ -6,19 +6,32 @@ import { readOptions } from '../stores/options.js'
 import { messageOf } from '../util/driver-errors.js'
 import { type Command, type Context, isHandle, UsageError } from './command.js'
 import { doctor } from './commands/doctor.js'
+import { exportSessions } from './commands/export.js'
+import { importSessions } from './commands/import.js'
 import { list } from './commands/list.js'
 import { migrate } from './commands/migrate.js'
 import { revoke } from './commands/revoke.js'
 import { stats } from './commands/stats.js'
 import { sweep } from './commands/sweep.js'
+import { type Config, loadConfig } from './config.js'
 import { Terminal } from './terminal.js'
 
-const commands: Record<string, Command> = { sweep, migrate, stats, list, revoke, doctor }
+const commands: Record<string, Command> = {
+  sweep,
+  migrate,
+  stats,
+  list,
+  revoke,
+  import: importSessions,
+  export: exportSessions,
+  doctor,
+}
 
 const commonOptions = {
   url: { type: 'string' },
   schema: { type: 'string' },
   table: { type: 'string' },
+  config: { type: 'string' },
   json: { type: 'boolean' },
   verbose: { type: 'boolean' },
   help: { type: 'boolean', short: 'h' },
@@ -30,6 +43,10 @@ const commonHelp = `The database:
                          users of the machine may see command lines.
   --schema <name>        Default: public
   --table <name>         Default: session
+  --config <module>      A module of the application, by its path from here,
+                         whose default export has the options of its store:
+                           export default { connection: …, table: …, codec: … }
+                         Its connection is used unless --url is given.
 
 All commands:
   --json                 Print JSON.
@@ -72,13 +89,15 @@ async function main(args: string[], terminal: Terminal): Promise<number> {
     terminal.line(helpOf(command))
     return 0
   }
+  const config = values.config === undefined ? undefined : await loadConfig(values.config as string)
   const options = {
-    schema: values.schema as string | undefined,
-    table: values.table as string | undefined,
+    ...config?.options,
+    schema: (values.schema as string | undefined) ?? config?.options.schema,
+    table: (values.table as string | undefined) ?? config?.options.table,
   }
   asUsageError(() => readOptions(options))
   const needsDatabase = command.needsDatabase?.(values) ?? true
-  const connection = needsDatabase ? openDatabase(values, terminal) : undefined
+  const connection = needsDatabase ? openDatabase(values, config, terminal) : undefined
   try {
     return await command.run({ values, positionals, terminal, options, connection: connection as Connection })
   } finally {
@@ -125,12 +144,27 @@ function asUsageError<T>(check: () => T): T {
   }
 }
 
-function openDatabase({ url }: Context['values'], terminal: Terminal): Connection {
+/** `pg` ignores services, and would connect to another server. */
+const noServices =
+  'service files are not read: set DATABASE_URL=postgres://user:password@host/database, or PGHOST, PGDATABASE and so on'
+
+function openDatabase(
+  { url }: Context['values'],
+  config: Config | undefined,
+  terminal: Terminal,
+): Connection {
   const { DATABASE_URL, PGHOST, PGUSER, PGDATABASE, PGPORT, PGSERVICE } = process.env
   const connectionString = (url as string | undefined) ?? (DATABASE_URL || undefined)
   const warn = (error: Error): void => terminal.note(error.message)
+  if (url === undefined && config?.connection !== undefined) {
+    const { connection } = config
+    return asUsageError(() => connect(connection, warn))
+  }
+  if (/[?&]service=/.test(connectionString ?? ''))
+    throw new UsageError(`the connection string names a service; ${noServices}`)
   if (connectionString !== undefined) return asUsageError(() => connect({ connectionString, max: 2 }, warn))
-  if (!(PGHOST || PGUSER || PGDATABASE || PGPORT || PGSERVICE))
+  if (PGSERVICE) throw new UsageError(`PGSERVICE is set; ${noServices}`)
+  if (!(PGHOST || PGUSER || PGDATABASE || PGPORT))
     throw new UsageError(
       'no database given: set DATABASE_URL=postgres://user:password@host/database, or use --url',
     )
@@ -151,3 +185,6 @@ try {
   } else if (process.argv.includes('--verbose')) terminal.note(String((error as Error).stack))
   process.exitCode = isUsage ? 2 : 1
 }
+// What a module given by --config has opened could keep the process running.
+if (process.argv.some((argument) => /^--config(=|$)/.test(argument)))
+  process.stdout.write('', () => process.stderr.write('', () => process.exit()))

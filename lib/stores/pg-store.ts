@@ -4,6 +4,7 @@ import { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
 import { clearPayload } from '../notifications/payload.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
+import { SessionImporter } from '../repository/session-importer.js'
 import type { SessionRepository } from '../repository/session-repository.js'
 import { contextOf } from '../session/koa-session.js'
 import { createId, handleOf, rawId } from '../session/session-id.js'
@@ -25,6 +26,10 @@ import { yieldable } from '../util/yieldable.js'
 import type { Components } from './components.js'
 import { Lifecycle, type PgStoreEvents } from './lifecycle.js'
 import { readOptions } from './options.js'
+
+/** Why a table of raw ids can't hold a session id. */
+const cannotStore =
+  'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest'
 
 /** How long after a request has loaded a session it may put another object in its place. */
 const replaceWindowMs = 60_000
@@ -145,10 +150,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
       const { ids: idCache, settings } = this.#lifecycle
       const ids = idCache.resolve(sid)
       const { digest, storedId: id } = ids
-      if (id === undefined)
-        throw new RangeError(
-          'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest',
-        )
+      if (id === undefined) throw new RangeError(cannotStore)
       const json = toStored(session, settings)
       const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
       const userId = findUserId(settings.userId, session as Session)
@@ -208,6 +210,31 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     const sid = createId()
     await this.#set(sid, session, ttl)
     return sid
+  }
+
+  /**
+   * Saves a session that comes from another store, unless the table has one with this id, or had one that was destroyed
+   * within the last hour. Returns whether it was saved.
+   *
+   * @param ttl Milliseconds. `undefined`, `null`, `NaN` and `'session'` mean the option `ttl`.
+   * @throws what `set` throws.
+   * @example
+   * ```ts
+   * await store.add(sid, await oldStore.get(sid), 86_400_000)
+   * ```
+   */
+  async add(sid: string, session: object, ttl?: Ttl): Promise<boolean> {
+    const { connection, ids, settings } = this.#lifecycle
+    const { storedId: id } = ids.resolve(sid)
+    if (id === undefined) throw new RangeError(cannotStore)
+    const json = toStored(session, settings)
+    const expires = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
+    const userId = findUserId(settings.userId, session as Session)
+    return this.#run('write the session', [sid, id, json], async (components) => {
+      await hashRawId(components, sid, id)
+      const importer = new SessionImporter({ connection, table: components.table, codec: settings.codec })
+      return (await importer.insert([{ id, rawId: rawId(sid), json, userId, expires }])).size > 0
+    })
   }
 
   /** Returns the number of active sessions. */

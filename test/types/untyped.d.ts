@@ -112,3 +112,23 @@ declare module 'autocannon' {
     setupClient(client: { setRequests(requests: Request[]): void }): void
   }): Promise<Result>
 }
+
+declare module 'express-session' {
+  import type { EventEmitter } from 'node:events'
+  import type { IncomingMessage, ServerResponse } from 'node:http'
+
+  export interface SessionData {
+    cookie: object
+    visits?: number
+  }
+
+  export class Store extends EventEmitter {}
+
+  export default function session(options: {
+    store: object
+    secret: string
+    resave: boolean
+    saveUninitialized: boolean
+    cookie?: object
+  }): (req: IncomingMessage, res: ServerResponse, next: () => void) => void
+}

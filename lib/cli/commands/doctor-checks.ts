@@ -7,6 +7,7 @@ import { inspect } from '../../schema/inspect.js'
 import { ensureTable, slowCommits } from '../../schema/migrate.js'
 import { qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
 import { SetupError } from '../../types/errors.js'
+import type { PgStoreOptions } from '../../types/options.js'
 import type { Settings } from '../../types/settings.js'
 import { messageOf } from '../../util/driver-errors.js'
 import { withTimeout } from '../../util/timeout.js'
@@ -24,8 +25,8 @@ export interface Finding {
 interface Subject {
   readonly connection: Connection
   readonly settings: Settings
-  /** The connection string of the application's option `listen`, if it has one. */
-  readonly listenUrl: string | undefined
+  /** The application's option `listen`, if it has one. */
+  readonly listen: PgStoreOptions['listen']
 }
 
 export type Check = (subject: Subject) => Promise<Finding[]>
@@ -106,8 +107,9 @@ export async function checkTable(subject: Subject): Promise<{ table?: Table; fou
 }
 
 /** Sends a notification over the connection that makes changes, and receives it on the one that listens. */
-export const checkNotifications: TableCheck = async ({ connection, listenUrl }) => {
-  const client = new pg.Client(listenConfig(listenUrl, connection))
+export const checkNotifications: TableCheck = async ({ connection, listen }) => {
+  if (listen === false) return [ok('notifications', 'not used: the option listen is false')]
+  const client = new pg.Client(listenConfig(listen, connection))
   client.on('error', () => undefined)
   const channel = `koa_pg_store_doctor_${randomBytes(6).toString('hex')}`
   const received = new Promise<void>((resolve) => client.on('notification', () => resolve()))

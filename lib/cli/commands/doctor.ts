@@ -46,8 +46,16 @@ Options:
   --raw-ids              For stores with hashIds: false.`,
   options: { 'listen-url': { type: 'string' }, 'raw-ids': { type: 'boolean' } },
   async run({ values, terminal, options, connection }) {
-    const settings = readOptions({ ...options, create: false, hashIds: values['raw-ids'] !== true })
-    const subject = { connection, settings, listenUrl: values['listen-url'] as string | undefined }
+    const settings = readOptions({
+      ...options,
+      create: false,
+      hashIds: values['raw-ids'] ? false : options.hashIds,
+    })
+    const subject = {
+      connection,
+      settings,
+      listen: (values['listen-url'] as string | undefined) ?? options.listen,
+    }
     const findings: Finding[] = []
     const add = (found: readonly Finding[]): void => {
       findings.push(...found)
