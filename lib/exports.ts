@@ -8,6 +8,7 @@ export {
   sessionKey,
 } from './session/session-key.js'
 export { CachedStore, type CachedStoreOptions } from './stores/cached-store.js'
+export type { PgStoreEvents } from './stores/events.js'
 export { MemoryStore, type MemoryStoreOptions } from './stores/memory-store.js'
 export { PgStore } from './stores/pg-store.js'
 export {
@@ -33,6 +34,7 @@ export type {
   CacheStats,
   Conflict,
   ExpiredSession,
+  Health,
   SessionInfo,
   Stats,
   SweepResult,

@@ -129,12 +129,13 @@ function openDatabase({ url }: Context['values'], terminal: Terminal): Connectio
   const { DATABASE_URL, PGHOST, PGUSER, PGDATABASE, PGPORT, PGSERVICE } = process.env
   const connectionString = (url as string | undefined) ?? (DATABASE_URL || undefined)
   const warn = (error: Error): void => terminal.note(error.message)
-  if (connectionString !== undefined) return asUsageError(() => connect({ connectionString, max: 2 }, warn))
+  if (connectionString !== undefined)
+    return asUsageError(() => connect({ connectionString, max: 2 }, { warn }))
   if (!(PGHOST || PGUSER || PGDATABASE || PGPORT || PGSERVICE))
     throw new UsageError(
       'no database given: set DATABASE_URL=postgres://user:password@host/database, or use --url',
     )
-  return connect({ max: 2 }, warn)
+  return connect({ max: 2 }, { warn })
 }
 
 const terminal = new Terminal(process.stdout, process.stderr, process.env, process.stdin)

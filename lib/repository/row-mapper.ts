@@ -60,11 +60,11 @@ export function inOrderOfCalls<T extends { readonly id: string }>(
   return calls.map(({ key }) => byId.get(key))
 }
 
-/** Drivers return a bigint, such as the version, as a string. */
+/** Drivers return a bigint, such as the version, as a string, and other numbers as the application's type parsers say. */
 export function toChange({ id, version, ttl_ms, notify }: Row): Change {
-  return { id: id as string, version: Number(version), ttlMs: ttl_ms as number, notify: notify as boolean }
+  return { id: id as string, version: Number(version), ttlMs: Number(ttl_ms), notify: notify as boolean }
 }
 
 export function toStoredSession({ id, session, version, ttl_ms }: Row): StoredSession {
-  return { id: id as string, json: session as string, version: Number(version), ttlMs: ttl_ms as number }
+  return { id: id as string, json: session as string, version: Number(version), ttlMs: Number(ttl_ms) }
 }

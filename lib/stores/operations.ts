@@ -19,11 +19,18 @@ export class OperationTracker {
   readonly #onTableChanged: () => void
   #count = 0
   #isClosed = false
+  /** The number of operations so far. */
+  started = 0
   #onIdle: (() => void) | undefined
 
   /** `onTableChanged` is called when an error shows that the table has changed. */
   constructor(onTableChanged: () => void) {
     this.#onTableChanged = onTableChanged
+  }
+
+  /** The number of operations in progress. */
+  get count(): number {
+    return this.#count
   }
 
   get isClosed(): boolean {
@@ -35,8 +42,9 @@ export class OperationTracker {
    * has been called.
    */
   async run<T>(description: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
-    if (this.#isClosed) throw new Error(`can't ${description}: the session store is closed`)
+    if (this.#isClosed) throw new DatabaseError(`can't ${description}: the session store is closed`)
     this.#count++
+    this.started++
     try {
       return await work()
     } catch (error) {

@@ -98,7 +98,7 @@ export class Sweeper {
     if (lock === 'taken') return undefined
     try {
       const [last] = await connection.query(statements.lastSweep)
-      const lastSweepAgo = last?.ago as number | undefined
+      const lastSweepAgo = last && Number(last.ago)
       if (lastSweepAgo !== undefined && lastSweepAgo >= 0 && lastSweepAgo < unlessWithin) return undefined
       const sweep: Sweep = {
         statements,
@@ -148,7 +148,7 @@ export class Sweeper {
   async #deleteByPages(sweep: Sweep, { name }: Table): Promise<void> {
     const { connection, batchSize } = this.#options
     const [size] = await connection.query(sweep.statements.countPages, [name])
-    const pages = size?.pages as number
+    const pages = Number(size?.pages)
     const targetMs = sweep.hook ? targetHookBatchMs : targetBatchMs
     let batchPages = firstBatchPages
     for (let page = 0; page < pages && !this.#stop.signal.aborted; ) {
@@ -178,7 +178,7 @@ export class Sweeper {
     const execute = async (text: string): Promise<number> => {
       const [row] = await connection.query(text, range)
       if (row?.contended === true) sweep.lastContentionAt = performance.now()
-      return row?.deleted as number
+      return Number(row?.deleted)
     }
     try {
       return await execute(statements.deleteRange)
