@@ -8,6 +8,7 @@ const PgStore: typeof esm.PgStore & typeof esm & { default: typeof esm.PgStore }
 interface PgStore<T extends object = esm.Session> extends esm.PgStore<T> {}
 
 declare namespace PgStore {
+  export type PgStore<T extends object = esm.Session> = esm.PgStore<T>
   export type AttributeError = esm.AttributeError
   export type CachedStore = esm.CachedStore
   export type ConflictError = esm.ConflictError

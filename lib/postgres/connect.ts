@@ -32,17 +32,22 @@ export function connect(
     return new PoolConnection(source, warn, false, prepare)
   const config =
     source === undefined
-      ? poolConfig(fromEnvironment(), 'DATABASE_URL')
+      ? poolConfig(requireEnvironment(), 'DATABASE_URL')
       : poolConfig(source, undefined, storeOptions)
   return new PoolConnection(new pg.Pool(config), warn, true, prepare)
 }
 
-/** Returns what `DATABASE_URL` says or, if it isn't set, libpq's variables, which pg reads itself. */
-export function fromEnvironment(env: NodeJS.ProcessEnv = process.env): PoolConfig {
-  const { DATABASE_URL, PGHOST, PGPORT, PGUSER, PGDATABASE } = env
+/** Returns what `DATABASE_URL` says, or `{}` if libpq's variables do, which pg reads itself; `undefined` without both. */
+export function fromEnvironment(): PoolConfig | undefined {
+  const { DATABASE_URL, PGHOST, PGPORT, PGUSER, PGDATABASE } = process.env
   if (DATABASE_URL) return { connectionString: DATABASE_URL }
-  if (PGHOST || PGPORT || PGUSER || PGDATABASE) return {}
-  const isEmpty = DATABASE_URL === '' ? 'is empty' : 'is not set'
+  return PGHOST || PGPORT || PGUSER || PGDATABASE ? {} : undefined
+}
+
+function requireEnvironment(): PoolConfig {
+  const config = fromEnvironment()
+  if (config !== undefined) return config
+  const isEmpty = process.env.DATABASE_URL === '' ? 'is empty' : 'is not set'
   throw new TypeError(
     `no database given, and DATABASE_URL ${isEmpty}: pass ${connectionForms}, or set` +
       ' DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST, PGUSER, PGPASSWORD and PGDATABASE',

@@ -37,6 +37,7 @@ const minIntervalMs = 3_600_000
 export class Warnings {
   readonly #events: EventEmitter<PgStoreEvents>
   readonly #now: () => number
+  #hasPrinted = false
   /** When a kind was last printed. */
   readonly #printedAt = new Map<WarningKind, number>()
   /** The kinds that were printed and have not ended. */
@@ -74,7 +75,8 @@ export class Warnings {
     process.emitWarning(`koa-pg-store: ${message}`, {
       type: 'PgStoreWarning',
       code: kinds[kind].code,
-      detail,
+      ...(!this.#hasPrinted && { detail }),
     })
+    this.#hasPrinted = true
   }
 }

@@ -4,7 +4,7 @@ import type { Connection } from '../postgres/connection.js'
 import type { Table } from '../schema/table.js'
 import type { Codec, Row } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
-import { codeOf } from '../util/driver-errors.js'
+import { codeOf, messageOf } from '../util/driver-errors.js'
 import { ExpiredHook } from './expired-hook.js'
 import { SweepLock } from './sweep-lock.js'
 import { type SweepLimits, SweepStatements } from './sweep-statements.js'
@@ -50,6 +50,11 @@ export interface SweeperOptions {
   readonly onProgress?: (progress: number, result: SweepResult) => void
   readonly onSwept?: (result: SweepResult) => void
   readonly warn: (error: Error) => void
+}
+
+/** Whether the server allows no further connection, as the socket server of PGlite, which has one. */
+function isRefused(error: unknown): boolean {
+  return codeOf(error) === '53300' || messageOf(error).startsWith('Connection terminated')
 }
 
 /** The state of a running sweep. */
@@ -125,11 +130,19 @@ export class Sweeper {
     }
   }
 
-  /** A query function can't hold the lock for the whole sweep; it only checks that no other instance does. */
+  /**
+   * A query function can't hold the lock for the whole sweep, and a server may have no connection left for it: then this only
+   * checks that no other instance has it.
+   */
   async #takeLock({ name }: Table): Promise<SweepLock | 'taken' | undefined> {
     const { connection } = this.#options
     const { clientConfig, connectTimeoutMs } = connection
-    if (clientConfig) return (await SweepLock.take(clientConfig, name, connectTimeoutMs)) ?? 'taken'
+    if (clientConfig)
+      try {
+        return (await SweepLock.take(clientConfig, name, connectTimeoutMs)) ?? 'taken'
+      } catch (error) {
+        if (!isRefused(error)) throw error
+      }
     const text = `select pg_try_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1)) as held`
     const [row] = await connection.query(text, [`sweep ${name}`])
     return row?.held === true ? undefined : 'taken'

@@ -51,6 +51,7 @@ const tlsAdvice: Record<string, string> = {
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError && error.errors.length > 0)
     return [...new Set(error.errors.map(messageOf))].join('; ')
+  if (error === undefined) return 'the connection was closed'
   if (!(error instanceof Error)) return String(error)
   const code = codeOf(error) ?? ''
   const message = error.message || code || error.name

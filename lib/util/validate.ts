@@ -12,7 +12,7 @@ export function withDefaults<T extends object>(name: string, defaults: T, given:
   if (unknown !== undefined) {
     const prefix = name === 'options' ? '' : `${name}.`
     throw new TypeError(
-      `option "${prefix}${unknown}" is unknown${didYouMean(unknown, known)}; known options: ${known.join(', ')}`,
+      `option "${prefix}${unknown}" is unknown; known options: ${known.join(', ')}${didYouMean(unknown, known)}`,
     )
   }
   return {

@@ -56,12 +56,13 @@ describe('koa-pg-store', () => {
     const mistakes: [string[], RegExp][] = [
       [
         ['swep'],
-        /^koa-pg-store: unknown command "swep"; commands: sweep, migrate, stats, list, revoke, doctor\n/,
+        /^koa-pg-store: unknown command "swep"; commands: sweep, migrate, stats, list, revoke, doctor; did you mean "sweep"\?\n/,
       ],
       [['toString'], /unknown command "toString"/],
-      [['sweep', '--nope'], /^koa-pg-store: Unknown option '--nope'/],
+      [['sweep', '--nope'], /^koa-pg-store: unknown option "--nope"\n/],
+      [['sweep', '--tabel', 'x'], /^koa-pg-store: unknown option "--tabel"; did you mean "--table"\?\n/],
       [['sweep', 'now'], /^koa-pg-store: Unexpected argument 'now'/],
-      [['sweep'], /^koa-pg-store: no database given: set DATABASE_URL=/],
+      [['sweep'], /^koa-pg-store: no database given, and DATABASE_URL is not set: set DATABASE_URL=/],
       [['sweep', '--url', 'mysql://x'], /received one that begins with mysql:/],
       [['stats', '--table', ''], /^koa-pg-store: --table must be a name of 1 to 63 bytes/],
       [
@@ -362,7 +363,7 @@ describe('koa-pg-store', () => {
     it('finds no problems in a new table, with status 0', async () => {
       const said = await run(await table(1), 'doctor')
       expect(said.status, said.out).to.equal(0)
-      expect(said.out).to.match(/^No problems found\.$/m)
+      expect(said.out).to.match(/^The store works\.$/m)
       for (const check of ['connection', 'server', 'clocks', 'table', 'notifications', 'triggers', 'indexes'])
         expect(said.out).to.match(new RegExp(`^ok +${check}: `, 'm'))
     })
@@ -395,7 +396,7 @@ describe('koa-pg-store', () => {
         const said = await run(who, 'doctor')
         expect(said.status).to.equal(1)
         expect(said.out).to.match(finding)
-        expect(said.out).to.match(/^1 problem found\.$/m)
+        expect(said.out).to.match(/^The store doesn't work as it should: 1 problem to solve\.$/m)
         const json = JSON.parse((await run(who, 'doctor', '--json')).out)
         expect(json.healthy).to.equal(false)
         if (!change) await sql(url, 'drop role patient')
