@@ -1,7 +1,7 @@
 // Finds the name that a misspelt one was probably meant to be.
 
 /** Returns the known name closest to `name`, if at most a third of its letters differ. */
-export function closestName(name: string, known: readonly string[]): string | undefined {
+function closestName(name: string, known: readonly string[]): string | undefined {
   let closest: string | undefined
   let best = Math.max(1, Math.floor(name.length / 3)) + 1
   for (const candidate of known) {

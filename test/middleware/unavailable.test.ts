@@ -21,7 +21,7 @@ describe('an outage', () => {
       app.silent = true
       app.use(createMiddleware(store, app))
       app.use((ctx) => {
-        const session = ctx.session as Record<string, unknown>
+        const session = ctx.session as unknown as Record<string, unknown>
         if (ctx.path === '/visit') session.visited = true
         ctx.body = JSON.stringify(session.visited ?? false)
       })

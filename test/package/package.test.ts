@@ -13,7 +13,14 @@ const root = fileURLToPath(new URL('../../../', import.meta.url))
 const tsc = join(dirname(fileURLToPath(import.meta.resolve('typescript/package.json'))), 'bin', 'tsc')
 
 /** The packages that are installed with it, in the versions of this repository. */
-const companions = ['koa', 'koa-generic-session', '@types/koa', '@types/koa-generic-session', '@types/node']
+const companions = [
+  'koa',
+  'koa-generic-session',
+  'koa-session',
+  '@types/koa',
+  '@types/koa-generic-session',
+  '@types/node',
+]
 
 /** Runs a program and returns its output; throws with that if it fails. */
 async function run(file: string, args: string[], cwd: string): Promise<{ stdout: string; stderr: string }> {
@@ -276,6 +283,20 @@ describe('the packed package', function () {
     it('has types for a bundler', async () => {
       await compile('esnext', everyImport.ts)
     })
+
+    for (const module of ['node16', 'nodenext', 'esnext'] as const)
+      it(`compiles the examples of docs/typescript.md, where module is ${module}`, async () => {
+        const page = await readFile(join(root, 'docs', 'typescript.md'), 'utf8')
+        const examples = [...page.matchAll(/^```ts( cts)?\n(.*?)^```$/gms)]
+        expect(examples).to.have.length(4)
+        // Each in a project of its own, as the augmentations of one would reach the others.
+        for (const [, isCts, code = ''] of examples)
+          if (module !== 'esnext' || !isCts)
+            await compile(module, {
+              ...(!isCts && { 'app.ts': code }),
+              ...(module !== 'esnext' && { 'app.cts': code }),
+            })
+      })
 
     it('has the same names for require as for import', async () => {
       const names = /^export (?:type )?\{([^}]*)\}/gms
