@@ -101,7 +101,7 @@ function checkString(value: unknown, name: string): string {
   if (scheme !== undefined && !['postgres', 'postgresql', 'socket'].includes(scheme))
     throw new TypeError(`${form}; received one that begins with ${scheme}://`)
   if (hasUnescapedAt(value))
-    throw new TypeError(`${form}; received one with an "@" that the host ends before. ${passwordAdvice}`)
+    throw new TypeError(`${form}; received one with an "@" after the host. ${passwordAdvice}`)
   try {
     new pg.Client(value)
   } catch (error) {
