@@ -1,9 +1,12 @@
 // The entry point of the command line: finds the command and the database, and prints errors.
+import { createRequire } from 'node:module'
 import { type ParseArgsConfig, parseArgs } from 'node:util'
-import { connect } from '../postgres/connect.js'
+import { connect, fromEnvironment } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
 import { readOptions } from '../stores/options.js'
-import { messageOf } from '../util/driver-errors.js'
+import { SetupError } from '../types/errors.js'
+import { didYouMean } from '../util/did-you-mean.js'
+import { codeOf, messageOf } from '../util/driver-errors.js'
 import { type Command, type Context, isHandle, UsageError } from './command.js'
 import { doctor } from './commands/doctor.js'
 import { exportSessions } from './commands/export.js'
@@ -35,6 +38,7 @@ const commonOptions = {
   json: { type: 'boolean' },
   verbose: { type: 'boolean' },
   help: { type: 'boolean', short: 'h' },
+  version: { type: 'boolean', short: 'v' },
 } as const satisfies ParseArgsConfig['options']
 
 const commonHelp = `The database:
@@ -52,6 +56,7 @@ All commands:
   --json                 Print JSON.
   --verbose              Print the stack trace of an error.
   -h, --help
+  -v, --version
 
 Exit status: 0 success, 1 failure, 2 mistake in the command line.`
 
@@ -73,20 +78,30 @@ koa-pg-store <command> --help describes a command.
 ${commonHelp}`
 
 async function main(args: string[], terminal: Terminal): Promise<number> {
-  const [name = '--help', ...rest] = args
+  const [name = '--help', ...rest] = commandFirst(args)
+  if (name === '--version' || name === '-v') {
+    terminal.line(version())
+    return 0
+  }
   if (name === '--help' || name === '-h' || name === 'help') {
     const subject = commands[rest[0] ?? '']
     terminal.line(subject ? helpOf(subject) : overview)
     return args.length === 0 ? 2 : 0
   }
   const command = Object.hasOwn(commands, name) ? commands[name] : undefined
+  if (name.startsWith('-'))
+    throw new UsageError(`no command given; commands: ${Object.keys(commands).join(', ')}`)
   if (command === undefined)
     throw new UsageError(
-      `unknown command ${JSON.stringify(name)}; commands: ${Object.keys(commands).join(', ')}`,
+      `unknown command ${JSON.stringify(name)}; commands: ${Object.keys(commands).join(', ')}${didYouMean(name, Object.keys(commands))}`,
     )
   const { values, positionals } = parse(command, rest)
   if (values.help) {
     terminal.line(helpOf(command))
+    return 0
+  }
+  if (values.version) {
+    terminal.line(version())
     return 0
   }
   const config = values.config === undefined ? undefined : await loadConfig(values.config as string)
@@ -105,20 +120,42 @@ async function main(args: string[], terminal: Terminal): Promise<number> {
   }
 }
 
+/** Moves the command to the front: options may come before it. */
+function commandFirst(args: readonly string[]): string[] {
+  const takesValue = ['--url', '--schema', '--table']
+  const index = args.findIndex((arg, n) => !arg.startsWith('-') && !takesValue.includes(args[n - 1] ?? ''))
+  const command = args[index]
+  const first = args[0] ?? ''
+  if (command === undefined || ['--help', '-h', '--version', '-v'].includes(first)) return [...args]
+  return [command, ...args.filter((_, n) => n !== index)]
+}
+
+function version(): string {
+  const { version } = createRequire(import.meta.url)('koa-pg-store/package.json') as { version: string }
+  return version
+}
+
 function helpOf({ help }: Command): string {
   return `${help.trim()}\n\n${commonHelp}`
 }
 
 function parse(command: Command, args: string[]): Pick<Context, 'values' | 'positionals'> {
   const allowPositionals = command.takesHandles === true
-  return asUsageError(() => {
+  const options = { ...commonOptions, ...command.options }
+  try {
     const { values, positionals } = parseArgs({
       args: allowPositionals ? separateHandles(args) : args,
-      options: { ...commonOptions, ...command.options },
+      options,
       allowPositionals,
     })
     return { values: values as Context['values'], positionals }
-  })
+  } catch (error) {
+    const name = /^Unknown option '(--[^']*)'/.exec(messageOf(error))?.[1]
+    if (codeOf(error) !== 'ERR_PARSE_ARGS_UNKNOWN_OPTION' || name === undefined)
+      throw new UsageError(messageOf(error), { cause: error })
+    const known = Object.keys(options).map((option) => `--${option}`)
+    throw new UsageError(`unknown option ${JSON.stringify(name)}${didYouMean(name, known)}`, { cause: error })
+  }
 }
 
 /** Moves handles behind `--`: one in 64 begins with a hyphen, and would be parsed as an option. */
@@ -144,31 +181,25 @@ function asUsageError<T>(check: () => T): T {
   }
 }
 
-/** `pg` ignores services, and would connect to another server. */
-const noServices =
-  'service files are not read: set DATABASE_URL=postgres://user:password@host/database, or PGHOST, PGDATABASE and so on'
-
 function openDatabase(
   { url }: Context['values'],
   config: Config | undefined,
   terminal: Terminal,
 ): Connection {
-  const { DATABASE_URL, PGHOST, PGUSER, PGDATABASE, PGPORT, PGSERVICE } = process.env
-  const connectionString = (url as string | undefined) ?? (DATABASE_URL || undefined)
   const warn = (error: Error): void => terminal.note(error.message)
   if (url === undefined && config?.connection !== undefined) {
     const { connection } = config
-    return asUsageError(() => connect(connection, warn))
+    return asUsageError(() => connect(connection, { warn }))
   }
-  if (/[?&]service=/.test(connectionString ?? ''))
-    throw new UsageError(`the connection string names a service; ${noServices}`)
-  if (connectionString !== undefined) return asUsageError(() => connect({ connectionString, max: 2 }, warn))
-  if (PGSERVICE) throw new UsageError(`PGSERVICE is set; ${noServices}`)
-  if (!(PGHOST || PGUSER || PGDATABASE || PGPORT))
+  const source = asUsageError(() =>
+    url === undefined ? fromEnvironment() : { connectionString: url as string },
+  )
+  if (source === undefined)
     throw new UsageError(
-      'no database given: set DATABASE_URL=postgres://user:password@host/database, or use --url',
+      `no database given, and DATABASE_URL is ${process.env.DATABASE_URL === '' ? 'empty' : 'not set'}: set` +
+        ' DATABASE_URL=postgres://user:password@host/database, or use --url',
     )
-  return connect({ max: 2 }, warn)
+  return asUsageError(() => connect({ ...source, max: 2 }, { warn }))
 }
 
 const terminal = new Terminal(process.stdout, process.stderr, process.env, process.stdin)
@@ -176,9 +207,11 @@ try {
   process.exitCode = await main(process.argv.slice(2), terminal)
 } catch (error) {
   const isUsage = error instanceof UsageError
-  const command = process.argv[2]
+  const [command] = commandFirst(process.argv.slice(2))
   const text = messageOf(error).replaceAll(/\s*\n\s*/g, ' ')
-  terminal.note(`koa-pg-store: ${text}`)
+  // The files of sql/ are what migrate runs.
+  const isOutdated = error instanceof SetupError && /sql\/00/.test(text) && command !== 'migrate'
+  terminal.note(`koa-pg-store: ${text}${isOutdated ? '. Or run koa-pg-store migrate' : ''}`)
   if (isUsage) {
     const subject = command && Object.hasOwn(commands, command) ? `${command} ` : ''
     terminal.note(`See koa-pg-store ${subject}--help`)

@@ -29,7 +29,11 @@ export class FunctionConnection implements Connection {
     timeoutMs = defaultQueryTimeoutMs,
   ): Promise<Row[]> {
     const text = typeof statement === 'string' ? statement : statement.text
-    const query = this.#run(text, [...values])
+    // postgres.js rejects undefined.
+    const query = this.#run(
+      text,
+      values.map((value) => value ?? null),
+    )
     const result = await withTimeout(query, timeoutMs, 'the query function did not resolve')
     const rows: unknown = Array.isArray(result) ? result : Reflect.get(Object(result), 'rows')
     if (!Array.isArray(rows))

@@ -26,6 +26,8 @@ export class PoolConnection implements Connection {
   readonly #warn: (error: Error) => void
   /** As the option `prepare` says, until a pooler rejects a prepared statement. */
   #prepares: boolean
+  /** The clients of pg-native have no cursors. */
+  #isNative = false
   #opened = 0
   readonly #onConnect = (): void => {
     this.#opened++
@@ -160,7 +162,7 @@ export class PoolConnection implements Connection {
 
   /** With a single connection a cursor would keep all other statements waiting. */
   get stream(): Connection['stream'] {
-    return this.#pool.options.max > 1 ? (...args) => this.#stream(...args) : undefined
+    return this.#pool.options.max > 1 && !this.#isNative ? (...args) => this.#stream(...args) : undefined
   }
 
   async *#stream(text: string, values: unknown[], batchSize: number): AsyncGenerator<Row[]> {
@@ -200,7 +202,10 @@ export class PoolConnection implements Connection {
         clearTimeout(timer)
         if (isLate) client?.release()
         else if (client === undefined) reject(error ?? new Error('the pool gave no connection'))
-        else resolve(new Lease(client))
+        else {
+          this.#isNative = 'native' in client
+          resolve(new Lease(client))
+        }
       })
     })
   }

@@ -62,6 +62,11 @@ export class TouchBuffer {
     this.#expiries = new QuickLru(options.maxExpiries)
   }
 
+  /** The number of touches that have not been written. */
+  get pendingCount(): number {
+    return this.#pending.size
+  }
+
   /** Records that the database gives a session `ttlMs` to live. */
   recordExpiry(digest: string, ttlMs: number): void {
     this.#setExpiry(digest, performance.now() + ttlMs)

@@ -19,11 +19,18 @@ export class OperationTracker {
   readonly #onTableChanged: () => void
   #count = 0
   #isClosed = false
+  /** The number of operations so far. */
+  started = 0
   #onIdle: (() => void) | undefined
 
   /** `onTableChanged` is called when an error shows that the table has changed. */
   constructor(onTableChanged: () => void) {
     this.#onTableChanged = onTableChanged
+  }
+
+  /** The number of operations in progress. */
+  get count(): number {
+    return this.#count
   }
 
   get isClosed(): boolean {
@@ -35,7 +42,7 @@ export class OperationTracker {
    * has been called.
    */
   async run<T>(description: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
-    if (this.#isClosed) throw new Error(`can't ${description}: the session store is closed`)
+    if (this.#isClosed) throw new DatabaseError(`can't ${description}: the session store is closed`)
     this.begin()
     try {
       return await work()
@@ -49,6 +56,7 @@ export class OperationTracker {
   /** Counts an operation that isn't run by `run`. */
   begin(): void {
     this.#count++
+    this.started++
   }
 
   /** Counts the end of so many operations. */

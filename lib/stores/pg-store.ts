@@ -1,6 +1,6 @@
 // PgStore: sessions in PostgreSQL. Its public methods, each one call of what lifecycle.ts has set up. Over 300 lines because
 // half of them document these methods.
-import { EventEmitter } from 'node:events'
+import type { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
 import { clearPayload } from '../notifications/payload.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
@@ -12,7 +12,7 @@ import { toStored } from '../session/stored-session.js'
 import { resolveTtl } from '../session/ttl.js'
 import { findUserId, toUserId } from '../session/user-id.js'
 import type { ConnectionSource, PgStoreOptions } from '../types/options.js'
-import type { SessionInfo, Stats, SweepResult } from '../types/results.js'
+import type { Health, SessionInfo, Stats, SweepResult } from '../types/results.js'
 import type {
   GetOptions,
   Session,
@@ -21,15 +21,21 @@ import type {
   Ttl,
   Yieldable,
 } from '../types/session-store.js'
+import { TypedEmitter } from '../util/typed-emitter.js'
 import { assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import type { Components } from './components.js'
-import { Lifecycle, type PgStoreEvents } from './lifecycle.js'
+import type { PgStoreEvents } from './events.js'
+import { checkHealth } from './health.js'
+import { Lifecycle } from './lifecycle.js'
 import { readOptions } from './options.js'
 
 /** Why a table of raw ids can't hold a session id. */
 const cannotStore =
   'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest'
+
+/** What can be saved: any object, unless `PgStore<MySession>` says what a session is. */
+type Saved<T extends object> = Session extends T ? object : T
 
 /** How long after a request has loaded a session it may put another object in its place. */
 const replaceWindowMs = 60_000
@@ -44,7 +50,10 @@ const replaceWindowMs = 60_000
  * Events: `connect` after the table has been set up; `trust` and `distrust` when the cache begins and ceases to be used;
  * `conflict` when a save met another change of the session; `sweep` after this instance has deleted expired sessions;
  * `expire` for each expired session before it is deleted; `warning` with an `Error` that no call could reject with, such as
- * the loss of an idle connection. There is no `disconnect` and no `error`.
+ * the loss of an idle connection; without a listener, Node prints each kind of warning once. There is no `disconnect` and no
+ * `error`.
+ *
+ * `PgStore<MySession>` types the sessions in methods, events and options. They are not checked.
  *
  * @example
  * ```ts
@@ -53,18 +62,23 @@ const replaceWindowMs = 60_000
  * app.use(session({ store }))
  * ```
  */
-export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore {
+export class PgStore<T extends object = Session>
+  extends TypedEmitter<PgStoreEvents<T>>
+  implements SessionStore
+{
   readonly #lifecycle: Lifecycle
 
   /**
    * Does no I/O.
    *
    * @param connection A connection string, a `pg` configuration, a `pg.Pool` (never closed by the store) or a query function.
+   * @default `DATABASE_URL`, or libpq's variables (`PGHOST`, …)
    * @throws {TypeError | RangeError} for an argument or option that can't be used, naming it and the value received.
    */
-  constructor(connection: ConnectionSource, options?: PgStoreOptions) {
+  constructor(connection?: ConnectionSource, options?: PgStoreOptions<T>) {
     super()
-    this.#lifecycle = new Lifecycle(connection, readOptions(options), this)
+    const settings = readOptions(options as PgStoreOptions | undefined)
+    this.#lifecycle = new Lifecycle(connection, settings, this as unknown as EventEmitter<PgStoreEvents>)
   }
 
   /**
@@ -79,7 +93,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
 
   /**
    * Returns the session with this id, or `undefined` if there is none or it has expired. The object is the caller's own.
-   * `T` is what the caller knows of its attributes; it is not checked. Takes koa-session's further arguments: its context
+   * `U` is what the caller knows of its attributes; it is not checked. Takes koa-session's further arguments: its context
    * remembers what was loaded.
    *
    * @param options `{ fresh: true }` reads from the database even if the session is cached.
@@ -89,13 +103,13 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * const session = await store.get<{ cart: number[] }>(sid)
    * ```
    */
-  get<T extends object = Session>(
+  get<U extends object = T>(
     sid: string,
     options?: GetOptions | Ttl,
     more?: object,
-  ): Yieldable<T | undefined> {
+  ): Yieldable<U | undefined> {
     const fresh = typeof options === 'object' && options?.fresh === true
-    return yieldable(this.#get(sid, fresh, contextOf(more)) as Promise<T | undefined>)
+    return yieldable(this.#get(sid, fresh, contextOf(more)) as Promise<U | undefined>)
   }
 
   /** Returns the session with the milliseconds until it expires, unless it is changed before. */
@@ -140,7 +154,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * @throws {ConflictError} if another request changed the session and `concurrency` is `'reject'`; nothing is written.
    * @throws {DatabaseError} if the database can't be reached. The change may have been made.
    */
-  set(sid: string, session: object, ttl?: Ttl, more?: object): Yieldable<void> {
+  set(sid: string, session: Saved<T>, ttl?: Ttl, more?: object): Yieldable<void> {
     return yieldable(this.#set(sid, session, ttl, contextOf(more)))
   }
 
@@ -206,7 +220,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * const sid = await store.create({ userId: 7 }, { ttl: 60_000 })
    * ```
    */
-  async create(session: object, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
+  async create(session: Saved<T>, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
     const sid = createId()
     await this.#set(sid, session, ttl)
     return sid
@@ -243,11 +257,11 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   }
 
   /** Returns a user's active sessions, the last used first. Needs the column `user_id`. */
-  async sessionsOf(userId: string | number): Promise<SessionInfo[]> {
+  async sessionsOf(userId: string | number): Promise<SessionInfo<T>[]> {
     const id = toUserId(userId, 'userId')
     return this.#run('list the sessions of a user', [], async ({ registry }) => {
       await this.#lifecycle.touches.flush()
-      return registry.sessionsOf(id)
+      return registry.sessionsOf(id) as Promise<SessionInfo<T>[]>
     })
   }
 
@@ -317,12 +331,12 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * for await (const { handle, userId, lastAccessedAt } of store.sessions()) console.log(handle, userId, lastAccessedAt)
    * ```
    */
-  async *sessions(): AsyncGenerator<SessionInfo, void, undefined> {
+  async *sessions(): AsyncGenerator<SessionInfo<T>, void, undefined> {
     const { operations } = this.#lifecycle
     const description = 'list the sessions'
     const { registry } = await operations.run(description, () => this.#lifecycle.ready())
     try {
-      yield* registry.sessions()
+      yield* registry.sessions() as AsyncGenerator<SessionInfo<T>, void, undefined>
     } catch (error) {
       throw operations.toError(error, description)
     }
@@ -376,11 +390,25 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     }
   }
 
+  /**
+   * Returns whether sessions can be read and saved, with what a readiness probe or a dashboard wants to know. Asks the
+   * database. Never rejects, and resolves within the time that a connection and a statement may take.
+   *
+   * @example
+   * ```ts
+   * const { healthy, error } = await store.health()
+   * ctx.status = healthy ? 200 : 503
+   * ```
+   */
+  health(): Promise<Health> {
+    return checkHealth(this.#lifecycle)
+  }
+
   #queueUsage(): Promise<number> {
     const { operations, connection } = this.#lifecycle
     return operations.run('read the usage of the notification queue', async () => {
       const [row] = await connection.query('select pg_notification_queue_usage()::float8 as usage')
-      return row?.usage as number
+      return Number(row?.usage)
     })
   }
 

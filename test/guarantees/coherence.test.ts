@@ -342,7 +342,7 @@ describe('instances on one table', () => {
     const a = await instance()
     await a.set('x', { n: 1 })
     await a.get('x')
-    const connection = connect(url, () => undefined, true)
+    const connection = connect(url, { warn: () => undefined })
     const columns = new Set(['id', 'expiry', 'session', 'user_id', 'created_at', 'last_access', 'version'])
     const table = {
       name: '"public"."session"',

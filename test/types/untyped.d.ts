@@ -51,6 +51,11 @@ declare module 'koa-generic-session1' {
   export default function session(options: Options): Middleware
 }
 
+declare module 'pg811' {
+  import pg from 'pg'
+  export default pg
+}
+
 declare module 'koa-pg-session' {
   export default class PgSession {
     constructor(query: (text: string, values?: unknown[]) => Promise<unknown[]>, options?: object)

@@ -145,7 +145,7 @@ function openSource(
   const table = values['from-table'] as string | undefined
   if (from === undefined)
     return openTable({ connection, format, schema, table, prefix, end: async () => undefined })
-  const other = connect({ connectionString: from, max: 1 }, (error) => terminal.note(error.message))
+  const other = connect({ connectionString: from, max: 1 }, { warn: (error) => terminal.note(error.message) })
   return openTable({ connection: other, format, schema, table, prefix, end: () => other.end() })
 }
 
