@@ -56,7 +56,7 @@ describe('koa-pg-store', () => {
     const mistakes: [string[], RegExp][] = [
       [
         ['swep'],
-        /^koa-pg-store: unknown command "swep"; commands: sweep, migrate, stats, list, revoke, doctor\n/,
+        /^koa-pg-store: unknown command "swep"; commands: sweep, migrate, stats, list, revoke, import, export, doctor\n/,
       ],
       [['toString'], /unknown command "toString"/],
       [['sweep', '--nope'], /^koa-pg-store: Unknown option '--nope'/],
