@@ -156,12 +156,10 @@ function openDatabase(
   const { DATABASE_URL, PGHOST, PGUSER, PGDATABASE, PGPORT, PGSERVICE } = process.env
   const connectionString = (url as string | undefined) ?? (DATABASE_URL || undefined)
   const warn = (error: Error): void => terminal.note(error.message)
-  if (url === undefined && config?.connection !== undefined) {
-    const { connection } = config
-    return asUsageError(() => connect(connection, warn))
-  }
-  if (/[?&]service=/.test(connectionString ?? ''))
+  const source = url === undefined ? (config?.connection ?? connectionString) : connectionString
+  if (typeof source === 'string' && /[?&]service=/.test(source))
     throw new UsageError(`the connection string names a service; ${noServices}`)
+  if (source !== undefined && source !== connectionString) return asUsageError(() => connect(source, warn))
   if (connectionString !== undefined) return asUsageError(() => connect({ connectionString, max: 2 }, warn))
   if (PGSERVICE) throw new UsageError(`PGSERVICE is set; ${noServices}`)
   if (!(PGHOST || PGUSER || PGDATABASE || PGPORT))

@@ -260,6 +260,13 @@ describe('koa-pg-store export', () => {
     expect(out).to.not.include(storedId('a'))
   })
 
+  it('has a module for --config that migrate --reencrypt takes too', async () => {
+    const store = await fixture.makeStore({ codec: encrypted({ keys: [{ id: '1', key }] }) })
+    await store.set('a', { n: 1 })
+    const { out, errors } = await run(fixture.url, 'migrate', '--reencrypt', config())
+    expect(out, errors).to.include('0 of 1 sessions were re-encrypted with the first key.')
+  })
+
   it('doesn’t print what a codec has encrypted as a session', async () => {
     const store = await fixture.makeStore({ codec: encrypted({ keys: [{ id: '1', key }] }) })
     await store.set('a', { n: 1 })
@@ -318,6 +325,9 @@ describe('koa-pg-store --config', () => {
     expect(await refused('export default { get() {} }')).to.include('received a store')
     expect(await refused('export default { tabel: "x" }')).to.include('option "tabel" is unknown')
     expect(await refused('export default { connection: () => [] }')).to.include('received a function')
+    expect(await refused('export default { connection: "postgres://h/d?service=app" }')).to.include(
+      'names a service',
+    )
     expect(await refused('throw new Error("no key")')).to.include('can’t be loaded: no key')
     expect(await refused('export default { connection: "mysql://x" }')).to.include('mysql://')
   })
