@@ -59,13 +59,16 @@ describe('FallbackStore', () => {
     expect((await store.getWithTtl(sid))?.session).to.deep.equal({ n: 1, userId: 'ann' })
   })
 
-  it('leaves the session in the old store with keep', async () => {
+  it('leaves the session in the old store with keep, until it is destroyed', async () => {
     store = new FallbackStore(pgStore, old, { keep: true })
     old.sessions.set(sid, { n: 1 })
     await store.get(sid)
     expect(await store.get(sid)).to.deep.equal({ n: 1 })
     expect(old.reads).to.equal(1)
     expect(old.sessions.size).to.equal(1)
+    await store.destroy(sid)
+    expect(old.sessions.size).to.equal(0)
+    expect(await store.get(sid)).to.equal(undefined)
   })
 
   it('saves only in the new store, and merges changes of a copied session', async () => {

@@ -1,21 +1,17 @@
 // koa-pg-store import: takes sessions over from another store, with their ids and expiries.
 import { connect } from '../../postgres/connect.js'
-import { isStatementError } from '../../postgres/connection.js'
-import { type ImportedSession, SessionImporter } from '../../repository/session-importer.js'
+import { SessionImporter } from '../../repository/session-importer.js'
+import { inspect } from '../../schema/inspect.js'
 import { ensureTable } from '../../schema/migrate.js'
+import { qualifiedName } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
-import { EncodeError } from '../../types/errors.js'
-import { messageOf } from '../../util/driver-errors.js'
+import type { Settings } from '../../types/settings.js'
 import { type Command, type Context, readInteger, UsageError } from '../command.js'
 import { openJsonLines } from '../sources/json-lines.js'
-import { type ParseOptions, parseRow } from '../sources/parse.js'
 import { openRedis } from '../sources/redis.js'
-import type { Format, Source, SourceRow } from '../sources/source.js'
+import type { Format, Source } from '../sources/source.js'
 import { openTable, tableFormats } from '../sources/table.js'
-import { number, type Terminal } from '../terminal.js'
-
-/** How many different reasons why sessions can't be imported are printed. */
-const maxCauses = 5
+import { ImportRun } from './import-run.js'
 
 /** What the keys of each format begin with, by default. */
 const prefixes: Record<Format, string> = {
@@ -100,9 +96,10 @@ Exit status 1 if sessions could not be imported; they are counted by reason.`,
     try {
       if (values.move && source.remove === undefined)
         throw new UsageError('--move needs Redis or a table: lines can’t be deleted from a file')
+      if (options.hashIds === undefined && !values['raw-ids']) await assertHashedIds(context, settings)
       const table = await ensureTable(connection, settings, ({ message }) => terminal.note(message))
       const importer = new SessionImporter({ connection, table, codec: settings.codec })
-      const run = new Import(source, importer, { format, prefix, idPrefix, settings }, terminal)
+      const run = new ImportRun(source, importer, { format, prefix, idPrefix, settings }, terminal)
       await run.run(isDryRun, values.move === true)
       if (values.json)
         terminal.json({ ...run.counts, causes: [...run.causes], interrupted: run.isInterrupted })
@@ -112,6 +109,15 @@ Exit status 1 if sessions could not be imported; they are counted by reason.`,
       await source.end()
     }
   },
+}
+
+/** A store with `hashIds: false` wouldn't find sessions that are imported under the digests of their ids. */
+async function assertHashedIds({ connection }: Context, settings: Settings): Promise<void> {
+  const { exists, hasHashedIds } = await inspect(connection, settings)
+  if (exists && !hasHashedIds)
+    throw new UsageError(
+      `${qualifiedName(settings)} has raw session ids, or may have them: give --raw-ids if the application's store has hashIds: false, or its options with hashIds as --config`,
+    )
 }
 
 function readFormat({ values }: Context): Format {
@@ -147,105 +153,4 @@ function openSource(
     return openTable({ connection, format, schema, table, prefix, end: async () => undefined })
   const other = connect({ connectionString: from, max: 1 }, { warn: (error) => terminal.note(error.message) })
   return openTable({ connection: other, format, schema, table, prefix, end: () => other.end() })
-}
-
-/** One run: reads the source to its end, or until a signal. */
-class Import {
-  /** `existing` were in the table already, or were destroyed there within the last hour. */
-  readonly counts = { read: 0, imported: 0, existing: 0, expired: 0, invalid: 0 }
-  readonly causes = new Set<string>()
-  isInterrupted = false
-  readonly #source: Source
-  readonly #importer: SessionImporter
-  readonly #options: ParseOptions
-  readonly #terminal: Terminal
-
-  constructor(source: Source, importer: SessionImporter, options: ParseOptions, terminal: Terminal) {
-    this.#source = source
-    this.#importer = importer
-    this.#options = options
-    this.#terminal = terminal
-  }
-
-  async run(isDryRun: boolean, isMove: boolean): Promise<void> {
-    const onSignal = (): void => {
-      this.isInterrupted = true
-    }
-    process.once('SIGTERM', onSignal).once('SIGINT', onSignal)
-    try {
-      for await (const { rows, done } of this.#source.read()) {
-        const handledKeys = await this.#importBatch(rows, isDryRun)
-        if (isMove && handledKeys.length > 0) await this.#source.remove?.(handledKeys)
-        this.#terminal.progress(done, `${number(this.counts.imported)} imported`)
-        if (this.isInterrupted) return
-      }
-    } catch (error) {
-      const { imported } = this.counts
-      throw new Error(`${messageOf(error)}; ${number(imported)} were imported: run it again to continue`, {
-        cause: error,
-      })
-    } finally {
-      process.off('SIGTERM', onSignal).off('SIGINT', onSignal)
-    }
-  }
-
-  /** Resolves with the keys of the sessions that are in the table now. */
-  async #importBatch(rows: readonly SourceRow[], isDryRun: boolean): Promise<string[]> {
-    this.counts.read += rows.length
-    const sessions = new Map<string, ImportedSession>()
-    for (const row of rows) {
-      try {
-        const session = parseRow(row, this.#options)
-        if (Number(session.expires) > (session.expires instanceof Date ? Date.now() : 0))
-          sessions.set(row.key, session)
-        else this.counts.expired++
-      } catch (error) {
-        const place = this.#options.format === 'jsonl' ? `${row.key}: ` : ''
-        this.#addInvalid(`${place}${messageOf(error)}`)
-      }
-    }
-    if (sessions.size === 0) return []
-    if (!isDryRun) return this.#insert(sessions)
-    this.#count(sessions.size, await this.#importer.findInsertable([...sessions.values()]))
-    return []
-  }
-
-  /** Inserts sessions together, or one by one if one of them prevents that. */
-  async #insert(sessions: ReadonlyMap<string, ImportedSession>): Promise<string[]> {
-    try {
-      this.#count(sessions.size, await this.#importer.insert([...sessions.values()]))
-      return [...sessions.keys()]
-    } catch (error) {
-      if (!(error instanceof EncodeError) && !isStatementError(error)) throw error
-      if (sessions.size === 1) {
-        this.#addInvalid(messageOf(error))
-        return []
-      }
-      const keys: string[] = []
-      for (const entry of sessions) keys.push(...(await this.#insert(new Map([entry]))))
-      return keys
-    }
-  }
-
-  #count(size: number, inserted: ReadonlySet<string>): void {
-    this.counts.imported += inserted.size
-    this.counts.existing += size - inserted.size
-  }
-
-  #addInvalid(cause: string): void {
-    this.counts.invalid++
-    if (this.causes.size < maxCauses) this.causes.add(cause)
-  }
-
-  print(name: string, isDryRun: boolean): void {
-    const { imported, existing, expired, invalid } = this.counts
-    const sessions = imported === 1 ? '1 session' : `${number(imported)} sessions`
-    const verb = isDryRun ? 'would be' : imported === 1 ? 'was' : 'were'
-    this.#terminal.line(`${sessions} ${verb} imported into ${name}.`)
-    if (existing > 0) this.#terminal.line(`${number(existing)} already there were left as they are.`)
-    if (expired > 0) this.#terminal.line(`${number(expired)} had expired.`)
-    if (invalid > 0)
-      this.#terminal.note(`${number(invalid)} could not be imported: ${[...this.causes].join('; ')}.`)
-    if (this.isInterrupted) this.#terminal.note('Interrupted: run it again to continue.')
-  }
 }
