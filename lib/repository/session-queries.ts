@@ -107,15 +107,13 @@ export class SessionQueries {
   /** Inserts sessions or replaces existing ones, except tombstones, and notifies of the changes. */
   async write(writes: readonly Write[]): Promise<Change[]> {
     const encoded = this.#codec === undefined ? writes : await this.#encodeAll(writes)
-    return this.#capByIdleTimeout(await this.#change(...this.#writeStatement(encoded), writes.length === 1))
+    return this.#capByIdleTimeout(await this.#change(...this.#writeStatement(encoded)))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[]): Promise<Change[]> {
     const encoded = this.#codec === undefined ? replacements : await this.#encodeAll(replacements)
-    return this.#capByIdleTimeout(
-      await this.#change(...this.#replaceStatement(encoded), replacements.length === 1),
-    )
+    return this.#capByIdleTimeout(await this.#change(...this.#replaceStatement(encoded)))
   }
 
   /**
@@ -126,18 +124,18 @@ export class SessionQueries {
     write: Write | Replacement,
     max: number,
   ): Promise<{ written: Change | undefined; evicted: Change[] }> {
-    const { evict, lockUser } = this.#statements
+    const { evict, lockUser, flush } = this.#statements
     const [statement, values] =
       'baseVersion' in write
         ? this.#replaceStatement(await this.#encodeAll([write]))
         : this.#writeStatement(await this.#encodeAll([write]))
-    let mustFlush = false
-    const result = await this.#connection.transaction(
+    let needsFlush = false
+    return this.#connection.transaction(
       async (query) => {
         const change = async (statement: Statement, values: readonly unknown[]): Promise<Change[]> => {
           const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
           if (this.#table.isDistributed) await this.#notify(query, rows)
-          mustFlush ||= rows[0]?.must_flush === true
+          needsFlush ||= mustFlush(rows)
           return rows.map(toChange)
         }
         await query(lockUser, [this.#channel, write.userId])
@@ -147,9 +145,9 @@ export class SessionQueries {
         return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
       },
       ({ written }) => written !== undefined,
+      // Without a name, so that no pooler can reject it: the transaction would be repeated.
+      async (query) => needsFlush && query({ ...flush, name: '' }, []),
     )
-    if (mustFlush) await this.#flusher.flush()
-    return result
   }
 
   async #encodeAll<T extends Write>(writes: readonly T[]): Promise<readonly T[]> {
@@ -199,9 +197,7 @@ export class SessionQueries {
   /** The same for many sessions, each at most once in the list. */
   destroyAll(ids: readonly string[]): Promise<Change[]> {
     const { destroyOne, destroyMany } = this.#statements
-    return ids.length === 1
-      ? this.#change(destroyOne, ids, true)
-      : this.#change(destroyMany, [joinValues(ids)])
+    return ids.length === 1 ? this.#change(destroyOne, ids) : this.#change(destroyMany, [joinValues(ids)])
   }
 
   /** The same for those that belong to this user. */
@@ -224,12 +220,10 @@ export class SessionQueries {
     }
   }
 
-  /** Resolves when the change is committed and flushed. `isLone`: no other call is in the statement. */
-  async #change(statement: Statement, values: readonly unknown[], isLone = false): Promise<Change[]> {
+  /** Resolves when the change is committed and flushed. */
+  async #change(statement: Statement, values: readonly unknown[]): Promise<Change[]> {
     if (!this.#table.isDistributed) {
-      const rows = await this.#redacting(values, () =>
-        this.#commit(statement, this.#withSuffix(values), isLone),
-      )
+      const rows = await this.#redacting(values, () => this.#commit(statement, this.#withSuffix(values)))
       return rows.map(toChange)
     }
     // Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own.
@@ -242,18 +236,19 @@ export class SessionQueries {
     )
   }
 
-  async #commit(statement: Statement, values: readonly unknown[], isLone: boolean): Promise<Row[]> {
-    const { pipeline } = this.#connection
-    if (!isLone || pipeline === undefined || !this.#table.canFlush || !this.#flusher.isIdle) {
+  /**
+   * The flush goes along on the connection that made the change. If the server crashes or fails over between the two, that
+   * connection is lost, and no flush on a new one can acknowledge a change that is lost.
+   */
+  async #commit(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+    if (this.#connection.pipeline === undefined || !this.#table.canFlush) {
       const rows = await this.#connection.query(statement, values)
-      if (rows[0]?.must_flush === true) await this.#flusher.flush()
+      if (mustFlush(rows)) await this.#flusher.flush()
       return rows
     }
-    // One round trip for both, so that a change without company doesn't wait for two.
-    const [rows, flushed] = await this.#flusher.cover(
-      pipeline(statement, values, this.#statements.flushIfAsked),
-    )
-    if (rows[0]?.must_flush !== true) return rows
+    const { flushIfAsked } = this.#statements
+    const [rows, flushed] = await this.#connection.pipeline(statement, values, flushIfAsked, mustFlush)
+    if (!mustFlush(rows)) return rows
     if (flushed instanceof Error) throw flushed
     // A pooler may have run the two on different connections.
     if (flushed[0]?.flushed !== true) await this.#flusher.flush()
@@ -284,6 +279,10 @@ export class SessionQueries {
       )
     }
   }
+}
+
+function mustFlush(rows: readonly Row[]): boolean {
+  return rows[0]?.must_flush === true
 }
 
 async function decode(codec: Codec, session: StoredSession): Promise<StoredSession> {

@@ -3,6 +3,8 @@ import type { ChildProcess } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
+import pg from 'pg'
+import { PgStore } from '../../lib/index.js'
 import { flushLines, withoutLines } from '../helpers/faulty-library.js'
 import { storedId } from '../helpers/fixture.js'
 import { message, start } from '../helpers/processes.js'
@@ -79,9 +81,24 @@ async function compare(
 async function crashBackend(server: PostgresServer): Promise<void> {
   const [backend] = await sql<{ pid: number }>(
     server.url,
-    `select pid from pg_stat_activity where application_name = 'koa-pg-store' order by random() limit 1`,
+    `select pid from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid() order by random() limit 1`,
   )
   if (backend !== undefined) process.kill(backend.pid, 'SIGKILL')
+}
+
+/** Returns a class of clients that send each flush of the log late. */
+function slowFlushClient(delayMs: number): typeof pg.Client {
+  return class extends pg.Client {
+    constructor(config?: string | pg.ClientConfig) {
+      super(config)
+      const query: (...args: unknown[]) => unknown = this.query.bind(this)
+      const flushes = (statement: unknown): boolean =>
+        String(Reflect.get(Object(statement), 'text')).includes('pg_logical_emit_message(')
+      Reflect.set(this, 'query', (...args: unknown[]) =>
+        flushes(args[0]) ? sleep(delayMs).then(() => query(...args)) : query(...args),
+      )
+    }
+  }
 }
 
 type Crash = (server: PostgresServer) => Promise<void>
@@ -151,6 +168,38 @@ describe('a server that is killed (SIGKILL) under load', () => {
     const { lost, back } = await crashRepeatedly(crashes, library, crashBackend)
     expect({ lost, back }).to.deep.equal({ lost: [], back: [] })
   }).timeout(60_000 + crashes * 15_000)
+
+  for (const kind of ['connection string', 'pool'] as const)
+    it(`acknowledges nothing that was lost before its flush, with a ${kind}`, async () => {
+      // The server writes asynchronous commits to disk after seconds only, and each flush comes four seconds late.
+      const server = await ownServer({ wal_writer_delay: '10s' }, true)
+      const config = { connectionString: server.url, Client: slowFlushClient(4_000) }
+      const pool = new pg.Pool(config)
+      pool.on('error', () => undefined)
+      const store = new PgStore(kind === 'pool' ? pool : config, { cache: false, cleanup: false })
+      store.on('warning', () => undefined)
+      const sids = ['a', 'b', 'c', 'd']
+      try {
+        await Promise.all(sids.map((sid) => store.set(sid, { n: 1 })))
+        // One goes alone, the others together.
+        const saving = Promise.allSettled(sids.map((sid) => store.set(sid, { n: 2 })))
+        await sleep(200)
+        await crashBackend(server)
+        const outcomes = await saving
+        await until(() =>
+          store.get('a').then(
+            () => true,
+            () => false,
+          ),
+        )
+        for (const [n, sid] of sids.entries())
+          if (outcomes[n]?.status === 'fulfilled') expect(await store.get(sid), sid).to.deep.equal({ n: 2 })
+      } finally {
+        await store.close()
+        await pool.end()
+        await server.stop()
+      }
+    })
 
   it('loses acknowledged changes if they are not flushed', () =>
     withoutLines(flushLines, async (faulty) => {
