@@ -13,7 +13,7 @@ import { ownServer, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 import type { PostgresServer } from '../support/postgres/server.js'
 
-const crashes = Number(process.env.CRASHES ?? 5)
+const crashes = Number(process.env.CRASHES ?? 3)
 const library = new URL('../../lib/index.js', import.meta.url).href
 const names = ['a', 'b']
 
