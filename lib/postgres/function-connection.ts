@@ -44,8 +44,15 @@ export class FunctionConnection implements Connection {
   }
 
   /** Each statement may run on another connection, so this only runs them in their order. */
-  transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
-    return work((statement, values) => this.query(statement, values))
+  async transaction<T>(
+    work: (query: Query) => Promise<T>,
+    _shouldCommit?: (result: T) => boolean,
+    afterCommit?: (query: Query) => Promise<unknown>,
+  ): Promise<T> {
+    const query: Query = (statement, values) => this.query(statement, values)
+    const result = await work(query)
+    await afterCommit?.(query)
+    return result
   }
 
   async end(): Promise<void> {}

@@ -8,15 +8,9 @@ export class LogFlusher {
   readonly #flush: () => Promise<unknown>
   #running: Promise<unknown> | undefined
   #next: Promise<void> | undefined
-  #covered = 0
 
   constructor(flush: () => Promise<unknown>) {
     this.#flush = flush
-  }
-
-  /** Whether no flush is running, not even that of a caller. */
-  get isIdle(): boolean {
-    return this.#running === undefined && this.#covered === 0
   }
 
   /** Resolves when everything that was committed before this call is flushed; rejects if that isn't known. */
@@ -28,19 +22,6 @@ export class LogFlusher {
     }
     this.#next ??= this.#running.then(startNext, startNext)
     return this.#next
-  }
-
-  /**
-   * Counts a flush that a caller runs itself, together with its change. It may first wait for the lock of a row, so no other
-   * flush waits for it.
-   */
-  async cover<T>(work: Promise<T>): Promise<T> {
-    this.#covered++
-    try {
-      return await work
-    } finally {
-      this.#covered--
-    }
   }
 
   async #start(): Promise<void> {

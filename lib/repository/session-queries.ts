@@ -91,14 +91,14 @@ export class SessionQueries {
   /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
   async write(writes: readonly Write[]): Promise<readonly Change[]> {
     const encoded = this.#codec === undefined ? writes : await this.#encodeAll(this.#codec, writes)
-    return this.#change(...this.#writeStatement(encoded), writes.length === 1)
+    return this.#change(...this.#writeStatement(encoded))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[]): Promise<readonly Change[]> {
     const encoded =
       this.#codec === undefined ? replacements : await this.#encodeAll(this.#codec, replacements)
-    return this.#change(...this.#replaceStatement(encoded), replacements.length === 1)
+    return this.#change(...this.#replaceStatement(encoded))
   }
 
   /**
@@ -109,13 +109,13 @@ export class SessionQueries {
     write: Write | Replacement,
     max: number,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
-    const { evict, lockUser } = this.#statements
+    const { evict, lockUser, flush } = this.#statements
     const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write])) as [
       Write | Replacement,
     ]
     const [statement, values] =
       'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
-    let mustFlush = false
+    let needsFlush = false
     let announced = 0
     const result = await this.#connection.transaction(
       async (query) => {
@@ -125,7 +125,7 @@ export class SessionQueries {
         ): Promise<readonly Change[]> => {
           const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
           if (this.#table.isDistributed) await this.#notify(query, rows)
-          mustFlush ||= rows[0]?.must_flush === true
+          needsFlush ||= mustFlush(rows)
           const result = toChanges(rows)
           announced += result.announced
           return result.changes
@@ -137,8 +137,9 @@ export class SessionQueries {
         return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
       },
       ({ written }) => written !== undefined,
+      // Without a name, so that no pooler can reject it: the transaction would be repeated.
+      async (query) => needsFlush && query({ ...flush, name: '' }, []),
     )
-    if (mustFlush) await this.#flusher.flush()
     if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
   }
@@ -177,9 +178,7 @@ export class SessionQueries {
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
   destroyAll(ids: readonly string[]): Promise<readonly Change[]> {
     const { destroyOne, destroyMany } = this.#statements
-    return ids.length === 1
-      ? this.#change(destroyOne, ids, true)
-      : this.#change(destroyMany, [joinValues(ids)])
+    return ids.length === 1 ? this.#change(destroyOne, ids) : this.#change(destroyMany, [joinValues(ids)])
   }
 
   /** The same for those that belong to this user. */
@@ -202,16 +201,12 @@ export class SessionQueries {
     }
   }
 
-  /** Resolves when the change is committed and flushed. `isLone`: no other call is in the statement. */
-  async #change(
-    statement: Statement,
-    values: readonly unknown[],
-    isLone = false,
-  ): Promise<readonly Change[]> {
+  /** Resolves when the change is committed and flushed. */
+  async #change(statement: Statement, values: readonly unknown[]): Promise<readonly Change[]> {
     const rows = await this.#redacting(values, () =>
       this.#table.isDistributed
         ? this.#commitDistributed(statement, values)
-        : this.#commit(statement, this.#withSuffix(values), isLone),
+        : this.#commit(statement, this.#withSuffix(values)),
     )
     const { changes, announced } = toChanges(rows)
     this.announced += announced
@@ -227,18 +222,20 @@ export class SessionQueries {
     })
   }
 
-  async #commit(statement: Statement, values: readonly unknown[], isLone: boolean): Promise<Row[]> {
+  /**
+   * The flush goes along on the connection that made the change. If the server crashes or fails over between the two, that
+   * connection is lost, and no flush on a new one can acknowledge a change that is lost.
+   */
+  async #commit(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
     const { pipeline } = this.#connection
-    if (!isLone || pipeline === undefined || !this.#table.canFlush || !this.#flusher.isIdle) {
+    if (pipeline === undefined || !this.#table.canFlush) {
       const rows = await this.#connection.query(statement, values)
-      if (rows[0]?.must_flush === true) await this.#flusher.flush()
+      if (mustFlush(rows)) await this.#flusher.flush()
       return rows
     }
-    // One round trip for both, so that a change without company doesn't wait for two.
-    const [rows, flushed] = await this.#flusher.cover(
-      pipeline(statement, values, this.#statements.flushIfAsked),
-    )
-    if (rows[0]?.must_flush !== true) return rows
+    const { flushIfAsked } = this.#statements
+    const [rows, flushed] = await pipeline.call(this.#connection, statement, values, flushIfAsked, mustFlush)
+    if (!mustFlush(rows)) return rows
     if (flushed instanceof Error) throw flushed
     // A pooler may have run the two on different connections.
     if (flushed[0]?.flushed !== true) await this.#flusher.flush()
@@ -269,6 +266,10 @@ export class SessionQueries {
       )
     }
   }
+}
+
+function mustFlush(rows: readonly Row[]): boolean {
+  return rows[0]?.must_flush === true
 }
 
 async function decode(codec: Codec, session: StoredSession): Promise<StoredSession> {

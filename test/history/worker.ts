@@ -41,7 +41,7 @@ class SlowFlushClient extends pg.Client {
     super(config)
     const query: (...args: unknown[]) => unknown = this.query.bind(this)
     const flushes = (statement: unknown): boolean =>
-      String(Reflect.get(Object(statement), 'text')).includes('pg_logical_emit_message')
+      String(Reflect.get(Object(statement), 'text')).includes('pg_logical_emit_message(')
     Reflect.set(this, 'query', (...args: unknown[]) =>
       flushes(args[0]) ? sleep(random() ** 3 * work.flushDelayMs).then(() => query(...args)) : query(...args),
     )

@@ -9,7 +9,7 @@ import { rejection } from '../helpers/rejection.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
-const emits = (text: string): boolean => text.includes('pg_logical_emit_message')
+const emits = (text: string): boolean => text.includes('pg_logical_emit_message(')
 const setsAsync = (text: string): boolean => text.includes(`set_config('synchronous_commit', 'off'`)
 
 describe('the flush of the log', () => {
