@@ -23,7 +23,7 @@ export interface Rate {
 }
 
 /** Microseconds for each call. */
-export interface ProcessorTime {
+interface ProcessorTime {
   readonly node: number
   /** That of PostgreSQL's processes or Redis. */
   readonly server: number
