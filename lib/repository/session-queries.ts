@@ -107,7 +107,15 @@ export class SessionQueries {
   /** Inserts sessions or replaces existing ones, except tombstones, and notifies of the changes. */
   async write(writes: readonly Write[]): Promise<Change[]> {
     const encoded = this.#codec === undefined ? writes : await this.#encodeAll(writes)
-    return this.#capByIdleTimeout(await this.#change(...this.#writeStatement(encoded), writes.length === 1))
+    const changes = await this.#change(...this.#writeStatement(encoded), writes.length === 1)
+    return this.#capByIdleTimeout(this.#underGivenIds(changes, writes))
+  }
+
+  /** An insert returns the id of the row: where there are raw ids, that may be the digest of the one it was given. */
+  #underGivenIds(changes: Change[], writes: readonly Write[]): Change[] {
+    if (!this.#table.hasRawIds) return changes
+    const given = new Map(writes.map(({ id }) => [`sha256:${handleOf(id)}`, id]))
+    return changes.map((change) => ({ ...change, id: given.get(change.id) ?? change.id }))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
@@ -132,21 +140,27 @@ export class SessionQueries {
         ? this.#replaceStatement(await this.#encodeAll([write]))
         : this.#writeStatement(await this.#encodeAll([write]))
     let mustFlush = false
-    const result = await this.#connection.transaction(
-      async (query) => {
-        const change = async (statement: Statement, values: readonly unknown[]): Promise<Change[]> => {
-          const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
-          if (this.#table.isDistributed) await this.#notify(query, rows)
-          mustFlush ||= rows[0]?.must_flush === true
-          return rows.map(toChange)
-        }
-        await query(lockUser, [this.#channel, write.userId])
-        const evicted = await change(evict, [write.id, write.userId, max])
-        const [written] = this.#capByIdleTimeout(await change(statement, values))
-        // If the session wasn't written, the transaction is rolled back, and with it the eviction.
-        return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
-      },
-      ({ written }) => written !== undefined,
+    const result = await retryIfMoved(() =>
+      this.#connection.transaction(
+        async (query) => {
+          const change = async (statement: Statement, values: readonly unknown[]): Promise<Change[]> => {
+            const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
+            if (this.#table.isDistributed) await this.#notify(query, rows)
+            mustFlush ||= rows[0]?.must_flush === true
+            return rows.map(toChange)
+          }
+          await query(lockUser, [this.#channel, write.userId])
+          const evicted = await change(evict, [write.id, write.userId, max])
+          const changes = this.#underGivenIds(await change(statement, values), [write])
+          const [written] = this.#capByIdleTimeout(changes)
+          // If the session wasn't written, the transaction is rolled back, and with it the eviction.
+          return {
+            written,
+            evicted: written === undefined && this.#connection.isTransactional ? [] : evicted,
+          }
+        },
+        ({ written }) => written !== undefined,
+      ),
     )
     if (mustFlush) await this.#flusher.flush()
     return result
@@ -209,21 +223,6 @@ export class SessionQueries {
     return this.#change(this.#statements.destroyOf, [joinValues(ids), userId])
   }
 
-  /**
-   * Renames the row that older software wrote under a raw id to the id's digest. If there is a row of each, deletes the one
-   * under the raw id.
-   */
-  async hashRawId(raw: string, id: string): Promise<void> {
-    const { hashRawId } = this.#statements
-    try {
-      await this.#connection.query(hashRawId, [raw, id])
-    } catch (error) {
-      // A unique violation: another request has just inserted the digest's row. The statement now deletes the raw one.
-      if (codeOf(error) !== '23505') throw error
-      await this.#connection.query(hashRawId, [raw, id])
-    }
-  }
-
   /** Resolves when the change is committed and flushed. `isLone`: no other call is in the statement. */
   async #change(statement: Statement, values: readonly unknown[], isLone = false): Promise<Change[]> {
     if (!this.#table.isDistributed) {
@@ -276,7 +275,7 @@ export class SessionQueries {
   /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */
   async #redacting<T>(values: readonly unknown[], work: () => Promise<T>): Promise<T> {
     try {
-      return await work()
+      return await retryIfMoved(work)
     } catch (error) {
       throw redact(
         error,
@@ -292,4 +291,17 @@ async function decode(codec: Codec, session: StoredSession): Promise<StoredSessi
 
 function toError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error))
+}
+
+/** How often a statement is tried again because a row that it waited for was moved to another partition. */
+const maxMoves = 3
+
+/** When an id is replaced by its digest, its row may move to another partition, which a statement can't follow. */
+async function retryIfMoved<T>(work: () => Promise<T>): Promise<T> {
+  for (let moves = 0; ; moves++)
+    try {
+      return await work()
+    } catch (error) {
+      if (moves === maxMoves || codeOf(error) !== '40001') throw error
+    }
 }

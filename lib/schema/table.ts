@@ -8,8 +8,15 @@ export interface Table {
   /** Schema and table, quoted. */
   readonly name: string
   readonly columns: ReadonlySet<string>
-  /** There may be rows with raw ids although `hashIds` is on: koa-pg-session wrote them. */
+  /**
+   * There may be rows under raw ids as well as under digests. Statements are given raw ids then and find both; otherwise they
+   * are given what the column `id` holds.
+   */
   readonly hasRawIds: boolean
+  /** New sessions are stored under raw ids, as processes that know no digests use the table too. */
+  readonly insertsRawIds: boolean
+  /** Raw ids aren't replaced by digests: koa-pg-session, which knows no digests, may still use the table. */
+  readonly keepsRawIds: boolean
   /** Changes made outside the store send notifications. */
   readonly hasTriggers: boolean
   /** Citus distributes the rows over several servers. */

@@ -9,8 +9,8 @@ import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
 import { TouchBuffer } from '../repository/touch-buffer.js'
 import { hashStoredIds } from '../schema/hash-ids.js'
-import { ensureTable } from '../schema/migrate.js'
-import { psqlCommand } from '../schema/table.js'
+import { ensureTable, inspectIds } from '../schema/migrate.js'
+import { psqlCommand, type Table } from '../schema/table.js'
 import { createUserIndex } from '../schema/user-index.js'
 import { Sweeper } from '../sweeper/sweeper.js'
 import { SetupError } from '../types/errors.js'
@@ -26,6 +26,9 @@ import { cacheDefaults } from './options.js'
 
 /** Another try at an upgrade that a lock on the table prevented. */
 const upgradeRetryMs = 60_000
+
+/** How often to look whether raw ids may be replaced by digests. */
+const watchIdsMs = 60_000
 
 /** A scheduled sweep is skipped if any instance has swept within this time. */
 const recentSweepMs = 300_000
@@ -151,8 +154,9 @@ export class Lifecycle {
     cache?.clear()
     this.#components = components
     if (table.isLocked) this.#retryUpgrade()
-    if (table.hasRawIds && settings.create)
+    if (table.hasRawIds && settings.create && settings.hashIds && !table.keepsRawIds)
       this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, warn)
+    if (table.insertsRawIds && table.hasRawIds) this.#watchIds(table)
     if (table.lacksUserIndex) this.#createUserIndex()
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
@@ -217,6 +221,19 @@ export class Lifecycle {
     }, upgradeRetryMs)
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
+  }
+
+  /** Sets up again once the table is recorded to hold digests, so that this process no longer inserts raw ids. */
+  #watchIds({ insertsRawIds, keepsRawIds }: Table): void {
+    const timer = setInterval(async () => {
+      const now = await inspectIds(this.connection, this.settings).catch(() => undefined)
+      if (now === undefined || this.operations.isClosed) return
+      if (now.insertsRawIds === insertsRawIds && now.keepsRawIds === keepsRawIds) return
+      clearInterval(timer)
+      this.#attemptSetup().catch((error) => this.#warn(error))
+    }, watchIdsMs)
+    timer.unref()
+    this.#stop.signal.addEventListener('abort', () => clearInterval(timer), { once: true })
   }
 
   /** Until it is there, a user's sessions are found by a scan. */

@@ -356,7 +356,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   /** Runs what concerns one session, under the id that the table has for it. */
   async #onSession<T>(
     sid: string,
-    { storedId }: SessionIds,
+    { digest, storedId }: SessionIds,
     verb: string,
     work: (components: Components, id: string) => Promise<T>,
     secret = '',
@@ -366,12 +366,10 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     const { operations } = this.#lifecycle
     const run = async (): Promise<T> => {
       const components = this.#lifecycle.components ?? (await this.#lifecycle.ready())
-      if (components.table.hasRawIds && storedId !== sid) {
-        const raw = rawId(sid)
-        if (raw !== undefined) await components.queries.hashRawId(raw, storedId)
-      }
-      return work(components, storedId)
+      const { hasRawIds, insertsRawIds } = components.table
+      const raw = hasRawIds || insertsRawIds ? rawId(sid) : undefined
+      return work(components, raw ?? `sha256:${digest}`)
     }
-    return operations.run(`${verb} the session`, run, [sid, storedId, secret])
+    return operations.run(`${verb} the session`, run, [sid, `sha256:${digest}`, secret])
   }
 }

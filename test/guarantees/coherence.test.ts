@@ -348,6 +348,8 @@ describe('instances on one table', () => {
       name: '"public"."session"',
       columns,
       hasRawIds: false,
+      insertsRawIds: false,
+      keepsRawIds: false,
       hasTriggers: false,
       isDistributed: true,
       canFlush: false,

@@ -1,11 +1,12 @@
 // koa-pg-store migrate: creates or upgrades the table, or prints the SQL for that, and re-encrypts its sessions.
 import { resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { readCodec } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
 import { hashAllIds } from '../../schema/hash-ids.js'
-import { ensureTable, recordHashed, upgradeStatement } from '../../schema/migrate.js'
-import { qualifiedName } from '../../schema/table.js'
+import { ensureTable, recordHashed, recordRaw, upgradeStatement } from '../../schema/migrate.js'
+import { qualifiedName, type Table } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Codec } from '../../types/options.js'
 import type { Settings } from '../../types/settings.js'
@@ -64,7 +65,9 @@ Options:
     }
     const warnings: string[] = []
     const table = await ensureTable(connection, settings, ({ message }) => warnings.push(message))
-    const hashedIds = values['to-hashed-ids'] ? await hashIds(connection, settings, terminal) : 0
+    const isDone = !table.hasRawIds && !table.insertsRawIds
+    const hashedIds =
+      values['to-hashed-ids'] && !isDone ? await hashIds(connection, settings, table, terminal) : 0
     const reencrypted =
       codec &&
       (await reencryptAll(connection, table, codec, (done, { written }) =>
@@ -111,13 +114,21 @@ function printSql(terminal: Terminal, settings: Settings, { json }: Context['val
 }
 
 /** Resolves with the number of ids that were replaced by digests. */
-async function hashIds(connection: Connection, settings: Settings, terminal: Terminal): Promise<number> {
+async function hashIds(
+  connection: Connection,
+  settings: Settings,
+  { keepsRawIds }: Table,
+  terminal: Terminal,
+): Promise<number> {
   const { signal } = new AbortController()
   const onProgress = (done: number): void => terminal.progress(done, 'of the table searched for raw ids')
+  if (keepsRawIds) await recordRaw(connection, settings)
   let total = 0
-  // Again until no raw id is found: another process may have inserted one behind the first pass.
-  for (let hashed = 1; hashed > 0; total += hashed)
+  // Again until no raw id is found: another process may have inserted one behind the first pass, or have locked a row.
+  for (let hashed = 1, passes = 0; hashed > 0; total += hashed, passes++) {
+    if (passes > 0) await sleep(Math.min(passes * 100, 5_000))
     hashed = await hashAllIds(connection, settings, signal, onProgress)
+  }
   await recordHashed(connection, settings)
   return total
 }

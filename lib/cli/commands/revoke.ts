@@ -48,10 +48,10 @@ is not an error.`,
     const { handle, userId } = readSelection(context)
     const settings = readOptions({ ...options, create: false })
     const existing = await ensureTable(connection, settings, () => undefined)
-    // Handles are compared with stored ids as they are, so it doesn't matter which of them are raw.
-    const table: Table = { ...existing, hasRawIds: true }
+    // It isn't known whether the application has hashIds: false.
+    const table: Table = { ...existing, insertsRawIds: true }
     const channel = channelOf(settings)
-    const statements = new SessionStatements(table, { ...settings, hashIds: false }, channel)
+    const statements = new SessionStatements(table, settings, channel)
     let total = 0
     let done = 0
     const registry = new SessionRegistry({
@@ -59,7 +59,6 @@ is not an error.`,
       table,
       queries: new SessionQueries(connection, table, channel, statements),
       activeCondition: statements.activeCondition,
-      hashIds: true,
       codec: undefined,
       onDestroyed: ({ length }) => {
         done += length
