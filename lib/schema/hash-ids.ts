@@ -11,8 +11,12 @@ import { qualifiedName, substituteVariables } from './table.js'
 /** About 2,000 sessions: few enough that requests don't wait long for their rows. */
 const pagesPerBatch = 128
 
-/** The pause after a pass that found raw ids, or failed: another process may write more, or an error may go away. */
-const retryMs = 60_000
+/**
+ * The pause after a pass that found raw ids, or failed: another process may write more, or an error may go away. Doubled each
+ * time, up to the maximum.
+ */
+const minRetryMs = 1_000
+const maxRetryMs = 60_000
 
 /** The pause after a pass that found none: a store with `hashIds: false` may still write some. */
 const idleMs = 3_600_000
@@ -35,6 +39,7 @@ export async function hashStoredIds(
 ): Promise<void> {
   let recorded = false
   let lastProblem = ''
+  let retryMs = minRetryMs
   for (let idle = 0; idle < idlePasses && !signal.aborted; ) {
     let found: number | undefined
     try {
@@ -47,13 +52,14 @@ export async function hashStoredIds(
     } catch (error) {
       if (signal.aborted) return
       const problem = messageOf(error)
-      if (problem !== lastProblem)
-        warn(new Error(`can't hash all session ids yet, trying again every minute: ${problem}`))
+      if (problem !== lastProblem) warn(new Error(`can't hash all session ids yet, trying again: ${problem}`))
       lastProblem = problem
     }
     idle = found === 0 ? idle + 1 : 0
+    const pauseMs = found === 0 ? idleMs : retryMs
+    retryMs = found === 0 ? minRetryMs : Math.min(2 * retryMs, maxRetryMs)
     // Aborting rejects the pause, which ends the loop without an error.
-    await sleep(found === 0 ? idleMs : retryMs, undefined, { signal, ref: false }).catch(() => undefined)
+    await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => undefined)
   }
 }
 

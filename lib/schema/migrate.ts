@@ -81,21 +81,21 @@ export async function ensureTable(
     // If the upgrade lacked a right or a lock, that is the problem to report, not what it would have fixed.
     if (found.length > 0 && refusalCodes.has(codeOf(upgradeError) ?? '')) throw upgradeError
     if (found.length > 0) throw new SetupError(`${name} can't be used: ${found.join('; ')}`)
+    const forms = idForms(state, settings)
+    const notes: string[] = []
     const stillMissing = settings.create ? missing(state) : []
     if (stillMissing.length > 0) {
       const advice =
         upgradeError === undefined
           ? `at a quiet time, run ${psqlCommand('004-expiry', settings)}`
           : hint(upgradeError, settings)
-      warn(new SetupError(`${name} is used as it is, without ${stillMissing.join(', ')}: ${advice}`))
+      notes.push(`is used as it is, without ${stillMissing.join(', ')}: ${advice}`)
     }
-    const forms = idForms(state, settings)
     if (forms.keepsRawIds && settings.hashIds)
-      warn(
-        new SetupError(
-          `${name} keeps raw session ids, as koa-pg-session may still use it: when no process with koa-pg-session is left, run as the owner: ${toHashedIds(settings)}`,
-        ),
+      notes.push(
+        `keeps raw session ids, as koa-pg-session may still use it: when no process with koa-pg-session is left, run as the owner: ${toHashedIds(settings)}`,
       )
+    if (notes.length > 0) warn(new SetupError(`${name} ${notes.join('; and ')}`))
     if (!settings.hashIds && state.hasHashedIds)
       warn(new SetupError(`${name} holds digests of session ids, so the option hashIds: false has no effect`))
     if (state.emitMessage?.isAllowed !== true) warn(new SetupError(slowCommits(state)))
