@@ -19,6 +19,7 @@ declare module './stores/pg-store.js' {
     export import DatabaseError = names.DatabaseError
     export import DecodeError = names.DecodeError
     export import EncodeError = names.EncodeError
+    export import decodeOnly = names.decodeOnly
     export import encrypted = names.encrypted
     export import MemoryStore = names.MemoryStore
     export import sessionKey = names.sessionKey

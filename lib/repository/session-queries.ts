@@ -1,5 +1,6 @@
 // Runs every statement of a request's path: joins concurrent calls into batches, and notifies of what they change.
-import { fromColumn, toColumn } from '../codec/codec.js'
+import { fromColumn, plainToColumn, toColumn } from '../codec/codec.js'
+import { isSealedJson } from '../codec/seal.js'
 import { payloads } from '../notifications/payload.js'
 import type { Connection, Query, Statement } from '../postgres/connection.js'
 import { joinValues } from '../postgres/sql-params.js'
@@ -97,7 +98,8 @@ export class SessionQueries {
       : this.#run(readMany, [joinValues(idsOf(calls))]))
     const sessions = rows.map(toStoredSession)
     const codec = this.#codec
-    if (codec === undefined) return inOrderOfCalls(calls, sessions)
+    if (codec === undefined && !sessions.some(({ json }) => isSealedJson(json)))
+      return inOrderOfCalls(calls, sessions)
     // A session that can't be decoded rejects its own read alone.
     const decoded = await Promise.all(sessions.map((session) => decode(codec, session).catch(toError)))
     const byId = new Map(sessions.map(({ id }, n) => [id, decoded[n]]))
@@ -106,7 +108,7 @@ export class SessionQueries {
 
   /** Inserts sessions or replaces existing ones, except tombstones, and notifies of the changes. */
   async write(writes: readonly Write[]): Promise<Change[]> {
-    const encoded = this.#codec === undefined ? writes : await this.#encodeAll(writes)
+    const encoded = await this.#encodeAll(writes)
     const changes = await this.#change(...this.#writeStatement(encoded), writes.length === 1)
     return this.#capByIdleTimeout(this.#underGivenIds(changes, writes))
   }
@@ -120,7 +122,7 @@ export class SessionQueries {
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[]): Promise<Change[]> {
-    const encoded = this.#codec === undefined ? replacements : await this.#encodeAll(replacements)
+    const encoded = await this.#encodeAll(replacements)
     return this.#capByIdleTimeout(
       await this.#change(...this.#replaceStatement(encoded), replacements.length === 1),
     )
@@ -168,7 +170,10 @@ export class SessionQueries {
 
   async #encodeAll<T extends Write>(writes: readonly T[]): Promise<readonly T[]> {
     const codec = this.#codec
-    if (codec === undefined) return writes
+    if (codec === undefined) {
+      for (const { json } of writes) plainToColumn(json)
+      return writes
+    }
     const encode = async (write: T): Promise<T> => ({
       ...write,
       json: await toColumn(codec, write.json, { id: handleOf(write.id) }),
@@ -285,7 +290,7 @@ export class SessionQueries {
   }
 }
 
-async function decode(codec: Codec, session: StoredSession): Promise<StoredSession> {
+async function decode(codec: Codec | undefined, session: StoredSession): Promise<StoredSession> {
   return { ...session, json: await fromColumn(codec, session.json, { id: handleOf(session.id) }) }
 }
 

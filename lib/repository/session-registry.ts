@@ -239,8 +239,7 @@ export class SessionRegistry {
 
   /** The JSON of a row's session. */
   async #decode({ id, session }: Row): Promise<string> {
-    const { codec } = this.#options
-    return codec ? fromColumn(codec, session as string, { id: handleOf(id as string) }) : (session as string)
+    return fromColumn(this.#options.codec, session as string, { id: handleOf(id as string) })
   }
 }
 

@@ -1,9 +1,16 @@
 // The SQL of every statement of a request's path, each for one session or for many. Pure.
+import { unsealedSql } from '../codec/seal.js'
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
 import { maxBatchSize } from './batching.js'
 import { asyncCommitSql } from './flush-sql.js'
+
+/** The options that the statements depend on. */
+export interface StatementOptions extends ExpiryLimits {
+  /** Without a codec, nothing is written over a session that a codec has encoded, unless that version was read. */
+  readonly codec?: unknown
+}
 
 /** How long a tombstone stays, so that a save in flight can't bring a destroyed session back. */
 const tombstoneInterval = `interval '1 hour'`
@@ -27,10 +34,10 @@ const touchColumns = [
 
 export class SessionStatements {
   readonly #table: Table
-  readonly #options: ExpiryLimits
+  readonly #options: StatementOptions
   readonly #channel: string
 
-  constructor(table: Table, options: ExpiryLimits, channel: string) {
+  constructor(table: Table, options: StatementOptions, channel: string) {
     this.#table = table
     this.#options = options
     this.#channel = channel
@@ -94,7 +101,7 @@ export class SessionStatements {
       user(', user_id = excluded.user_id') +
       at(', last_access = excluded.last_access') +
       version(', version = greatest(excluded.version, t.version + 1)') +
-      ` where t.session is not null returning t.id, ${outcome}`
+      ` where t.session is not null${this.#unsealed} returning t.id, ${outcome}`
     )
   }
 
@@ -123,7 +130,8 @@ export class SessionStatements {
       ) +
       version(`, version = greatest(${versionNow}, t.version + 1)`) +
       ` from ${source} where ${this.#matches('t')} and t.session is not null` +
-      version(' and (u.base_version is null or t.version = u.base_version)') +
+      (version(` and (t.version = u.base_version or u.base_version is null${this.#unsealed})`) ||
+        this.#unsealed) +
       ` returning u.id, ${outcome}`
     )
   }
@@ -189,6 +197,10 @@ export class SessionStatements {
    */
   #matches(row: 's' | 't'): string {
     return this.#table.hasRawIds ? `${row}.id in (u.id, ${hashedIdSql('u.id')})` : `${row}.id = u.id`
+  }
+
+  get #unsealed(): string {
+    return this.#options.codec === undefined ? ` and ${unsealedSql('t.session')}` : ''
   }
 
   /** The id under which a session is inserted or replaced, and the order in which rows are locked. */

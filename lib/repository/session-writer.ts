@@ -25,6 +25,7 @@ export interface SaveResult extends Change {
 
 export interface SessionWriterOptions {
   readonly queries: SessionQueries
+  readonly codec?: unknown
   readonly concurrency: 'merge' | 'last-write' | 'reject'
   readonly maxSessionsPerUser: number | undefined
   readonly userIdOf: (session: Session) => string | undefined
@@ -60,8 +61,11 @@ export class SessionWriter {
   }
 
   /** Saves a session. Resolves with `undefined` if it no longer exists, and nothing was written. */
-  save(request: SaveRequest): Promise<SaveResult | undefined> {
-    return this.#saves.add(request.id, request)
+  async save(request: SaveRequest): Promise<SaveResult | undefined> {
+    const saved = await this.#saves.add(request.id, request)
+    // Nothing is written over what a codec has encoded that this store doesn't have: the read rejects.
+    if (saved === undefined && this.#options.codec === undefined) await this.#options.queries.read(request.id)
+    return saved
   }
 
   async #saveAll(calls: readonly BatchCall<SaveRequest>[]): Promise<readonly Outcome[]> {

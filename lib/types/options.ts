@@ -220,11 +220,18 @@ export interface CodecContext {
  *
  * @example
  * const signed: Codec = {
+ *   name: 'signed',
  *   encode: (value, { id }) => ({ value, signature: sign(value, id) }),
  *   decode: (stored, { id }) => verify(stored, id),
  * }
  */
 export interface Codec {
+  /**
+   * Stored with each session that the codec changes, as `{ '~codec': name, value }`, so that a store without the codec doesn't
+   * take it for a session. Needed for `decodeOnly`.
+   * @default ''
+   */
+  readonly name?: string | undefined
   encode(value: object, context: CodecContext): object | PromiseLike<object>
   decode(value: object, context: CodecContext): object | PromiseLike<object>
 }
