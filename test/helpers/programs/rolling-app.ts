@@ -129,7 +129,7 @@ async function run(config: RollingConfig): Promise<void> {
     try {
       if (n % 20 === 0) {
         const sid = `koa:sess:${name}-${n}`
-        await store.set(sid, { user: sid, text: 'x'.repeat(300), [name]: 1 })
+        await store.set(sid, { user: sid, padding: 'x'.repeat(300), [name]: 1 })
         counts[sid] = 1
         own.add(sid)
         created++
@@ -140,7 +140,8 @@ async function run(config: RollingConfig): Promise<void> {
       const chosen = new Set(
         Array.from({ length: 4 }, () => sids[Math.floor(Math.random() * sids.length)] as string),
       )
-      await Promise.all([...chosen].map(visit))
+      for (const visited of await Promise.allSettled([...chosen].map(visit)))
+        if (visited.status === 'rejected') throw visited.reason
     } catch (error) {
       errors.add(String(error).slice(0, 200))
       await sleep(5)
