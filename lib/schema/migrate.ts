@@ -103,6 +103,7 @@ export async function ensureTable(
       name,
       columns: usableColumns(state),
       ...forms,
+      suitsOldSoftware: state.suitsOldSoftware,
       hasTriggers: state.enabledTriggers === expectedTriggers,
       isDistributed: state.isDistributed,
       canFlush: state.emitMessage?.isAllowed === true && !state.isDistributed,

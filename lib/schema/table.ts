@@ -17,6 +17,8 @@ export interface Table {
   readonly insertsRawIds: boolean
   /** Raw ids aren't replaced by digests: koa-pg-session, which knows no digests, may still use the table. */
   readonly keepsRawIds: boolean
+  /** koa-pg-session can insert into it, and may have. */
+  readonly suitsOldSoftware: boolean
   /** Changes made outside the store send notifications. */
   readonly hasTriggers: boolean
   /** Citus distributes the rows over several servers. */

@@ -8,6 +8,7 @@ import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
 import { TouchBuffer } from '../repository/touch-buffer.js'
+import { fillUserIds } from '../repository/user-fill.js'
 import { hashStoredIds } from '../schema/hash-ids.js'
 import { ensureTable, inspectIds } from '../schema/migrate.js'
 import { psqlCommand, type Table } from '../schema/table.js'
@@ -63,6 +64,7 @@ export class Lifecycle {
   #setup: Promise<Components> | undefined
   #isScheduled = false
   #hashing: Promise<void> | undefined
+  #fillingUsers: Promise<void> | undefined
   #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
@@ -157,6 +159,10 @@ export class Lifecycle {
     if (table.hasRawIds && settings.create && settings.hashIds && !table.keepsRawIds)
       this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, warn)
     if (table.insertsRawIds && table.hasRawIds) this.#watchIds(table)
+    if (table.suitsOldSoftware)
+      this.#fillingUsers ??= fillUserIds(connection, table, settings, this.#stop.signal).catch((error) =>
+        warn(new Error(`the users of existing sessions could not be found: ${messageOf(error)}`)),
+      )
     if (table.lacksUserIndex) this.#createUserIndex()
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
@@ -190,7 +196,7 @@ export class Lifecycle {
     await this.#sweeper.stop()
     await this.operations.drained()
     await this.touches.stop()
-    await Promise.allSettled([this.#setup, this.#hashing])
+    await Promise.allSettled([this.#setup, this.#hashing, this.#fillingUsers])
     this.trust.stop()
     await this.connection.end()
   }

@@ -114,7 +114,8 @@ export interface PgStoreOptions {
   maxAttributeBytes?: number | undefined
   /**
    * Store SHA-256 digests of session ids, so that whoever reads the table can't take over a session. Use `false` for a table
-   * that `koa-pg-session` uses as well. Switching a table from `true` to `false` signs all users out.
+   * that `koa-pg-session` uses as well. Stores with either find all sessions of a table. On a table of digests, `false` has no
+   * effect.
    * @default true
    */
   hashIds?: boolean | undefined

@@ -350,6 +350,7 @@ describe('instances on one table', () => {
       hasRawIds: false,
       insertsRawIds: false,
       keepsRawIds: false,
+      suitsOldSoftware: false,
       hasTriggers: false,
       isDistributed: true,
       canFlush: false,

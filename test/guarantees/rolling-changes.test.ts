@@ -123,12 +123,7 @@ describe('a rolling change of options', function () {
 
     describe(cache === false ? 'without a cache' : 'with a cache', () => {
       it('begins to encrypt, and ends, without signing anyone out', () =>
-        expectSmooth([
-          step(),
-          step(reading(old)),
-          step({ ...old, allowPlain: true }),
-          step(reading(old)),
-        ]))
+        expectSmooth([step(), step(reading(old)), step({ ...old, allowPlain: true }), step(reading(old))]))
 
       it('changes keys without signing anyone out', () =>
         expectSmooth([step(old), step(both), step(current)]))

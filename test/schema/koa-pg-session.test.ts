@@ -2,6 +2,7 @@ import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { digestOf } from '../../lib/session/session-id.js'
+import { run } from '../helpers/command.js'
 import { message, start } from '../helpers/processes.js'
 import { rejection } from '../helpers/rejection.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
@@ -320,6 +321,29 @@ describe('a table of koa-pg-session', () => {
       expect((await rejection(store.setup())).message).to.match(
         /maxLifetime needs the column created_at: run psql -v schema=public -v table=session -f node_modules\/koa-pg-store\/sql\/003-columns.sql/,
       )
+    })
+  })
+
+  it('gets the users of its sessions in the background, so that destroySessionsOf finds them', async () => {
+    const url = await oldTable('timestamptz', 0)
+    await sql(
+      url,
+      `insert into session (id, expiry, session) select 'koa:sess:' || n, now() + '1 hour',
+         json_build_object('account', json_build_object('mail', 'user ' || n % 3)) from generate_series(1, 450) n;
+       insert into session (id, expiry, session) values ('koa:sess:anonymous', now() + '1 hour', '{"n": 1}'), ('koa:sess:array', now() + '1 hour', '[]')`,
+    )
+    const userId = ({ account }: Record<string, unknown>): string | undefined =>
+      account === undefined ? undefined : (Reflect.get(Object(account), 'mail') as string)
+    await withStore(url, { hashIds: false, userId }, async (store) => {
+      await store.setup()
+      await until(async () => (await store.sessionsOf('user 1')).length === 150)
+      await until(async () => (await store.sessionsOf('user 2')).length === 150)
+      expect(await store.destroySessionsOf('user 1')).to.equal(150)
+      expect(await store.get('koa:sess:1')).to.equal(undefined)
+      expect(await store.get('koa:sess:anonymous')).to.deep.equal({ n: 1 })
+      const { out } = await run(url, 'doctor', '--raw-ids')
+      expect(out).to.match(/users: 300 of 302 active sessions belong to a user/)
+      expect(out).to.match(/ids: 453 raw, to be replaced by digests/)
     })
   })
 })

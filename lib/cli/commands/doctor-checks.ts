@@ -37,6 +37,8 @@ const notificationTimeoutMs = 3_000
 const disconnectTimeoutMs = 1_000
 const maxQueueUsage = 0.5
 const minBloatedRows = 10_000
+/** Counting reads the whole table. */
+const countTimeoutMs = 60_000
 /** Enough expired rows to see that no sweep runs. */
 const maxOverdueRows = 1_000
 
@@ -160,6 +162,47 @@ export const checkIndexes: TableCheck = async ({ connection, settings }) => {
       'indexes',
       `${names.join(', ')}: on a column that changes often, which makes every touch expensive`,
       names.map((name) => `drop index concurrently ${pg.escapeIdentifier(name)}`).join('; '),
+    ),
+  ]
+}
+
+/** Whether all ids are digests, and how far the background work on a table of koa-pg-session is. */
+export const checkIds: TableCheck = async (
+  { connection },
+  { name, hasRawIds, keepsRawIds, insertsRawIds },
+) => {
+  if (!hasRawIds && !insertsRawIds) return [ok('ids', 'all ids are digests')]
+  const [row] = await connection.query(
+    `select count(*)::float8 as raw from ${name} where not (id like 'sha256:%' and length(id) = 50)`,
+    [],
+    countTimeoutMs,
+  )
+  const raw = number(row?.raw as number)
+  if (keepsRawIds)
+    return [
+      note(
+        'ids',
+        `${raw} raw, and kept, as koa-pg-session may still use the table`,
+        'when no process with koa-pg-session is left, run koa-pg-store migrate --to-hashed-ids as the table’s owner',
+      ),
+    ]
+  if (row?.raw === 0) return [ok('ids', 'all ids are digests')]
+  const advice =
+    'stores with hashIds: true replace them in the background, or run koa-pg-store migrate --to-hashed-ids'
+  return [note('ids', `${raw} raw, to be replaced by digests`, insertsRawIds ? undefined : advice)]
+}
+
+export const checkUsers: TableCheck = async ({ connection }, { name, columns }) => {
+  if (!columns.has('user_id')) return []
+  const [row] = await connection.query(
+    `select count(*)::float8 as active, count(user_id)::float8 as assigned from ${name} where session is not null and expiry > now()`,
+    [],
+    countTimeoutMs,
+  )
+  return [
+    ok(
+      'users',
+      `${number(row?.assigned as number)} of ${number(row?.active as number)} active sessions belong to a user`,
     ),
   ]
 }

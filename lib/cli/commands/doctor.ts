@@ -7,12 +7,14 @@ import {
   type Check,
   checkClocks,
   checkConnection,
+  checkIds,
   checkIndexes,
   checkNotifications,
   checkServer,
   checkSweeps,
   checkTable,
   checkTriggers,
+  checkUsers,
   checkVacuum,
   type Finding,
 } from './doctor-checks.js'
@@ -22,6 +24,8 @@ const serverChecks: Record<string, Check> = { server: checkServer, clocks: check
 const tableChecks = {
   notifications: checkNotifications,
   triggers: checkTriggers,
+  ids: checkIds,
+  users: checkUsers,
   indexes: checkIndexes,
   autovacuum: checkVacuum,
   sweeps: checkSweeps,
