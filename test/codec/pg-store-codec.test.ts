@@ -177,6 +177,37 @@ describe('a store with a codec', () => {
       },
     ))
 
+  for (const codec of [
+    encrypted({ keys: [current] }),
+    compressed({ over: 1 }),
+    { name: 'own', encode: () => ({ n: 2 }), decode: () => ({ n: 1 }) },
+  ])
+    it(`is needed to read or replace what it has encoded: ${codec.name}`, async () => {
+      const padding = 'x'.repeat(1_000)
+      await withStore({ codec }, (store) => store.set('x', { n: 1, padding }))
+      const before = await column()
+      for (const concurrency of ['merge', 'last-write'] as const)
+        await withStore({ concurrency }, async (store) => {
+          const outcomes = await Promise.allSettled([
+            store.get('x'),
+            store.set('x', { n: 3 }),
+            store.set('y', { n: 4 }),
+            store.sessionsOf('nobody'),
+          ])
+          expect(outcomes.map(({ status }) => status)).to.deep.equal([
+            'rejected',
+            'rejected',
+            'fulfilled',
+            'fulfilled',
+          ])
+          for (const outcome of outcomes.slice(0, 2))
+            expect(Reflect.get(outcome, 'reason')).to.have.property('name', 'DecodeError')
+          await store.destroy('y')
+          await sql(url, `delete from session where session is null`)
+        })
+      expect(await column()).to.equal(before)
+    })
+
   it('refuses a codec that lacks a method', () => {
     for (const codec of [{}, null, [compressed({}), 1]])
       expect(() => new PgStore('postgres://x', { codec: codec as never })).to.throw(
