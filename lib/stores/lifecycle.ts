@@ -63,6 +63,7 @@ export class Lifecycle {
   #components: Components | undefined
   #setup: Promise<Components> | undefined
   #isScheduled = false
+  #idWatch: NodeJS.Timeout | undefined
   #hashing: Promise<void> | undefined
   #fillingUsers: Promise<void> | undefined
   #indexing: Promise<void> | undefined
@@ -231,6 +232,7 @@ export class Lifecycle {
 
   /** Sets up again once the table is recorded to hold digests, so that this process no longer inserts raw ids. */
   #watchIds({ insertsRawIds, keepsRawIds }: Table): void {
+    clearInterval(this.#idWatch)
     const timer = setInterval(async () => {
       const now = await inspectIds(this.connection, this.settings).catch(() => undefined)
       if (now === undefined || this.operations.isClosed) return
@@ -238,6 +240,7 @@ export class Lifecycle {
       clearInterval(timer)
       this.#attemptSetup().catch((error) => this.#warn(error))
     }, watchIdsMs)
+    this.#idWatch = timer
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearInterval(timer), { once: true })
   }
