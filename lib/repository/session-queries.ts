@@ -1,4 +1,4 @@
-// Runs every statement of a request's path: joins concurrent calls into batches, and notifies of what they change.
+// Runs every statement of a request's path, and announces and flushes what it changes.
 import { fromColumn, plainToColumn, toColumn } from '../codec/codec.js'
 import { isSealedJson } from '../codec/seal.js'
 import { payloads } from '../notifications/payload.js'
@@ -8,21 +8,19 @@ import type { Table } from '../schema/table.js'
 import { handleOf, separator } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
-import { type BatchCall, Batcher } from '../util/batcher.js'
+import { Batcher } from '../util/batcher.js'
 import { codeOf, redact } from '../util/driver-errors.js'
 import { batching } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
 import {
   type Change,
-  idsOf,
-  inOrderOfCalls,
   notifiedChanges,
   type Replacement,
   replacementValues,
-  toChange,
+  toChanges,
   toColumns,
-  toStoredSession,
+  toStoredSessions,
   type Write,
   writeValues,
 } from './row-mapper.js'
@@ -30,47 +28,39 @@ import type { SessionStatements } from './session-statements.js'
 import type { Touch } from './touch-buffer.js'
 
 export interface SessionQueriesOptions {
+  readonly codec?: Codec | undefined
   /** Returns a suffix for the payload of the next notification: a heartbeat of this process's listener, or nothing. */
   readonly payloadSuffix?: () => string
-  readonly idleTimeout?: number | undefined
-  readonly codec?: Codec | undefined
 }
 
 export class SessionQueries {
   readonly #connection: Connection
   readonly #table: Table
   readonly #channel: string
-  readonly #idleTimeoutMs: number
   readonly #codec: Codec | undefined
   readonly #statements: PreparedStatements
-  readonly #reads: Batcher<undefined, StoredSession | undefined>
-  readonly #destroys: Batcher<undefined, Change | undefined>
   readonly #touches: Batcher<Touch, undefined>
   readonly #flusher: LogFlusher
   readonly #payloadSuffix: () => string
   readonly #notifiesInline: boolean
+  /** The number of changes that other processes were notified of. */
+  announced = 0
 
   constructor(
     connection: Connection,
     table: Table,
     channel: string,
     statements: SessionStatements,
-    { idleTimeout = Number.POSITIVE_INFINITY, codec, payloadSuffix = () => '' }: SessionQueriesOptions = {},
+    { codec, payloadSuffix = () => '' }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
     this.#table = table
     this.#channel = channel
     this.#codec = codec
-    this.#idleTimeoutMs = idleTimeout
     this.#statements = prepareAll(statements)
     this.#notifiesInline = statements.notifiesInline
     this.#payloadSuffix = payloadSuffix
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
-    this.#reads = new Batcher({ ...batching, dedupe: true, run: (calls) => this.#readAll(calls) })
-    this.#destroys = new Batcher({
-      ...batching,
-      run: async (calls) => inOrderOfCalls(calls, await this.destroyAll(idsOf(calls))),
-    })
     this.#touches = new Batcher({
       ...batching,
       run: async (calls) => {
@@ -85,47 +75,42 @@ export class SessionQueries {
     return this.#table.columns.has('version')
   }
 
-  /** Resolves with the session if it is active. */
-  read(id: string): Promise<StoredSession | undefined> {
-    return this.#reads.add(id, undefined)
-  }
-
-  async #readAll(calls: readonly BatchCall<undefined>[]): Promise<(StoredSession | undefined | Error)[]> {
+  /**
+   * Resolves with the active sessions among these ids, in their order; `undefined` where there is none, an error where one
+   * can't be decoded.
+   */
+  async readAll(ids: readonly string[]): Promise<(StoredSession | undefined | Error)[]> {
     const { readOne, readMany } = this.#statements
-    // A comparison with one id has the best plan in every version of PostgreSQL; that of an array suits any length.
-    const rows = await (calls.length === 1
-      ? this.#run(readOne, idsOf(calls))
-      : this.#run(readMany, [joinValues(idsOf(calls))]))
-    const sessions = rows.map(toStoredSession)
+    // A comparison with one id has the best plan in every version of PostgreSQL.
+    const rows = await (ids.length === 1 ? this.#run(readOne, ids) : this.#run(readMany, [joinValues(ids)]))
+    const sessions = toStoredSessions(ids, rows)
     const codec = this.#codec
-    if (codec === undefined && !sessions.some(({ json }) => isSealedJson(json)))
-      return inOrderOfCalls(calls, sessions)
+    if (codec === undefined && !sessions.some((session) => session && isSealedJson(session.json)))
+      return sessions
     // A session that can't be decoded rejects its own read alone.
-    const decoded = await Promise.all(sessions.map((session) => decode(codec, session).catch(toError)))
-    const byId = new Map(sessions.map(({ id }, n) => [id, decoded[n]]))
-    return calls.map(({ key }) => byId.get(key))
+    return Promise.all(sessions.map((session) => session && decode(codec, session).catch(toError)))
   }
 
-  /** Inserts sessions or replaces existing ones, except tombstones, and notifies of the changes. */
-  async write(writes: readonly Write[]): Promise<Change[]> {
-    const encoded = await this.#encodeAll(writes)
-    const changes = await this.#change(...this.#writeStatement(encoded), writes.length === 1)
-    return this.#capByIdleTimeout(this.#underGivenIds(changes, writes))
+  /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
+  async write(writes: readonly Write[]): Promise<readonly Change[]> {
+    const codec = this.#codec
+    const encoded = codec === undefined ? assertPlain(writes) : await this.#encodeAll(codec, writes)
+    return this.#underGivenIds(await this.#change(...this.#writeStatement(encoded)), writes)
   }
 
   /** An insert returns the id of the row: where there are raw ids, that may be the digest of the one it was given. */
-  #underGivenIds(changes: Change[], writes: readonly Write[]): Change[] {
+  #underGivenIds(changes: readonly Change[], writes: readonly Write[]): readonly Change[] {
     if (!this.#table.hasRawIds) return changes
     const given = new Map(writes.map(({ id }) => [`sha256:${handleOf(id)}`, id]))
     return changes.map((change) => ({ ...change, id: given.get(change.id) ?? change.id }))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
-  async replace(replacements: readonly Replacement[]): Promise<Change[]> {
-    const encoded = await this.#encodeAll(replacements)
-    return this.#capByIdleTimeout(
-      await this.#change(...this.#replaceStatement(encoded), replacements.length === 1),
-    )
+  async replace(replacements: readonly Replacement[]): Promise<readonly Change[]> {
+    const codec = this.#codec
+    const encoded =
+      codec === undefined ? assertPlain(replacements) : await this.#encodeAll(codec, replacements)
+    return this.#change(...this.#replaceStatement(encoded))
   }
 
   /**
@@ -135,45 +120,61 @@ export class SessionQueries {
   async writeWithLimit(
     write: Write | Replacement,
     max: number,
-  ): Promise<{ written: Change | undefined; evicted: Change[] }> {
-    const { evict, lockUser } = this.#statements
+  ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
+    const codec = this.#codec
+    const [encoded] = (
+      codec === undefined ? assertPlain([write]) : await this.#encodeAll(codec, [write])
+    ) as [Write | Replacement]
     const [statement, values] =
-      'baseVersion' in write
-        ? this.#replaceStatement(await this.#encodeAll([write]))
-        : this.#writeStatement(await this.#encodeAll([write]))
-    let mustFlush = false
-    const result = await retryIfMoved(() =>
-      this.#connection.transaction(
-        async (query) => {
-          const change = async (statement: Statement, values: readonly unknown[]): Promise<Change[]> => {
-            const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
-            if (this.#table.isDistributed) await this.#notify(query, rows)
-            mustFlush ||= rows[0]?.must_flush === true
-            return rows.map(toChange)
-          }
-          await query(lockUser, [this.#channel, write.userId])
-          const evicted = await change(evict, [write.id, write.userId, max])
-          const changes = this.#underGivenIds(await change(statement, values), [write])
-          const [written] = this.#capByIdleTimeout(changes)
-          // If the session wasn't written, the transaction is rolled back, and with it the eviction.
-          return {
-            written,
-            evicted: written === undefined && this.#connection.isTransactional ? [] : evicted,
-          }
-        },
-        ({ written }) => written !== undefined,
-      ),
+      'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
+    for (let moves = 0; ; moves++)
+      try {
+        return await this.#changeWithLimit(encoded, max, statement, values)
+      } catch (error) {
+        if (!wasMoved(error, moves)) throw error
+      }
+  }
+
+  async #changeWithLimit(
+    session: Write,
+    max: number,
+    statement: Statement,
+    values: readonly unknown[],
+  ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
+    const { evict, lockUser, flush } = this.#statements
+    let needsFlush = false
+    let announced = 0
+    const result = await this.#connection.transaction(
+      async (query) => {
+        const change = async (
+          statement: Statement,
+          values: readonly unknown[],
+        ): Promise<readonly Change[]> => {
+          // Not tried again: after an error, the transaction can only be rolled back.
+          const rows = await query(statement, this.#withSuffix(values)).catch((error) => {
+            throw redactValues(error, values)
+          })
+          if (this.#table.isDistributed) await this.#notify(query, rows)
+          needsFlush ||= mustFlush(rows)
+          const result = toChanges(rows)
+          announced += result.announced
+          return result.changes
+        }
+        await query(lockUser, [this.#channel, session.userId])
+        const evicted = await change(evict, [session.id, session.userId, max])
+        const [written] = this.#underGivenIds(await change(statement, values), [session])
+        // If the session wasn't written, the transaction is rolled back, and with it the eviction.
+        return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
+      },
+      ({ written }) => written !== undefined,
+      // Without a name, so that no pooler can reject it: the transaction would be repeated.
+      async (query) => needsFlush && query({ ...flush, name: '' }, []),
     )
-    if (mustFlush) await this.#flusher.flush()
+    if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
   }
 
-  async #encodeAll<T extends Write>(writes: readonly T[]): Promise<readonly T[]> {
-    const codec = this.#codec
-    if (codec === undefined) {
-      for (const { json } of writes) plainToColumn(json)
-      return writes
-    }
+  async #encodeAll<T extends Write>(codec: Codec, writes: readonly T[]): Promise<readonly T[]> {
     const encode = async (write: T): Promise<T> => ({
       ...write,
       json: await toColumn(codec, write.json, { id: handleOf(write.id) }),
@@ -193,12 +194,6 @@ export class SessionQueries {
     return replacements.length === 1 ? [replaceOne, values.flat()] : [replaceMany, values.map(joinValues)]
   }
 
-  /** A session that was just written has just been used. */
-  #capByIdleTimeout(changes: Change[]): Change[] {
-    const max = this.#idleTimeoutMs
-    return changes.map((change) => (change.ttlMs > max ? { ...change, ttlMs: max } : change))
-  }
-
   /** Writes the last access of active sessions and moves their expiry, never back; each session at most once in the list. */
   async touch(touches: readonly Touch[]): Promise<void> {
     const [first, ...more] = touches
@@ -210,54 +205,52 @@ export class SessionQueries {
     await this.#run(this.#statements.touch, toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues))
   }
 
-  /** Turns a session's row into a tombstone, and notifies of it. */
-  destroy(id: string): Promise<Change | undefined> {
-    return this.#destroys.add(id, undefined)
-  }
-
-  /** The same for many sessions, each at most once in the list. */
-  destroyAll(ids: readonly string[]): Promise<Change[]> {
+  /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
+  destroyAll(ids: readonly string[]): Promise<readonly Change[]> {
     const { destroyOne, destroyMany } = this.#statements
-    return ids.length === 1
-      ? this.#change(destroyOne, ids, true)
-      : this.#change(destroyMany, [joinValues(ids)])
+    return ids.length === 1 ? this.#change(destroyOne, ids) : this.#change(destroyMany, [joinValues(ids)])
   }
 
   /** The same for those that belong to this user. */
-  destroyAllOf(userId: string, ids: readonly string[]): Promise<Change[]> {
+  destroyAllOf(userId: string, ids: readonly string[]): Promise<readonly Change[]> {
     return this.#change(this.#statements.destroyOf, [joinValues(ids), userId])
   }
 
-  /** Resolves when the change is committed and flushed. `isLone`: no other call is in the statement. */
-  async #change(statement: Statement, values: readonly unknown[], isLone = false): Promise<Change[]> {
-    if (!this.#table.isDistributed) {
-      const rows = await this.#redacting(values, () =>
-        this.#commit(statement, this.#withSuffix(values), isLone),
-      )
-      return rows.map(toChange)
-    }
-    // Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own.
-    return this.#redacting(values, () =>
-      this.#connection.transaction(async (query) => {
-        const rows = await query(statement, values)
-        await this.#notify(query, rows)
-        return rows.map(toChange)
-      }),
+  /** Resolves when the change is committed and flushed. */
+  async #change(statement: Statement, values: readonly unknown[]): Promise<readonly Change[]> {
+    const rows = await this.#redacting(values, () =>
+      this.#table.isDistributed
+        ? this.#commitDistributed(statement, values)
+        : this.#commit(statement, this.#withSuffix(values)),
     )
+    const { changes, announced } = toChanges(rows)
+    this.announced += announced
+    return changes
   }
 
-  async #commit(statement: Statement, values: readonly unknown[], isLone: boolean): Promise<Row[]> {
+  /** Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own. */
+  #commitDistributed(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+    return this.#connection.transaction(async (query) => {
+      const rows = await query(statement, values)
+      await this.#notify(query, rows)
+      return rows
+    })
+  }
+
+  /**
+   * The flush goes along on the connection that made the change. If the server crashes or fails over between the two, that
+   * connection is lost, and no flush on a new one can acknowledge a change that is lost.
+   */
+  async #commit(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
     const { pipeline } = this.#connection
-    if (!isLone || pipeline === undefined || !this.#table.canFlush || !this.#flusher.isIdle) {
+    if (pipeline === undefined || !this.#table.canFlush) {
       const rows = await this.#connection.query(statement, values)
-      if (rows[0]?.must_flush === true) await this.#flusher.flush()
+      if (mustFlush(rows)) await this.#flusher.flush()
       return rows
     }
-    // One round trip for both, so that a change without company doesn't wait for two.
-    const [rows, flushed] = await this.#flusher.cover(
-      pipeline(statement, values, this.#statements.flushIfAsked),
-    )
-    if (rows[0]?.must_flush !== true) return rows
+    const { flushIfAsked } = this.#statements
+    const [rows, flushed] = await pipeline.call(this.#connection, statement, values, flushIfAsked, mustFlush)
+    if (!mustFlush(rows)) return rows
     if (flushed instanceof Error) throw flushed
     // A pooler may have run the two on different connections.
     if (flushed[0]?.flushed !== true) await this.#flusher.flush()
@@ -269,7 +262,7 @@ export class SessionQueries {
   }
 
   async #notify(query: Query, rows: readonly Row[]): Promise<void> {
-    for (const payload of payloads(notifiedChanges(rows.map(toChange))))
+    for (const payload of payloads(notifiedChanges(rows)))
       await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
   }
 
@@ -279,15 +272,30 @@ export class SessionQueries {
 
   /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */
   async #redacting<T>(values: readonly unknown[], work: () => Promise<T>): Promise<T> {
-    try {
-      return await retryIfMoved(work)
-    } catch (error) {
-      throw redact(
-        error,
-        values.flatMap((value) => String(value).split(separator)),
-      )
-    }
+    for (let moves = 0; ; moves++)
+      try {
+        return await work()
+      } catch (error) {
+        if (!wasMoved(error, moves)) throw redactValues(error, values)
+      }
   }
+}
+
+function redactValues(error: unknown, values: readonly unknown[]): Error {
+  return redact(
+    error,
+    values.flatMap((value) => String(value).split(separator)),
+  )
+}
+
+/** Returns what no codec is to encode. Throws an `EncodeError` if any of it looks encoded. */
+function assertPlain<T extends Write>(writes: readonly T[]): readonly T[] {
+  for (const { json } of writes) plainToColumn(json)
+  return writes
+}
+
+function mustFlush(rows: readonly Row[]): boolean {
+  return rows[0]?.must_flush === true
 }
 
 async function decode(codec: Codec | undefined, session: StoredSession): Promise<StoredSession> {
@@ -302,11 +310,6 @@ function toError(error: unknown): Error {
 const maxMoves = 3
 
 /** When an id is replaced by its digest, its row may move to another partition, which a statement can't follow. */
-async function retryIfMoved<T>(work: () => Promise<T>): Promise<T> {
-  for (let moves = 0; ; moves++)
-    try {
-      return await work()
-    } catch (error) {
-      if (moves === maxMoves || codeOf(error) !== '40001') throw error
-    }
+function wasMoved(error: unknown, moves: number): boolean {
+  return moves < maxMoves && codeOf(error) === '40001'
 }

@@ -63,7 +63,7 @@ export class SessionRegistry {
     const [row] = await this.#query(
       `select count(*)::float8 as count from ${table.name} where ${activeCondition}`,
     )
-    return row?.count as number
+    return Number(row?.count)
   }
 
   /** Resolves with a user's active sessions, the most recently used first. */
@@ -81,7 +81,7 @@ export class SessionRegistry {
   async deleteAttribute(
     userId: string,
     name: string,
-    save: (request: Omit<SaveRequest, 'userId'>, session: Session) => Promise<void>,
+    save: (request: Omit<SaveRequest, 'userId' | 'digest'>, session: Session) => Promise<void>,
   ): Promise<number> {
     let count = 0
     for await (const batch of this.#storedSessionsOf(userId))
@@ -224,7 +224,7 @@ export class SessionRegistry {
   async #toSessionInfo(row: Row): Promise<SessionInfo[]> {
     const session = parse(await this.#decode(row))
     if (session === undefined) return []
-    const date = (ms: unknown): Date | undefined => (typeof ms === 'number' ? new Date(ms) : undefined)
+    const date = (ms: unknown): Date | undefined => (ms == null ? undefined : new Date(Number(ms)))
     return [
       {
         handle: handleOf(row.id as string),
@@ -232,7 +232,7 @@ export class SessionRegistry {
         session,
         createdAt: date(row.created_ms),
         lastAccessedAt: date(row.accessed_ms),
-        expiresAt: new Date(row.expires_ms as number),
+        expiresAt: new Date(Number(row.expires_ms)),
       },
     ]
   }

@@ -113,7 +113,7 @@ export async function hashAllIds(
 async function hashBatch(connection: Connection, statement: string): Promise<number> {
   try {
     const [row] = await connection.query(statement)
-    return row?.found as number
+    return Number(row?.found)
   } catch (error) {
     if (!overtakenCodes.has(codeOf(error) ?? '')) throw error
     return 1
@@ -138,5 +138,9 @@ async function findParts(connection: Connection, table: { schema: string; table:
      where c.relkind <> 'p' order by c.oid`,
     [qualifiedName(table)],
   )
-  return rows as unknown as Part[]
+  return rows.map(({ part_schema, part, pages }) => ({
+    part_schema: String(part_schema),
+    part: String(part),
+    pages: Number(pages),
+  }))
 }

@@ -41,7 +41,7 @@ const refusalCodes = new Set(['42501', '55P03'])
 const expectedTriggers = 4
 
 /** What it means that `pg_logical_emit_message` can't be called, and what to run. */
-function slowCommits({ emitMessage, role }: TableState): string {
+export function slowCommits({ emitMessage, role }: TableState): string {
   const remedy =
     emitMessage === null
       ? 'the server does not have it'

@@ -5,6 +5,7 @@ import { channelOf } from '../notifications/payload.js'
 import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
 import type { Change } from '../repository/row-mapper.js'
+import type { WriteCall } from '../repository/session-calls.js'
 import { SessionQueries } from '../repository/session-queries.js'
 import { SessionRegistry } from '../repository/session-registry.js'
 import { SessionRepository } from '../repository/session-repository.js'
@@ -17,9 +18,12 @@ import { handleOf } from '../session/session-id.js'
 import { findUserId } from '../session/user-id.js'
 import type { Conflict } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
+import type { OperationTracker } from './operations.js'
 
 export interface Components {
   readonly table: Table
+  /** Whether statements are given ids as the option `hashIds` says: `SessionIds.storedId`. */
+  readonly takesStoredIds: boolean
   readonly queries: SessionQueries
   readonly repository: SessionRepository
   readonly registry: SessionRegistry
@@ -32,11 +36,12 @@ export interface ComponentOptions {
   readonly touches: TouchBuffer
   readonly bases: MergeBases
   readonly trust: TrustMonitor
+  readonly operations: OperationTracker
   readonly onConflict: (conflict: Conflict) => void
 }
 
 export function createComponents(table: Table, options: ComponentOptions): Components {
-  const { connection, settings, cache, touches, bases, trust, onConflict } = options
+  const { connection, settings, cache, touches, bases, trust, operations, onConflict } = options
   const channel = channelOf(settings)
   const statements = new SessionStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, {
@@ -51,6 +56,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     queries,
     userIdOf: (session) => findUserId(settings.userId, session),
     serialize: (session) => serialize(session, settings),
+    read: (id) => repository.load(id),
     peek: (digest) => repository.peek(digest),
     onEvicted: onChanged,
     onConflict,
@@ -64,6 +70,12 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     isTrusted: () => trust.use(),
     propagate,
     touches,
+    idleTimeout: settings.idleTimeout,
+    toError: (error, call) => {
+      const secrets = [call.sid, call.id, call.digest, call.verb === 'write' ? (call as WriteCall).json : '']
+      return operations.toError(error, `${call.verb} the session`, secrets)
+    },
+    onSettled: (count) => operations.end(count),
   })
   const registry = new SessionRegistry({
     ...settings,
@@ -73,5 +85,6 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     activeCondition: statements.activeCondition,
     onDestroyed: onChanged,
   })
-  return { table, queries, repository, registry }
+  const takesStoredIds = !table.hasRawIds && table.insertsRawIds === !settings.hashIds
+  return { table, takesStoredIds, queries, repository, registry }
 }

@@ -14,16 +14,17 @@ import { ensureTable, inspectIds } from '../schema/migrate.js'
 import { psqlCommand, type Table } from '../schema/table.js'
 import { createUserIndex } from '../schema/user-index.js'
 import { Sweeper } from '../sweeper/sweeper.js'
-import { SetupError } from '../types/errors.js'
 import type { ConnectionSource } from '../types/options.js'
-import type { Conflict, ExpiredSession, SweepResult } from '../types/results.js'
+import type { ExpiredSession, SweepResult } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
-import { messageOf, redact } from '../util/driver-errors.js'
+import { codeOf, messageOf } from '../util/driver-errors.js'
 import { schedule } from '../util/schedule.js'
 import { withTimeout } from '../util/timeout.js'
 import { type Components, createComponents } from './components.js'
+import type { PgStoreEvents } from './events.js'
 import { OperationTracker } from './operations.js'
-import { cacheDefaults } from './options.js'
+import { cacheDefaults, defaults, optionHints } from './options.js'
+import { Warnings } from './warnings.js'
 
 /** Another try at an upgrade that a lock on the table prevented. */
 const upgradeRetryMs = 60_000
@@ -33,17 +34,6 @@ const watchIdsMs = 60_000
 
 /** A scheduled sweep is skipped if any instance has swept within this time. */
 const recentSweepMs = 300_000
-
-/** The events of a PgStore, and what their listeners receive. */
-export interface PgStoreEvents {
-  connect: []
-  trust: []
-  distrust: []
-  conflict: [Conflict]
-  sweep: [SweepResult]
-  expire: [ExpiredSession]
-  warning: [Error]
-}
 
 export class Lifecycle {
   readonly settings: Settings
@@ -57,6 +47,7 @@ export class Lifecycle {
   })
   conflicts = 0
   readonly #events: EventEmitter<PgStoreEvents>
+  readonly #warnings: Warnings
   readonly #bases = new MergeBases()
   readonly #sweeper: Sweeper
   readonly #stop = new AbortController()
@@ -69,24 +60,35 @@ export class Lifecycle {
   #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
-  constructor(source: ConnectionSource, settings: Settings, events: EventEmitter<PgStoreEvents>) {
+  constructor(source: ConnectionSource | undefined, settings: Settings, events: EventEmitter<PgStoreEvents>) {
     this.settings = settings
     this.#events = events
+    const warnings = new Warnings(events)
+    this.#warnings = warnings
     const { cache, touch, idleTimeout, hashIds, cleanup, codec } = settings
-    const warn = (error: Error): void => this.#warn(error)
-    this.connection = connect(source, warn, settings.prepare)
+    this.connection = connect(source, {
+      warn: (error) => warnings.warn('connection', idleConnectionLost(error)),
+      prepare: settings.prepare,
+      storeOptions: Object.keys(defaults),
+    })
+    // Later, so that a listener can be attached before.
+    const hints = optionHints(settings)
+    if (hints.length > 0) process.nextTick(() => warnings.warn('options', new Error(hints.join('; '))))
     this.ids = new IdCache(cache ? cache.max : cacheDefaults.max, hashIds)
     this.touches = new TouchBuffer({
       intervalMs: touch.interval,
       batchSize: touch.batchSize,
       maxExpiries: cache ? cache.max : touch.batchSize,
       countsIdleness: idleTimeout !== undefined,
-      write: async (touches) => (await this.ready()).queries.touch(touches),
-      warn,
+      write: async (touches) => {
+        await (await this.ready()).queries.touch(touches)
+        warnings.end('touch')
+      },
+      warn: warnings.of('touch'),
     })
     if (cache) {
       const onUse = (digest: string, id: string): void => this.touches.recordAccess(digest, id)
-      this.cache = new LocalCache(cache, undefined, onUse, this.#bases)
+      this.cache = new LocalCache(cache, undefined, onUse)
     }
     this.trust = new TrustMonitor({
       settings,
@@ -97,10 +99,13 @@ export class Lifecycle {
       onTrust: () => {
         this.cache?.clear()
         this.touches.forgetExpiry()
-        queueMicrotask(() => events.emit('trust'))
+        queueMicrotask(() => {
+          warnings.end('cache')
+          events.emit('trust')
+        })
       },
       onDistrust: () => events.emit('distrust'),
-      warn,
+      warn: warnings.of('cache'),
     })
     this.#sweeper = new Sweeper({
       connection: this.connection,
@@ -108,12 +113,20 @@ export class Lifecycle {
       codec,
       batchSize: cleanup.batchSize,
       onExpired: () => this.#expiredHook(),
-      onSwept: (result) => void events.emit('sweep', result),
-      warn,
+      onSwept: (result) => {
+        warnings.end('sweep')
+        events.emit('sweep', result)
+      },
+      warn: warnings.of('onExpired'),
     })
   }
 
-  /** What works on the table, if it is set up. */
+  /** What works on the table, if it is set up and the store isn't closed. */
+  get active(): Components | undefined {
+    return this.operations.isClosed ? undefined : this.#components
+  }
+
+  /** The same of a closed store, too. */
   get components(): Components | undefined {
     return this.#components
   }
@@ -139,8 +152,12 @@ export class Lifecycle {
 
   async #runSetup(): Promise<Components> {
     const { connection, settings, cache, touches } = this
-    const warn = (error: Error): void => this.#warn(error)
-    const table = await ensureTable(connection, settings, warn)
+    let isComplete = true
+    const table = await ensureTable(connection, settings, (error) => {
+      isComplete = false
+      this.#warnings.warn('table', error)
+    })
+    if (isComplete) this.#warnings.end('table')
     const components = createComponents(table, {
       connection,
       settings,
@@ -148,22 +165,20 @@ export class Lifecycle {
       touches,
       bases: this.#bases,
       trust: this.trust,
+      operations: this.operations,
       onConflict: (conflict) => {
         this.conflicts++
         this.#events.emit('conflict', conflict)
       },
     })
-    components.repository.notificationsSent = this.#components?.repository.notificationsSent ?? 0
+    components.queries.announced = this.#components?.queries.announced ?? 0
     cache?.clear()
     this.#components = components
     if (table.isLocked) this.#retryUpgrade()
     if (table.hasRawIds && settings.create && settings.hashIds && !table.keepsRawIds)
-      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, warn)
+      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, this.#warnings.of('ids'))
     if (table.insertsRawIds && table.hasRawIds) this.#watchIds(table)
-    if (table.suitsOldSoftware)
-      this.#fillingUsers ??= fillUserIds(connection, table, settings, this.#stop.signal).catch((error) =>
-        warn(new Error(`the users of existing sessions could not be found: ${messageOf(error)}`)),
-      )
+    if (table.suitsOldSoftware) this.#fillUserIds(table)
     if (table.lacksUserIndex) this.#createUserIndex()
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
@@ -205,8 +220,13 @@ export class Lifecycle {
   #scheduleSweeps(): void {
     if (this.#isScheduled || this.operations.isClosed) return
     this.#isScheduled = true
+    let startedBefore = -1
     const stop = schedule(this.settings.cleanup, async (nextMs) => {
-      await this.sweep(Math.min(nextMs / 2, recentSweepMs)).catch((error) => this.#warn(error))
+      if (this.settings.cleanup.skipsWhenUnused && this.operations.started === startedBefore) return
+      await this.sweep(Math.min(nextMs / 2, recentSweepMs)).catch((error) =>
+        this.#warnings.warn('sweep', error),
+      )
+      startedBefore = this.operations.started
     })
     this.#stop.signal.addEventListener('abort', stop, { once: true })
   }
@@ -224,7 +244,7 @@ export class Lifecycle {
   /** A lock prevented an upgrade of the table, which is used as it is until the next try. */
   #retryUpgrade(): void {
     const timer = setTimeout(() => {
-      if (!this.operations.isClosed) this.#attemptSetup().catch((error) => this.#warn(error))
+      if (!this.operations.isClosed) this.#attemptSetup().catch(this.#warnings.of('table'))
     }, upgradeRetryMs)
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
@@ -238,11 +258,20 @@ export class Lifecycle {
       if (now === undefined || this.operations.isClosed) return
       if (now.insertsRawIds === insertsRawIds && now.keepsRawIds === keepsRawIds) return
       clearInterval(timer)
-      this.#attemptSetup().catch((error) => this.#warn(error))
+      this.#attemptSetup().catch(this.#warnings.of('table'))
     }, watchIdsMs)
     this.#idWatch = timer
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearInterval(timer), { once: true })
+  }
+
+  #fillUserIds(table: Table): void {
+    this.#fillingUsers ??= fillUserIds(this.connection, table, this.settings, this.#stop.signal).catch(
+      (error) => {
+        const message = `the users of existing sessions could not be found: ${messageOf(error)}`
+        this.#warnings.warn('users', new Error(message))
+      },
+    )
   }
 
   /** Until it is there, a user's sessions are found by a scan. */
@@ -250,7 +279,8 @@ export class Lifecycle {
     this.#indexing ??= createUserIndex(this.connection, this.settings, this.#stop.signal)
       .catch((error) => {
         const command = psqlCommand('007-users', this.settings)
-        this.#warn(
+        this.#warnings.warn(
+          'index',
           new Error(`the index on user_id could not be created: ${messageOf(error)}. Run ${command}`),
         )
       })
@@ -258,8 +288,10 @@ export class Lifecycle {
         this.#indexing = undefined
       })
   }
+}
 
-  #warn(error: Error): void {
-    this.#events.emit('warning', error instanceof SetupError ? error : redact(error))
-  }
+/** Keeps the code of the driver's error. */
+function idleConnectionLost(error: Error): Error {
+  const message = `an idle connection was lost; the next call opens another: ${messageOf(error)}`
+  return Object.assign(new Error(message), { code: codeOf(error) })
 }

@@ -10,7 +10,7 @@ import {
 import { codeOf, redact } from '../util/driver-errors.js'
 
 /** Errors that are passed on as they are. */
-const ownErrors = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
+const ownErrors = [DatabaseError, SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
 
 /** The table or one of its columns is missing, or a type has changed: what setup found out is outdated. */
 const tableChangedCodes = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
@@ -19,11 +19,18 @@ export class OperationTracker {
   readonly #onTableChanged: () => void
   #count = 0
   #isClosed = false
+  /** The number of operations so far. */
+  started = 0
   #onIdle: (() => void) | undefined
 
   /** `onTableChanged` is called when an error shows that the table has changed. */
   constructor(onTableChanged: () => void) {
     this.#onTableChanged = onTableChanged
+  }
+
+  /** The number of operations in progress. */
+  get count(): number {
+    return this.#count
   }
 
   get isClosed(): boolean {
@@ -35,16 +42,27 @@ export class OperationTracker {
    * has been called.
    */
   async run<T>(description: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
-    if (this.#isClosed) throw new Error(`can't ${description}: the session store is closed`)
-    this.#count++
+    if (this.#isClosed) throw new DatabaseError(`can't ${description}: the session store is closed`)
+    this.begin()
     try {
       return await work()
     } catch (error) {
       throw this.toError(error, description, secrets)
     } finally {
-      this.#count--
-      if (this.#count === 0) this.#onIdle?.()
+      this.end(1)
     }
+  }
+
+  /** Counts an operation that isn't run by `run`. */
+  begin(): void {
+    this.#count++
+    this.started++
+  }
+
+  /** Counts the end of so many operations. */
+  end(count: number): void {
+    this.#count -= count
+    if (this.#count === 0) this.#onIdle?.()
   }
 
   /** Returns the error that an operation rejects with: one of the package's own, or a `DatabaseError` without the secrets. */

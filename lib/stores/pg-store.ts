@@ -1,15 +1,18 @@
-// PgStore: sessions in PostgreSQL. Its public methods, each one call of what lifecycle.ts has set up.
-import { EventEmitter } from 'node:events'
+// PgStore: sessions in PostgreSQL. Its public methods, each one call of what lifecycle.ts has set up. Over 300 lines because
+// half of them document these methods.
+import type { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
 import { clearPayload } from '../notifications/payload.js'
-import { serialize } from '../session/json.js'
+import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
+import { SessionImporter } from '../repository/session-importer.js'
+import type { SessionRepository } from '../repository/session-repository.js'
 import { contextOf } from '../session/koa-session.js'
-import { assertSessionId, createId, handleOf, rawId } from '../session/session-id.js'
+import { createId, handleOf, rawId } from '../session/session-id.js'
 import { toStored } from '../session/stored-session.js'
 import { resolveTtl } from '../session/ttl.js'
 import { findUserId, toUserId } from '../session/user-id.js'
 import type { ConnectionSource, PgStoreOptions } from '../types/options.js'
-import type { SessionInfo, Stats, SweepResult } from '../types/results.js'
+import type { Health, SessionInfo, Stats, SweepResult } from '../types/results.js'
 import type {
   GetOptions,
   Session,
@@ -18,11 +21,21 @@ import type {
   Ttl,
   Yieldable,
 } from '../types/session-store.js'
+import { TypedEmitter } from '../util/typed-emitter.js'
 import { assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import type { Components } from './components.js'
-import { Lifecycle, type PgStoreEvents } from './lifecycle.js'
+import type { PgStoreEvents } from './events.js'
+import { checkHealth } from './health.js'
+import { Lifecycle } from './lifecycle.js'
 import { readOptions } from './options.js'
+
+/** Why a table of raw ids can't hold a session id. */
+const cannotStore =
+  'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest'
+
+/** What can be saved: any object, unless `PgStore<MySession>` says what a session is. */
+type Saved<T extends object> = Session extends T ? object : T
 
 /** How long after a request has loaded a session it may put another object in its place. */
 const replaceWindowMs = 60_000
@@ -37,7 +50,10 @@ const replaceWindowMs = 60_000
  * Events: `connect` after the table has been set up; `trust` and `distrust` when the cache begins and ceases to be used;
  * `conflict` when a save met another change of the session; `sweep` after this instance has deleted expired sessions;
  * `expire` for each expired session before it is deleted; `warning` with an `Error` that no call could reject with, such as
- * the loss of an idle connection. There is no `disconnect` and no `error`.
+ * the loss of an idle connection; without a listener, Node prints each kind of warning once. There is no `disconnect` and no
+ * `error`.
+ *
+ * `PgStore<MySession>` types the sessions in methods, events and options. They are not checked.
  *
  * @example
  * ```ts
@@ -46,18 +62,23 @@ const replaceWindowMs = 60_000
  * app.use(session({ store }))
  * ```
  */
-export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore {
+export class PgStore<T extends object = Session>
+  extends TypedEmitter<PgStoreEvents<T>>
+  implements SessionStore
+{
   readonly #lifecycle: Lifecycle
 
   /**
    * Does no I/O.
    *
    * @param connection A connection string, a `pg` configuration, a `pg.Pool` (never closed by the store) or a query function.
+   * @default `DATABASE_URL`, or libpq's variables (`PGHOST`, …)
    * @throws {TypeError | RangeError} for an argument or option that can't be used, naming it and the value received.
    */
-  constructor(connection: ConnectionSource, options?: PgStoreOptions) {
+  constructor(connection?: ConnectionSource, options?: PgStoreOptions<T>) {
     super()
-    this.#lifecycle = new Lifecycle(connection, readOptions(options), this)
+    const settings = readOptions(options as PgStoreOptions | undefined)
+    this.#lifecycle = new Lifecycle(connection, settings, this as unknown as EventEmitter<PgStoreEvents>)
   }
 
   /**
@@ -72,7 +93,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
 
   /**
    * Returns the session with this id, or `undefined` if there is none or it has expired. The object is the caller's own.
-   * `T` is what the caller knows of its attributes; it is not checked. Takes koa-session's further arguments: its context
+   * `U` is what the caller knows of its attributes; it is not checked. Takes koa-session's further arguments: its context
    * remembers what was loaded.
    *
    * @param options `{ fresh: true }` reads from the database even if the session is cached.
@@ -82,13 +103,13 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * const session = await store.get<{ cart: number[] }>(sid)
    * ```
    */
-  get<T extends object = Session>(
+  get<U extends object = T>(
     sid: string,
     options?: GetOptions | Ttl,
     more?: object,
-  ): Yieldable<T | undefined> {
+  ): Yieldable<U | undefined> {
     const fresh = typeof options === 'object' && options?.fresh === true
-    return yieldable(this.#get(sid, fresh, contextOf(more)) as Promise<T | undefined>)
+    return yieldable(this.#get(sid, fresh, contextOf(more)) as Promise<U | undefined>)
   }
 
   /** Returns the session with the milliseconds until it expires, unless it is changed before. */
@@ -99,21 +120,23 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     return { session, ttl: components?.repository.getRemainingTtl(ids.resolve(sid).digest) ?? 0 }
   }
 
-  async #get(sid: string, fresh: boolean, context?: object): Promise<Session | undefined> {
-    assertSessionId(sid)
-    const { ids: idCache, operations, components } = this.#lifecycle
-    const ids = idCache.resolve(sid)
-    const { digest } = ids
-    const cached =
-      fresh || operations.isClosed ? undefined : components?.repository.getCached(digest, context)
-    const session =
-      cached ??
-      (await this.#onSession(sid, ids, 'read', ({ repository }, id) =>
-        repository.read(digest, id, fresh, context),
-      ))
-    // If there is none, an earlier time stays: a request that loaded the session then may still be running.
-    if (session !== undefined) ids.loadedAt = performance.now()
-    return session
+  /** Not async: a promise fewer for each call. */
+  #get(sid: string, fresh: boolean, owner: object | undefined): Promise<Session | undefined> {
+    try {
+      const ids = this.#lifecycle.ids.resolve(sid)
+      const { digest, storedId: id } = ids
+      const cached = fresh ? undefined : this.#lifecycle.active?.repository.getCached(digest, owner)
+      if (cached !== undefined) {
+        ids.loadedAt = performance.now()
+        return Promise.resolve(cached)
+      }
+      // The table can't hold this id, so there is nothing to ask it.
+      if (id === undefined) return Promise.resolve(undefined)
+      const call: ReadCall = { verb: 'read', sid, digest, id, fresh, owner, ids }
+      return this.#start(call, (repository, read) => repository.read(read))
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /**
@@ -131,30 +154,26 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * @throws {ConflictError} if another request changed the session and `concurrency` is `'reject'`; nothing is written.
    * @throws {DatabaseError} if the database can't be reached. The change may have been made.
    */
-  set(sid: string, session: object, ttl?: Ttl, more?: object): Yieldable<void> {
-    // Serialized before it returns: the caller may change the object at once.
+  set(sid: string, session: Saved<T>, ttl?: Ttl, more?: object): Yieldable<void> {
     return yieldable(this.#set(sid, session, ttl, contextOf(more)))
   }
 
-  async #set(sid: string, session: object, ttl: Ttl, context?: object): Promise<void> {
-    assertSessionId(sid)
-    const { ids: idCache, settings } = this.#lifecycle
-    if (!settings.hashIds && rawId(sid) === undefined)
-      throw new RangeError(
-        'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest',
-      )
-    const json = toStored(serialize(session, settings))
-    const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
-    const ids = idCache.resolve(sid)
-    const userId = findUserId(settings.userId, session as Session)
-    const save = { json, ttlMs, userId, base: this.#replacedBase(ids) }
-    await this.#onSession(
-      sid,
-      ids,
-      'write',
-      ({ repository }, id) => repository.save(ids.digest, { id, ...save }, session, context),
-      json,
-    )
+  /** Serialized before it returns: the caller may change the object at once. */
+  #set(sid: string, session: object, ttl: Ttl, owner?: object): Promise<void> {
+    try {
+      const { ids: idCache, settings } = this.#lifecycle
+      const ids = idCache.resolve(sid)
+      const { digest, storedId: id } = ids
+      if (id === undefined) throw new RangeError(cannotStore)
+      const json = toStored(session, settings)
+      const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
+      const userId = findUserId(settings.userId, session as Session)
+      const base = this.#replacedBase(ids)
+      const call: WriteCall = { verb: 'write', sid, digest, id, json, ttlMs, userId, base, session, owner }
+      return this.#start(call, (repository, write) => repository.write(write))
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /** A new object in place of a session that was loaded lately may only update: if that is gone, it was destroyed. */
@@ -169,9 +188,11 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   async touch(sid: string, ttl?: Ttl): Promise<void> {
     const { ids: idCache, settings, touches } = this.#lifecycle
     const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
-    assertSessionId(sid)
-    const ids = idCache.resolve(sid)
-    await this.#onSession(sid, ids, 'touch', (_, id) => touches.touch(ids.digest, id, ttlMs))
+    const { digest, storedId: id } = idCache.resolve(sid)
+    if (id === undefined) return
+    await this.#run('touch the session', [sid, id], async (components) => {
+      await touches.touch(digest, idIn(components, sid, digest), ttlMs)
+    })
   }
 
   /** Destroys a session. Nothing brings it back. Destroying a missing session is a no-op. */
@@ -179,10 +200,15 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     return yieldable(this.#destroy(sid))
   }
 
-  async #destroy(sid: string): Promise<void> {
-    assertSessionId(sid)
-    const ids = this.#lifecycle.ids.resolve(sid)
-    await this.#onSession(sid, ids, 'destroy', ({ repository }, id) => repository.destroy(ids.digest, id))
+  #destroy(sid: string): Promise<void> {
+    try {
+      const { digest, storedId: id } = this.#lifecycle.ids.resolve(sid)
+      if (id === undefined) return Promise.resolve()
+      const call: DestroyCall = { verb: 'destroy', sid, digest, id }
+      return this.#start(call, (repository, destroy) => repository.destroy(destroy))
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /**
@@ -193,23 +219,47 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * const sid = await store.create({ userId: 7 }, { ttl: 60_000 })
    * ```
    */
-  async create(session: object, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
+  async create(session: Saved<T>, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
     const sid = createId()
     await this.#set(sid, session, ttl)
     return sid
   }
 
+  /**
+   * Saves a session that comes from another store, unless the table has one with this id, or had one that was destroyed
+   * within the last hour. Returns whether it was saved.
+   *
+   * @param ttl Milliseconds. `undefined`, `null`, `NaN` and `'session'` mean the option `ttl`.
+   * @throws what `set` throws.
+   * @example
+   * ```ts
+   * await store.add(sid, await oldStore.get(sid), 86_400_000)
+   * ```
+   */
+  async add(sid: string, session: object, ttl?: Ttl): Promise<boolean> {
+    const { connection, ids, settings } = this.#lifecycle
+    const { storedId: id } = ids.resolve(sid)
+    if (id === undefined) throw new RangeError(cannotStore)
+    const json = toStored(session, settings)
+    const expires = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
+    const userId = findUserId(settings.userId, session as Session)
+    return this.#run('write the session', [sid, id, json], async ({ table }) => {
+      const importer = new SessionImporter({ connection, table, codec: settings.codec })
+      return (await importer.insert([{ id, rawId: rawId(sid), json, userId, expires }])).size > 0
+    })
+  }
+
   /** Returns the number of active sessions. */
   count(): Promise<number> {
-    return this.#run('count the sessions', ({ registry }) => registry.count())
+    return this.#run('count the sessions', [], ({ registry }) => registry.count())
   }
 
   /** Returns a user's active sessions, the last used first. Needs the column `user_id`. */
-  async sessionsOf(userId: string | number): Promise<SessionInfo[]> {
+  async sessionsOf(userId: string | number): Promise<SessionInfo<T>[]> {
     const id = toUserId(userId, 'userId')
-    return this.#run('list the sessions of a user', async ({ registry }) => {
+    return this.#run('list the sessions of a user', [], async ({ registry }) => {
       await this.#lifecycle.touches.flush()
-      return registry.sessionsOf(id)
+      return registry.sessionsOf(id) as Promise<SessionInfo<T>[]>
     })
   }
 
@@ -230,20 +280,20 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   ): Promise<number> {
     const id = toUserId(userId, 'userId')
     if (except !== undefined) assertString(except, 'except')
-    return this.#run('destroy the sessions of a user', ({ registry }) =>
+    return this.#run('destroy the sessions of a user', [], ({ registry }) =>
       registry.destroySessionsOf(id, except),
     )
   }
 
   /** Destroys every session, of all users, and returns how many were active. */
   destroyAll(): Promise<number> {
-    return this.#run('destroy all sessions', ({ registry }) => registry.destroyAll())
+    return this.#run('destroy all sessions', [], ({ registry }) => registry.destroyAll())
   }
 
   /** Destroys the session with this handle, as lists show it. Returns whether there was one. */
   async revoke(handle: string): Promise<boolean> {
     assertString(handle, 'handle')
-    return this.#run('revoke the session', ({ registry }) => registry.revoke(handle))
+    return this.#run('revoke the session', [], ({ registry }) => registry.revoke(handle))
   }
 
   /**
@@ -254,10 +304,19 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   async deleteAttribute(userId: string | number, name: string): Promise<number> {
     const id = toUserId(userId, 'userId')
     assertString(name, 'name')
-    return this.#run('delete the attribute', ({ registry, repository }) =>
+    return this.#run('delete the attribute', [], ({ registry, repository }) =>
       registry.deleteAttribute(id, name, (save, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
-        return repository.write(handleOf(save.id), { ...save, userId: owner }, [])
+        const nobody = { session: undefined, owner: undefined }
+        this.#lifecycle.operations.begin()
+        return repository.write({
+          ...save,
+          ...nobody,
+          verb: 'write',
+          sid: save.id,
+          digest: handleOf(save.id),
+          userId: owner,
+        })
       }),
     )
   }
@@ -270,12 +329,12 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * for await (const { handle, userId, lastAccessedAt } of store.sessions()) console.log(handle, userId, lastAccessedAt)
    * ```
    */
-  async *sessions(): AsyncGenerator<SessionInfo, void, undefined> {
+  async *sessions(): AsyncGenerator<SessionInfo<T>, void, undefined> {
     const { operations } = this.#lifecycle
     const description = 'list the sessions'
     const { registry } = await operations.run(description, () => this.#lifecycle.ready())
     try {
-      yield* registry.sessions()
+      yield* registry.sessions() as AsyncGenerator<SessionInfo<T>, void, undefined>
     } catch (error) {
       throw operations.toError(error, description)
     }
@@ -297,7 +356,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
 
   /** Clears the cache of every instance. */
   clearCache(): Promise<void> {
-    return this.#run('clear the caches', async () => {
+    return this.#run('clear the caches', [], async () => {
       await this.#lifecycle.notify(clearPayload)
       this.#lifecycle.cache?.clear()
     })
@@ -319,7 +378,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
         lastHeartbeatAge: trust.lastHeartbeatAge,
       },
       notifications: {
-        sent: components?.repository.notificationsSent ?? 0,
+        sent: components?.queries.announced ?? 0,
         received: trust.received,
         queueUsage: await this.#queueUsage().catch(() => undefined),
       },
@@ -329,11 +388,25 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     }
   }
 
+  /**
+   * Returns whether sessions can be read and saved, with what a readiness probe or a dashboard wants to know. Asks the
+   * database. Never rejects, and resolves within the time that a connection and a statement may take.
+   *
+   * @example
+   * ```ts
+   * const { healthy, error } = await store.health()
+   * ctx.status = healthy ? 200 : 503
+   * ```
+   */
+  health(): Promise<Health> {
+    return checkHealth(this.#lifecycle)
+  }
+
   #queueUsage(): Promise<number> {
     const { operations, connection } = this.#lifecycle
     return operations.run('read the usage of the notification queue', async () => {
       const [row] = await connection.query('select pg_notification_queue_usage()::float8 as usage')
-      return row?.usage as number
+      return Number(row?.usage)
     })
   }
 
@@ -349,27 +422,30 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     return this.close()
   }
 
-  #run<T>(description: string, work: (components: Components) => Promise<T>): Promise<T> {
-    return this.#lifecycle.operations.run(description, async () => work(await this.#lifecycle.ready()))
+  #run<T>(description: string, secrets: string[], work: (components: Components) => Promise<T>): Promise<T> {
+    const { operations } = this.#lifecycle
+    return operations.run(description, async () => work(await this.#lifecycle.ready()), secrets)
   }
 
-  /** Runs what concerns one session, under the id that the table has for it. */
-  async #onSession<T>(
-    sid: string,
-    { digest, storedId }: SessionIds,
-    verb: string,
-    work: (components: Components, id: string) => Promise<T>,
-    secret = '',
-  ): Promise<T | undefined> {
-    // The table can't hold this id, so there is nothing to ask it.
-    if (storedId === undefined) return undefined
-    const { operations } = this.#lifecycle
-    const run = async (): Promise<T> => {
-      const components = this.#lifecycle.components ?? (await this.#lifecycle.ready())
-      const { hasRawIds, insertsRawIds } = components.table
-      const raw = hasRawIds || insertsRawIds ? rawId(sid) : undefined
-      return work(components, raw ?? `sha256:${digest}`)
+  /** Starts what concerns one session. The repository says when it is done; see `onSettled`. */
+  #start<C extends SessionCall, T>(
+    call: C,
+    work: (repository: SessionRepository, call: C) => Promise<T>,
+  ): Promise<T> {
+    const { active, operations } = this.#lifecycle
+    const begin = (components: Components): Promise<T> => {
+      operations.begin()
+      const { repository, takesStoredIds } = components
+      if (takesStoredIds) return work(repository, call)
+      return work(repository, { ...call, id: idIn(components, call.sid, call.digest) })
     }
-    return operations.run(`${verb} the session`, run, [sid, `sha256:${digest}`, secret])
+    if (active !== undefined) return begin(active)
+    return this.#run(`${call.verb} the session`, [call.sid, call.id], async (components) => begin(components))
   }
+}
+
+/** Returns the id that statements are given for a session; see `hasRawIds`. */
+function idIn({ table }: Components, sid: string, digest: string): string {
+  const raw = table.hasRawIds || table.insertsRawIds ? rawId(sid) : undefined
+  return raw ?? `sha256:${digest}`
 }
