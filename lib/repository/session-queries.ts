@@ -1,4 +1,5 @@
-// Runs every statement of a request's path, and announces and flushes what it changes.
+// Runs every statement of a request's path, and announces and flushes what it changes. Over 300 lines: the statements share how
+// they are run, flushed and kept out of errors.
 import { fromColumn, plainToColumn, toColumn } from '../codec/codec.js'
 import { isSealedJson } from '../codec/seal.js'
 import { payloads } from '../notifications/payload.js'

@@ -1,4 +1,5 @@
-// The SQL of every statement of a request's path, each for one session or for many. Pure.
+// The SQL of every statement of a request's path, each for one session or for many. Pure. Over 300
+// lines: the statements are built of the same parts.
 import { unsealedSql } from '../codec/seal.js'
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'

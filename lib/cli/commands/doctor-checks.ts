@@ -1,4 +1,4 @@
-// The checks of koa-pg-store doctor: each looks at one aspect of database or table, and returns what it found.
+// The checks of koa-pg-store doctor: each looks at one aspect of database or table, and returns what it found. Over 300 lines: a function for each check.
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { listenConfig } from '../../postgres/connect.js'
