@@ -8,7 +8,10 @@
 -- also those with `hashIds: false`. Run it again until it returns 0: it skips rows that are locked. If a row with the digest
 -- already exists, the raw row is older and is deleted.
 
-with places as materialized (
+with whole as (
+  -- Locks the table before its partition, as every other statement does.
+  select from :"schema".:"table" limit 0
+), places as materialized (
   select id from only :"part_schema".:"part"
   where ctid >= :'first'::tid and ctid < :'after'::tid and not (id like 'sha256:%' and length(id) = 50)
 ), raw as materialized (

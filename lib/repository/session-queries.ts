@@ -4,13 +4,14 @@ import { fromColumn, plainToColumn, toColumn } from '../codec/codec.js'
 import { isSealedJson } from '../codec/seal.js'
 import { payloads } from '../notifications/payload.js'
 import type { Connection, Query, Statement } from '../postgres/connection.js'
+import { retryConflicts } from '../postgres/retry.js'
 import { joinValues } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
 import { handleOf, separator } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import { Batcher } from '../util/batcher.js'
-import { codeOf, redact } from '../util/driver-errors.js'
+import { redact } from '../util/driver-errors.js'
 import { batching } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
@@ -128,12 +129,7 @@ export class SessionQueries {
     ) as [Write | Replacement]
     const [statement, values] =
       'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
-    for (let moves = 0; ; moves++)
-      try {
-        return await this.#changeWithLimit(encoded, max, statement, values)
-      } catch (error) {
-        if (!wasMoved(error, moves)) throw error
-      }
+    return retryConflicts(() => this.#changeWithLimit(encoded, max, statement, values))
   }
 
   async #changeWithLimit(
@@ -273,12 +269,11 @@ export class SessionQueries {
 
   /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */
   async #redacting<T>(values: readonly unknown[], work: () => Promise<T>): Promise<T> {
-    for (let moves = 0; ; moves++)
-      try {
-        return await work()
-      } catch (error) {
-        if (!wasMoved(error, moves)) throw redactValues(error, values)
-      }
+    try {
+      return await retryConflicts(work)
+    } catch (error) {
+      throw redactValues(error, values)
+    }
   }
 }
 
@@ -305,12 +300,4 @@ async function decode(codec: Codec | undefined, session: StoredSession): Promise
 
 function toError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error))
-}
-
-/** How often a statement is tried again because a row that it waited for was moved to another partition. */
-const maxMoves = 3
-
-/** When an id is replaced by its digest, its row may move to another partition, which a statement can't follow. */
-function wasMoved(error: unknown, moves: number): boolean {
-  return moves < maxMoves && codeOf(error) === '40001'
 }
