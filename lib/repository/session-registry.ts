@@ -3,7 +3,7 @@
 import { fromColumn } from '../codec/codec.js'
 import type { Connection } from '../postgres/connection.js'
 import { joinValues, listParam } from '../postgres/sql-params.js'
-import { sweepRecordId, type Table } from '../schema/table.js'
+import { notRecordSql, type Table } from '../schema/table.js'
 import { parse } from '../session/json.js'
 import { digestOf, handleOf } from '../session/session-id.js'
 import { SetupError } from '../types/errors.js'
@@ -150,7 +150,7 @@ export class SessionRegistry {
 
   async #destroyOnce(): Promise<number> {
     const { table, activeCondition } = this.#options
-    const select = `select id, ${activeCondition} as is_active from ${table.name} where session is not null and id > $1 and id <> '${sweepRecordId}' order by id limit ${idBatchSize}`
+    const select = `select id, ${activeCondition} as is_active from ${table.name} where session is not null and id > $1 and ${notRecordSql()} order by id limit ${idBatchSize}`
     let count = 0
     for (let lastId = ''; ; ) {
       const rows = (await this.#query(select, [lastId])).map(toSessionRow)

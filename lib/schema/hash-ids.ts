@@ -31,13 +31,21 @@ const overtakenCodes = new Set(['23505', '40001', '40P01'])
  * Repeats until passes over the whole table find no raw id, and records that at the table. A role that may not record it
  * ends after the first such pass. Errors are passed to `warn` and followed by another pass; aborting `signal` ends it.
  */
-export async function hashStoredIds(
-  connection: Connection,
-  settings: Settings,
-  signal: AbortSignal,
-  warn: (error: Error) => void,
-): Promise<void> {
-  let recorded = false
+export async function hashStoredIds({
+  connection,
+  settings,
+  isRecorded,
+  signal,
+  warn,
+}: {
+  connection: Connection
+  settings: Settings
+  /** Whether it is recorded already: then it is again only if raw ids are found. */
+  isRecorded: boolean
+  signal: AbortSignal
+  warn: (error: Error) => void
+}): Promise<void> {
+  let recorded = isRecorded
   let lastProblem = ''
   let retryMs = minRetryMs
   for (let idle = 0; idle < idlePasses && !signal.aborted; ) {

@@ -34,8 +34,11 @@ const minServerVersion = 130_000
 
 const setupTimeoutMs = 60_000
 
-/** PostgreSQL's codes for insufficient privilege, and for a lock that wasn't granted within lock_timeout. */
-const refusalCodes = new Set(['42501', '55P03'])
+/** PostgreSQL's codes for a lock that wasn't granted within lock_timeout, and for a deadlock. */
+const lockCodes = new Set(['55P03', '40P01'])
+
+/** The same, and insufficient privilege. */
+const refusalCodes = new Set([...lockCodes, '42501'])
 
 /** The number of triggers that sql/006-notify.sql creates. */
 const expectedTriggers = 4
@@ -95,6 +98,8 @@ export async function ensureTable(
       notes.push(
         `keeps raw session ids, as koa-pg-session may still use it: when no process with koa-pg-session is left, run as the owner: ${toHashedIds(settings)}`,
       )
+    if (state.isDistributed && forms.insertsRawIds && settings.hashIds)
+      notes.push('keeps raw session ids, as Citus can’t replace them: use hashIds: false')
     if (notes.length > 0) warn(new SetupError(`${name} ${notes.join('; and ')}`))
     if (!settings.hashIds && state.hasHashedIds)
       warn(new SetupError(`${name} holds digests of session ids, so the option hashIds: false has no effect`))
@@ -109,7 +114,7 @@ export async function ensureTable(
       canFlush: state.emitMessage?.isAllowed === true && !state.isDistributed,
       lacksUserIndex: settings.create && !state.hasUserIndex && !state.isSmall,
       hasPages: state.isOrdinary && !state.isDistributed && state.serverVersion >= 140_000,
-      isLocked: codeOf(upgradeError) === '55P03',
+      isLocked: lockCodes.has(codeOf(upgradeError) ?? ''),
     }
   } catch (error) {
     if (error instanceof SetupError) throw error
@@ -126,29 +131,36 @@ function toHashedIds({ schema, table }: Settings): string {
   return `npx koa-pg-store migrate --to-hashed-ids${flag('schema', schema, 'public')}${flag('table', table, 'session')}`
 }
 
+type IdForms = Pick<Table, 'hasRawIds' | 'insertsRawIds' | 'keepsRawIds' | 'convertsRawIds' | 'hasHashedIds'>
+
 /**
  * Returns which forms of ids the table has and gets. Raw ids are kept, for the processes that know no digests, until a store
  * with `hashIds: false` has recorded that it uses the table: from then on all processes find digests.
  */
 function idForms(
   { hasHashedIds, hasDeclaredRawIds, suitsOldSoftware, wasHashedLongAgo, isDistributed }: TableState,
-  { hashIds }: Settings,
-): Pick<Table, 'hasRawIds' | 'insertsRawIds' | 'keepsRawIds'> {
-  // Citus can't look for a row under two ids.
-  if (isDistributed) return { hasRawIds: false, insertsRawIds: !hashIds, keepsRawIds: false }
+  { hashIds, create }: Settings,
+): IdForms {
   const keepsRawIds = !hasHashedIds && !hasDeclaredRawIds && suitsOldSoftware
+  const insertsRawIds = !hasHashedIds && (!hashIds || keepsRawIds)
+  const hasRawIds = !(hasHashedIds && wasHashedLongAgo)
+  // Citus can't look for a row under two ids, nor replace the id of one: all ids stay in the form that the table has.
+  if (isDistributed) {
+    const isRaw = !hasHashedIds && (!hashIds || hasDeclaredRawIds || suitsOldSoftware)
+    return { hasRawIds: false, insertsRawIds: isRaw, keepsRawIds: false, convertsRawIds: false, hasHashedIds }
+  }
   return {
-    hasRawIds: !(hasHashedIds && wasHashedLongAgo),
-    insertsRawIds: !hasHashedIds && (!hashIds || keepsRawIds),
+    hasRawIds,
+    insertsRawIds,
     keepsRawIds,
+    // A store with `hashIds: false` too, once that is recorded: it may have inserted raw ids in the meantime.
+    convertsRawIds: hasRawIds && !insertsRawIds && (create || hasHashedIds),
+    hasHashedIds,
   }
 }
 
 /** Resolves with the forms of ids that the table has now. */
-export async function inspectIds(
-  connection: Connection,
-  settings: Settings,
-): Promise<ReturnType<typeof idForms>> {
+export async function inspectIds(connection: Connection, settings: Settings): Promise<IdForms> {
   return idForms(await inspect(connection, settings), settings)
 }
 

@@ -17,6 +17,10 @@ export interface Table {
   readonly insertsRawIds: boolean
   /** Raw ids aren't replaced by digests: koa-pg-session, which knows no digests, may still use the table. */
   readonly keepsRawIds: boolean
+  /** This store is to replace raw ids by digests. */
+  readonly convertsRawIds: boolean
+  /** It is recorded that all ids are digests, or will be. */
+  readonly hasHashedIds: boolean
   /** koa-pg-session can insert into it, and may have. */
   readonly suitsOldSoftware: boolean
   /** Changes made outside the store send notifications. */
@@ -106,7 +110,13 @@ export function literal(text: string): string {
 }
 
 /**
- * The id of the row that records the last sweep. It has the form of a digest, so that no cookie opens it, and the row counts
- * as an expired session.
+ * The ids of the rows that record the last sweep, and the search for the users of sessions. They have the form of digests, so
+ * that no cookie opens them, and the rows count as expired sessions.
  */
 export const sweepRecordId = `sha256:${'koa-pg-store-sweep'.padEnd(43, '_')}`
+export const usersRecordId = `sha256:${'koa-pg-store-users'.padEnd(43, '_')}`
+
+/** The condition that a row is none of these. `prefix` is the table's alias with a dot. */
+export function notRecordSql(prefix = ''): string {
+  return `${prefix}id not in ('${sweepRecordId}', '${usersRecordId}')`
+}

@@ -1,5 +1,6 @@
 // A PgStore's life beside its calls: setting up and trying again, listening, background jobs, shutting down.
 import type { EventEmitter } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { IdCache } from '../cache/id-cache.js'
 import { LocalCache } from '../cache/local-cache.js'
 import { MergeBases } from '../cache/merge-bases.js'
@@ -8,7 +9,7 @@ import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
 import { TouchBuffer } from '../repository/touch-buffer.js'
-import { fillUserIds } from '../repository/user-fill.js'
+import { canFillUserIds, UserFill } from '../repository/user-fill.js'
 import { hashStoredIds } from '../schema/hash-ids.js'
 import { ensureTable, inspectIds } from '../schema/migrate.js'
 import { psqlCommand, type Table } from '../schema/table.js'
@@ -31,6 +32,9 @@ const upgradeRetryMs = 60_000
 
 /** How often to look whether raw ids may be replaced by digests. */
 const watchIdsMs = 60_000
+
+/** How long after setup the search for the users of existing sessions begins. */
+const fillUsersDelayMs = 10_000
 
 /** A scheduled sweep is skipped if any instance has swept within this time. */
 const recentSweepMs = 300_000
@@ -175,10 +179,16 @@ export class Lifecycle {
     cache?.clear()
     this.#components = components
     if (table.isLocked) this.#retryUpgrade()
-    if (table.hasRawIds && settings.create && settings.hashIds && !table.keepsRawIds)
-      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, this.#warnings.of('ids'))
+    if (table.convertsRawIds)
+      this.#hashing ??= hashStoredIds({
+        connection,
+        settings,
+        isRecorded: table.hasHashedIds,
+        signal: this.#stop.signal,
+        warn: this.#warnings.of('ids'),
+      })
     if (table.insertsRawIds && table.hasRawIds) this.#watchIds(table)
-    if (table.suitsOldSoftware) this.#fillUserIds(table)
+    if (canFillUserIds(table)) this.#fillUserIds(table)
     if (table.lacksUserIndex) this.#createUserIndex()
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
@@ -265,13 +275,20 @@ export class Lifecycle {
     this.#stop.signal.addEventListener('abort', () => clearInterval(timer), { once: true })
   }
 
+  /** The sessions of koa-pg-session have no user, so they are searched at once; others not while the process starts. */
   #fillUserIds(table: Table): void {
-    this.#fillingUsers ??= fillUserIds(this.connection, table, this.settings, this.#stop.signal).catch(
-      (error) => {
-        const message = `the users of existing sessions could not be found: ${messageOf(error)}`
-        this.#warnings.warn('users', new Error(message))
-      },
-    )
+    if (this.#fillingUsers !== undefined) return
+    const { connection, settings } = this
+    const { signal } = this.#stop
+    const repeats = (): boolean => this.#components?.table.insertsRawIds === true
+    const fill = new UserFill({ connection, table, settings, repeats, signal })
+    this.#fillingUsers = sleep(table.suitsOldSoftware ? 0 : fillUsersDelayMs, undefined, {
+      signal,
+      ref: false,
+    })
+      .then(() => fill.run({ warn: this.#warnings.of('users'), end: () => this.#warnings.end('users') }))
+      // Closing ends the pause.
+      .catch(() => undefined)
   }
 
   /** Until it is there, a user's sessions are found by a scan. */

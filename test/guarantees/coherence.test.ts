@@ -352,6 +352,8 @@ describe('instances on one table', () => {
       hasRawIds: false,
       insertsRawIds: false,
       keepsRawIds: false,
+      convertsRawIds: false,
+      hasHashedIds: true,
       suitsOldSoftware: false,
       hasTriggers: false,
       isDistributed: true,

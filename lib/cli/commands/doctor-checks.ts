@@ -3,9 +3,10 @@ import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { listenConfig } from '../../postgres/connect.js'
 import type { Connection } from '../../postgres/connection.js'
+import { canFillUserIds, isFilled, readUserFillRecord } from '../../repository/user-fill.js'
 import { inspect } from '../../schema/inspect.js'
 import { ensureTable, slowCommits } from '../../schema/migrate.js'
-import { qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
+import { notRecordSql, qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
 import { SetupError } from '../../types/errors.js'
 import type { PgStoreOptions } from '../../types/options.js'
 import type { Settings } from '../../types/settings.js'
@@ -205,17 +206,30 @@ export const checkIds: TableCheck = async (
   return [note('ids', `${raw} raw, to be replaced by digests`, insertsRawIds ? undefined : advice)]
 }
 
-export const checkUsers: TableCheck = async ({ connection }, { name, columns }) => {
-  if (!columns.has('user_id')) return []
+export const checkUsers: TableCheck = async ({ connection }, table) => {
+  if (!canFillUserIds(table)) return []
+  const record = await readUserFillRecord(connection, table)
   const [row] = await connection.query(
-    `select count(*)::float8 as active, count(user_id)::float8 as assigned from ${name} where session is not null and expiry > now()`,
-    [],
+    `select count(*)::float8 as active, count(user_id)::float8 as assigned,
+       count(*) filter (where id <= $1)::float8 as searched
+     from ${table.name} where session is not null and expiry > now()`,
+    [record?.lastId ?? ''],
     countTimeoutMs,
   )
+  const count = (name: string): number => Number(row?.[name])
+  const users = `${number(count('assigned'))} of ${number(count('active'))} active sessions belong to a user`
+  if (record === undefined)
+    return [ok('users', `${users}; a store will search earlier sessions for users soon after its start`)]
+  if (isFilled(record)) return [ok('users', `${users}; all earlier sessions were searched for users`)]
+  const progress =
+    record.lastId === null
+      ? 'all earlier sessions were searched for users, and will be once more within an hour'
+      : `earlier sessions are being searched for users, ${Math.floor((100 * count('searched')) / Math.max(1, count('active')))} % done`
   return [
-    ok(
+    note(
       'users',
-      `${number(Number(row?.assigned))} of ${number(Number(row?.active))} active sessions belong to a user`,
+      `${users}; ${progress}`,
+      'stores do it in the background, or run koa-pg-store migrate --find-users --config <module>',
     ),
   ]
 }
@@ -275,7 +289,7 @@ export const checkSweeps: TableCheck = async ({ connection, settings }) => {
   )
   const [row] = await connection.query(
     `select count(*)::int as overdue from (select from ${name} where expiry < now() - interval '1 day'
-       and id <> '${sweepRecordId}' limit ${maxOverdueRows}) o`,
+       and ${notRecordSql()} limit ${maxOverdueRows}) o`,
   )
   const overdue = row?.overdue as number
   const lastSweep = `last sweep: ${last ? `${duration(last.ago as number)} ago` : 'never'}`

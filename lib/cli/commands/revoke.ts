@@ -4,7 +4,7 @@ import { SessionQueries } from '../../repository/session-queries.js'
 import { SessionRegistry } from '../../repository/session-registry.js'
 import { SessionStatements } from '../../repository/session-statements.js'
 import { ensureTable } from '../../schema/migrate.js'
-import { sweepRecordId, type Table } from '../../schema/table.js'
+import { notRecordSql, type Table } from '../../schema/table.js'
 import { handleOf } from '../../session/session-id.js'
 import { readOptions } from '../../stores/options.js'
 import { assertUserColumn, type Command, type Context, isHandle, readUserId, UsageError } from '../command.js'
@@ -130,7 +130,7 @@ async function assertExceptExists(
 
 async function countAll({ connection }: Context, { name }: Table): Promise<number> {
   const [row] = await connection.query(
-    `select count(*)::float8 as n from ${name} where session is not null and id <> '${sweepRecordId}'`,
+    `select count(*)::float8 as n from ${name} where session is not null and ${notRecordSql()}`,
     [],
     queryTimeoutMs,
   )
