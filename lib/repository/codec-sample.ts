@@ -39,3 +39,11 @@ export async function sampleSessions(connection: Connection, settings: Settings)
     }
   return { sessions: rows.length, undecoded: causes.length, cause: causes[0] ?? '' }
 }
+
+/** Returns what to say if some can't be decoded. */
+export function undecodedSessions({ sessions, undecoded, cause }: CodecSample): string {
+  return (
+    `${undecoded} of ${sessions} stored sessions that were looked at fail to be decoded, and so do requests with them: ${cause}.` +
+    ' Codecs and keys are changed in the steps of docs/guides/encryption.md'
+  )
+}

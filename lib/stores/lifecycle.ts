@@ -8,6 +8,7 @@ import { channelOf } from '../notifications/payload.js'
 import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
+import { sampleSessions, undecodedSessions } from '../repository/codec-sample.js'
 import { TouchBuffer } from '../repository/touch-buffer.js'
 import { canFillUserIds, UserFill } from '../repository/user-fill.js'
 import { hashStoredIds } from '../schema/hash-ids.js'
@@ -15,6 +16,7 @@ import { ensureTable, inspectIds } from '../schema/migrate.js'
 import { psqlCommand, type Table } from '../schema/table.js'
 import { createUserIndex } from '../schema/user-index.js'
 import { Sweeper } from '../sweeper/sweeper.js'
+import { SetupError } from '../types/errors.js'
 import type { ConnectionSource } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
@@ -35,6 +37,9 @@ const watchIdsMs = 60_000
 
 /** How long after setup the search for the users of existing sessions begins. */
 const fillUsersDelayMs = 10_000
+
+/** How long after setup a sample of the sessions is decoded: the first requests may need the pool's only connection. */
+const sampleDelayMs = 1_000
 
 /** A scheduled sweep is skipped if any instance has swept within this time. */
 const recentSweepMs = 300_000
@@ -61,6 +66,7 @@ export class Lifecycle {
   #idWatch: NodeJS.Timeout | undefined
   #hashing: Promise<void> | undefined
   #fillingUsers: Promise<void> | undefined
+  #sampling: Promise<void> | undefined
   #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
@@ -189,6 +195,7 @@ export class Lifecycle {
       })
     if (table.insertsRawIds && table.hasRawIds) this.#watchIds(table)
     if (canFillUserIds(table)) this.#fillUserIds(table)
+    this.#sampleSessions()
     if (table.lacksUserIndex) this.#createUserIndex()
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
@@ -222,7 +229,7 @@ export class Lifecycle {
     await this.#sweeper.stop()
     await this.operations.drained()
     await this.touches.stop()
-    await Promise.allSettled([this.#setup, this.#hashing, this.#fillingUsers])
+    await Promise.allSettled([this.#setup, this.#hashing, this.#fillingUsers, this.#sampling])
     this.trust.stop()
     await this.connection.end()
   }
@@ -288,6 +295,18 @@ export class Lifecycle {
     })
       .then(() => fill.run({ warn: this.#warnings.of('users'), end: () => this.#warnings.end('users') }))
       // Closing ends the pause.
+      .catch(() => undefined)
+  }
+
+  /** Says early if a codec is missing, or was removed too early, and not only to the users of such sessions. */
+  #sampleSessions(): void {
+    const { signal } = this.#stop
+    this.#sampling ??= sleep(sampleDelayMs, undefined, { signal, ref: false })
+      .then(() => sampleSessions(this.connection, this.settings))
+      .then((sample) => {
+        if (sample.undecoded > 0) this.#warnings.warn('codec', new SetupError(undecodedSessions(sample)))
+      })
+      // Closing ends the pause. A view has no sample, and requests say what else is wrong.
       .catch(() => undefined)
   }
 

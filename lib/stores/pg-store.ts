@@ -432,15 +432,21 @@ export class PgStore<T extends object = Session>
     call: C,
     work: (repository: SessionRepository, call: C) => Promise<T>,
   ): Promise<T> {
-    const { active, operations } = this.#lifecycle
-    const begin = (components: Components): Promise<T> => {
-      operations.begin()
-      const { repository, takesStoredIds } = components
-      if (takesStoredIds) return work(repository, call)
-      return work(repository, { ...call, id: idIn(components, call.sid, call.digest) })
-    }
-    if (active !== undefined) return begin(active)
-    return this.#run(`${call.verb} the session`, [call.sid, call.id], async (components) => begin(components))
+    const { active } = this.#lifecycle
+    if (active !== undefined) return this.#begin(active, call, work)
+    return this.#run(`${call.verb} the session`, [call.sid, call.id], async (components) =>
+      this.#begin(components, call, work),
+    )
+  }
+
+  #begin<C extends SessionCall, T>(
+    components: Components,
+    call: C,
+    work: (repository: SessionRepository, call: C) => Promise<T>,
+  ): Promise<T> {
+    this.#lifecycle.operations.begin()
+    const { repository, takesStoredIds } = components
+    return work(repository, takesStoredIds ? call : { ...call, id: idIn(components, call.sid, call.digest) })
   }
 }
 

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { expect } from 'chai'
 import { compressed, type DecodeError, encrypted, PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const old = { id: '2024', key: randomBytes(32) }
 const current = { id: '2026', key: randomBytes(32) }
@@ -207,6 +208,36 @@ describe('a store with a codec', () => {
         })
       expect(await column()).to.equal(before)
     })
+
+  it('warns at its start of stored sessions that it can’t decode, before a request meets one', async () => {
+    const url = await freshDatabase()
+    const key = randomBytes(32)
+    const codec = encrypted({ keys: [{ id: '2026', key }] })
+    await using store = new PgStore(url, { codec })
+    for (let n = 0; n < 5; n++) await store.set(`s${n}`, { n })
+    const expected: [PgStoreOptions, RegExp][] = [
+      [
+        {},
+        /^5 of 5 stored sessions .* it is encrypted, and the option "codec" doesn't have that codec. Codecs and keys/,
+      ],
+      [
+        { codec: encrypted({ keys: [{ id: '2027', key }] }) },
+        /needs the key "2026"; configured keys: "2027"/,
+      ],
+    ]
+    for (const [options, message] of expected) {
+      await using late = new PgStore(url, options)
+      const warnings: string[] = []
+      late.on('warning', (warning) => warnings.push(warning.message))
+      await late.setup()
+      await until(() => warnings.length > 0)
+      expect(warnings[0]).to.match(message)
+      expect(await late.create({ n: 1 })).to.be.a('string')
+    }
+    await using plain = new PgStore(await freshDatabase())
+    await plain.set('s', { text: '"~aes256gcm"' })
+    expect(await plain.get('s')).to.deep.equal({ text: '"~aes256gcm"' })
+  })
 
   it('refuses a codec that lacks a method', () => {
     for (const codec of [{}, null, [compressed({}), 1]])

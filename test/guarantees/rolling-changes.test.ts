@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import { PgStore } from '../../lib/index.js'
+import { run as command } from '../helpers/command.js'
 import { start } from '../helpers/processes.js'
 import {
   type CodecSpec,
@@ -26,6 +27,7 @@ async function sideBySide(
   [one, two]: [Step, Step],
   sids: string[],
   totals: Totals,
+  during?: (url: string) => Promise<unknown>,
 ): Promise<RollingReport[]> {
   const names = [`p${totals.size + 1}`, `p${totals.size + 2}`]
   const children = [one, two].map((step, n) =>
@@ -51,7 +53,9 @@ async function sideBySide(
     if (sids.length > 0) children[0]?.send([...sids])
     await ready[1]
     if (sids.length > 0) children[1]?.send([...sids])
-    await sleep(stepMs)
+    await sleep(stepMs / 2)
+    await during?.(url)
+    await sleep(stepMs / 2)
     const ended = children.map((child) => new Promise((resolve) => child.once('exit', resolve)))
     for (const child of children) child.send('stop')
     await Promise.all(ended)
@@ -63,14 +67,18 @@ async function sideBySide(
 }
 
 /** Runs each step beside the next one, and expects that nobody notices. Returns the numbers of sessions and reads. */
-async function expectSmooth(steps: Step[], prepare?: (url: string) => Promise<unknown>): Promise<void> {
+async function expectSmooth(
+  steps: Step[],
+  prepare?: (url: string) => Promise<unknown>,
+  during?: (url: string) => Promise<unknown>,
+): Promise<void> {
   const url = await freshDatabase()
   await prepare?.(url)
   const sids: string[] = []
   const totals: Totals = new Map()
   let reads = 0
   for (const [n, step] of steps.slice(1).entries())
-    for (const report of await sideBySide(url, [steps[n] as Step, step], sids, totals)) {
+    for (const report of await sideBySide(url, [steps[n] as Step, step], sids, totals, during)) {
       expect(report.errors, `step ${n + 1}`).to.deep.equal([])
       expect(report).to.include({ signedOut: 0, lost: 0 })
       expect(report.created).to.be.above(0)
@@ -180,6 +188,27 @@ describe('a rolling change of options', function () {
         oldTable,
       ))
 
+  it('replaces raw ids by digests in a partitioned table without signing anyone out', () =>
+    expectSmooth(
+      [
+        { options: { hashIds: false, cache: false } },
+        { options: { cache: false } },
+        { options: { cache: false } },
+      ],
+      (url) =>
+        sql(
+          url,
+          `create table session (id text primary key, expiry timestamptz not null, session json) partition by hash (id);
+           ${[0, 1, 2, 3].map((n) => `create table session_${n} partition of session for values with (modulus 4, remainder ${n});`).join('')}`,
+        ),
+    ))
+
   it('keeps raw ids if the step with hashIds: false is left out', () =>
     expectSmooth([{ software: 'koa-pg-session', changesOwnOnly: true }, { changesOwnOnly: true }], oldTable))
+
+  it('replaces raw ids by digests with migrate --to-hashed-ids, without signing anyone out', () =>
+    expectSmooth([{}, {}], oldTable, async (url) => {
+      const { status, errors } = await command(url, 'migrate', '--to-hashed-ids')
+      expect(status, errors).to.equal(0)
+    }))
 })

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { listenConfig } from '../../postgres/connect.js'
 import type { Connection } from '../../postgres/connection.js'
+import { sampleSessions, undecodedSessions } from '../../repository/codec-sample.js'
 import { canFillUserIds, isFilled, readUserFillRecord } from '../../repository/user-fill.js'
 import { inspect } from '../../schema/inspect.js'
 import { ensureTable, slowCommits } from '../../schema/migrate.js'
@@ -28,6 +29,8 @@ interface Subject {
   readonly settings: Settings
   /** The application's option `listen`, if it has one. */
   readonly listen: PgStoreOptions['listen']
+  /** Whether the settings are those of the application. */
+  readonly hasConfig: boolean
 }
 
 export type Check = (subject: Subject) => Promise<Finding[]>
@@ -232,6 +235,15 @@ export const checkUsers: TableCheck = async ({ connection }, table) => {
       'stores do it in the background, or run koa-pg-store migrate --find-users --config <module>',
     ),
   ]
+}
+
+/** Only with `--config`, which has the application's codec, can sessions be decoded. */
+export const checkCodec: TableCheck = async ({ connection, settings, hasConfig }) => {
+  if (!hasConfig) return []
+  const sample = await sampleSessions(connection, settings)
+  return sample.undecoded > 0
+    ? [problem('codec', undecodedSessions(sample))]
+    : [ok('codec', `${number(sample.sessions)} stored sessions that were looked at can be decoded`)]
 }
 
 interface VacuumState {

@@ -6,6 +6,7 @@ import type { Terminal } from '../terminal.js'
 import {
   type Check,
   checkClocks,
+  checkCodec,
   checkCommits,
   checkConnection,
   checkIds,
@@ -28,6 +29,7 @@ const tableChecks = {
   triggers: checkTriggers,
   ids: checkIds,
   users: checkUsers,
+  codec: checkCodec,
   indexes: checkIndexes,
   autovacuum: checkVacuum,
   sweeps: checkSweeps,
@@ -58,6 +60,7 @@ Options:
     const subject = {
       connection,
       settings,
+      hasConfig: values.config !== undefined,
       listen: (values['listen-url'] as string | undefined) ?? options.listen,
     }
     const findings: Finding[] = []
