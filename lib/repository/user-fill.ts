@@ -104,8 +104,11 @@ export class UserFill {
     const { table, settings } = options
     this.#option = hash('sha256', String(settings.userId), 'base64url')
     this.#active = `from ${table.name} where session is not null and expiry > now() and ${notRecordSql()}`
-    // The id of a row may be replaced by its digest after it was read.
-    const matches = table.hasRawIds ? `s.id in (u.id, ${hashedIdSql('u.id')})` : 's.id = u.id'
+    // The id of a row may be replaced by its digest after it was read. If both rows are there, they are two sessions.
+    const isHashed = `not exists (select from ${table.name} as r where r.id = u.id)`
+    const matches = table.hasRawIds
+      ? `s.id in (u.id, ${hashedIdSql('u.id')}) and (s.id = u.id or ${isHashed})`
+      : 's.id = u.id'
     // Never waits for a row, so it can't be part of a deadlock. The trigger of sql/006-notify.sql ignores the update: caches
     // don't hold users.
     const lock = table.isDistributed ? '' : ' order by s.id for update of s skip locked'

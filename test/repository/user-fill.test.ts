@@ -9,6 +9,7 @@ import { connect } from '../../lib/postgres/connect.js'
 import type { Connection } from '../../lib/postgres/connection.js'
 import { UserFill, type UserFillOptions } from '../../lib/repository/user-fill.js'
 import { ensureTable } from '../../lib/schema/migrate.js'
+import { digestOf } from '../../lib/session/session-id.js'
 import { readOptions } from '../../lib/stores/options.js'
 import { run } from '../helpers/command.js'
 import { trusted } from '../helpers/instance.js'
@@ -155,6 +156,16 @@ describe('the search for users', () => {
     await running
     expect(await usersOf()).to.deep.equal(found)
     expect(search.warnings).to.deep.equal([])
+  })
+
+  it('takes a raw row and a newer one under its digest for two sessions', async () => {
+    await sql(url, 'truncate session')
+    await sql(url, `comment on column session.id is 'session id'`)
+    const insert = `insert into session (id, expiry, session, version) values ($1, now() + '1 hour', json_build_object('mail', $2::text), 1)`
+    await sql(url, insert, ['koa:sess:1', 'old'])
+    await sql(url, insert, [`sha256:${digestOf('koa:sess:1')}`, 'new'])
+    await (await fill()).run()
+    expect(await usersOf()).to.deep.equal({ new: 1, old: 1 })
   })
 
   it('warns once of a failure, and tries again', async () => {
