@@ -3,7 +3,14 @@ import type { Connection } from '../postgres/connection.js'
 import { SetupError } from '../types/errors.js'
 import type { Settings } from '../types/settings.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
-import { hashedIdComment, psqlCommand, qualifiedName, quote, rawIdComment } from './table.js'
+import {
+  hashedIdComment,
+  psqlCommand,
+  qualifiedName,
+  quote,
+  rawIdComment,
+  replacedIdComment,
+} from './table.js'
 
 export interface TableState {
   serverVersion: number
@@ -18,6 +25,8 @@ export interface TableState {
   hasHashedIds: boolean
   /** A store with `hashIds: false` has recorded that it uses the table. */
   hasDeclaredRawIds: boolean
+  /** It is recorded that no process needs raw ids any more. */
+  replacesRawIds: boolean
   hasIdComment: boolean
   /** koa-pg-session can insert into it: `version`, which it doesn't set, has a default or isn't there. */
   suitsOldSoftware: boolean
@@ -84,6 +93,7 @@ export async function inspect(connection: Connection, settings: Settings): Promi
           and i.indnkeyatts = 1 and i.indkey[0] = a.attnum),
       'hasHashedIds', coalesce(c.comment like '${hashedIdComment}%', false),
       'hasDeclaredRawIds', coalesce(c.comment = '${rawIdComment}', false),
+      'replacesRawIds', coalesce(c.comment = '${replacedIdComment}', false),
       'hasIdComment', c.comment is not null,
       'suitsOldSoftware', not exists (select from pg_attribute where attrelid = t.oid and attname = 'version' and attnotnull and not atthasdef),
       'wasHashedLongAgo', coalesce(substring(c.comment from 'since (\\S+)$')::timestamptz < now() - ${rawIdGracePeriod}, true),

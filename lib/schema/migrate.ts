@@ -25,6 +25,7 @@ import {
   qualifiedName,
   quote,
   rawIdComment,
+  replacedIdComment,
   substituteVariables,
   type Table,
   variables,
@@ -138,11 +139,19 @@ type IdForms = Pick<Table, 'hasRawIds' | 'insertsRawIds' | 'keepsRawIds' | 'conv
  * with `hashIds: false` has recorded that it uses the table: from then on all processes find digests.
  */
 function idForms(
-  { hasHashedIds, hasDeclaredRawIds, suitsOldSoftware, wasHashedLongAgo, isDistributed }: TableState,
+  {
+    hasHashedIds,
+    hasDeclaredRawIds,
+    replacesRawIds,
+    suitsOldSoftware,
+    wasHashedLongAgo,
+    isDistributed,
+  }: TableState,
   { hashIds, create }: Settings,
 ): IdForms {
-  const keepsRawIds = !hasHashedIds && !hasDeclaredRawIds && suitsOldSoftware
-  const insertsRawIds = !hasHashedIds && (!hashIds || keepsRawIds)
+  const isForDigests = hasHashedIds || replacesRawIds
+  const keepsRawIds = !isForDigests && !hasDeclaredRawIds && suitsOldSoftware
+  const insertsRawIds = !isForDigests && (!hashIds || keepsRawIds)
   const hasRawIds = !(hasHashedIds && wasHashedLongAgo)
   // Citus can't look for a row under two ids, nor replace the id of one: all ids stay in the form that the table has.
   if (isDistributed) {
@@ -154,7 +163,7 @@ function idForms(
     insertsRawIds,
     keepsRawIds,
     // A store with `hashIds: false` too, once that is recorded: it may have inserted raw ids in the meantime.
-    convertsRawIds: hasRawIds && !insertsRawIds && (create || hasHashedIds),
+    convertsRawIds: hasRawIds && !insertsRawIds && (create || isForDigests),
     hasHashedIds,
   }
 }
@@ -198,9 +207,9 @@ export async function hashedComment(connection: Connection, settings: Settings):
   return `comment on column ${qualifiedName(settings)}.id is ${comment}`
 }
 
-/** Records that ids are raw and no process of koa-pg-session uses the table: stores begin to replace the ids by digests. */
-export async function recordRaw(connection: Connection, settings: Settings): Promise<void> {
-  await connection.query(`comment on column ${qualifiedName(settings)}.id is ${literal(rawIdComment)}`)
+/** Records that no process needs raw ids any more: stores begin to replace them, and insert none from within a minute on. */
+export async function recordReplacement(connection: Connection, settings: Settings): Promise<void> {
+  await connection.query(`comment on column ${qualifiedName(settings)}.id is ${literal(replacedIdComment)}`)
 }
 
 /**

@@ -43,6 +43,9 @@ export const hashedIdComment = 'SHA-256 of the session id'
 /** The comment on the column `id` if ids are raw. */
 export const rawIdComment = 'session id'
 
+/** The comment on the column `id` once no process needs raw ids any more: all stores replace them by digests, and insert none. */
+export const replacedIdComment = 'session id, to be replaced by its SHA-256'
+
 /** Returns the command that runs a file of sql/, for messages. */
 export function psqlCommand(file: keyof typeof sql, settings: Settings): string {
   const used = Object.entries(variables(settings)).filter(([name]) =>

@@ -54,11 +54,12 @@ async function sideBySide(
     await ready[1]
     if (sids.length > 0) children[1]?.send([...sids])
     await sleep(stepMs / 2)
-    await during?.(url)
+    const work = during?.(url)
     await sleep(stepMs / 2)
     const ended = children.map((child) => new Promise((resolve) => child.once('exit', resolve)))
     for (const child of children) child.send('stop')
     await Promise.all(ended)
+    await work
   } finally {
     for (const child of children) child.kill()
   }

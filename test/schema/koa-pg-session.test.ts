@@ -1,6 +1,7 @@
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { replacedIdComment } from '../../lib/schema/table.js'
 import { digestOf } from '../../lib/session/session-id.js'
 import { run } from '../helpers/command.js'
 import { message, start } from '../helpers/processes.js'
@@ -227,6 +228,21 @@ describe('a table of koa-pg-session', () => {
           `insert into session (id, expiry, session) select 'koa:sess:' || n, now() + '1 hour', json_build_object('n', n) from generate_series(1, 3) n`,
         )
       })
+  })
+
+  it('gets its ids hashed by any store where migrate --to-hashed-ids was interrupted', async () => {
+    const url = await oldTable('timestamptz', 300)
+    await sql(url, `comment on column session.id is '${replacedIdComment}'`)
+    await withStore(url, { create: false, hashIds: false, cache: false }, async (store, warnings) => {
+      const sid = await store.create({ n: 'new' })
+      expect(await sql(url, 'select from session where id = $1', [digest(sid)])).to.have.length(1)
+      expect(await store.get('koa:sess:7')).to.deep.equal({ n: 7 })
+      await until(async () => (await rawIds(url)).length === 0)
+      const comment = `select col_description('session'::regclass, 1) as text`
+      await until(async () => String((await sql(url, comment))[0]?.text).startsWith('SHA-256'))
+      expect(await store.get('koa:sess:7')).to.deep.equal({ n: 7 })
+      expect(warnings).to.deep.equal([])
+    })
   })
 
   it('keeps digests if a store with hashIds: false starts on them, and finds what other stores wrote', async () => {

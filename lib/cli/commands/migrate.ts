@@ -4,7 +4,7 @@ import { readCodec } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
 import { canFillUserIds, UserFill } from '../../repository/user-fill.js'
 import { hashAllIds } from '../../schema/hash-ids.js'
-import { ensureTable, recordHashed, recordRaw, upgradeStatement } from '../../schema/migrate.js'
+import { ensureTable, recordHashed, recordReplacement, upgradeStatement } from '../../schema/migrate.js'
 import { qualifiedName, type Table } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Codec } from '../../types/options.js'
@@ -136,14 +136,14 @@ function printSql(terminal: Terminal, settings: Settings, { json }: Context['val
 async function hashIds(
   connection: Connection,
   settings: Settings,
-  { keepsRawIds }: Table,
+  { hasHashedIds }: Table,
   terminal: Terminal,
 ): Promise<number> {
   const { signal } = new AbortController()
   const onProgress = (done: number): void => terminal.progress(done, 'of the table searched for raw ids')
-  if (keepsRawIds) await recordRaw(connection, settings)
+  if (!hasHashedIds) await recordReplacement(connection, settings)
   let total = 0
-  // Again until no raw id is found: another process may have inserted one behind the first pass, or have locked a row.
+  // Again until no raw id is found: another process may have locked a row, or insert raw ids until it notices, within a minute.
   for (let hashed = 1, passes = 0; hashed > 0; total += hashed, passes++) {
     if (passes > 0) await sleep(Math.min(passes * 100, 5_000))
     hashed = await hashAllIds(connection, settings, signal, onProgress)
