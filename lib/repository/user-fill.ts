@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fromColumn } from '../codec/codec.js'
 import type { Connection } from '../postgres/connection.js'
 import { retryConflicts } from '../postgres/retry.js'
-import { notRecordSql, type Table, usersRecordId } from '../schema/table.js'
+import { notRecordSql, type Table } from '../schema/table.js'
 import { parse } from '../session/json.js'
 import { handleOf } from '../session/session-id.js'
 import { findUserId } from '../session/user-id.js'
@@ -12,6 +12,13 @@ import type { Row } from '../types/options.js'
 import type { Settings } from '../types/settings.js'
 import { messageOf } from '../util/driver-errors.js'
 import { hashedIdSql } from './session-statements.js'
+import {
+  isFilled,
+  passesNeeded,
+  readUserFillRecord,
+  type StoredRecord,
+  writeUserFillRecord,
+} from './user-fill-record.js'
 
 /** Each session may have a megabyte. */
 const batchSize = 100
@@ -25,9 +32,6 @@ const staleMs = 60_000
 const countTimeoutMs = 60_000
 const defaultPauseMs = 50
 const defaultRepeatMs = 3_600_000
-
-/** Processes with the earlier option may still have saved sessions behind the first pass, so there is a second one. */
-const passesNeeded = 2
 
 export interface UserFillOptions {
   readonly connection: Connection
@@ -47,47 +51,6 @@ export interface UserFillOptions {
    * @default 1 hour
    */
   readonly repeatMs?: number
-}
-
-/** What the row `usersRecordId` holds as its session. */
-export interface UserFillRecord {
-  /** A digest of the source of the option `userId` that is searched with. */
-  readonly option: string
-  /** The process that searches. */
-  readonly owner: string
-  /** The last id that was searched; `null`: the end was reached. */
-  readonly lastId: string | null
-  /** The number of passes that have reached the end. */
-  readonly passes: number
-}
-
-interface StoredRecord extends UserFillRecord {
-  readonly version: string
-  readonly ageMs: number
-}
-
-/** Whether nothing is left to be searched. */
-export function isFilled({ lastId, passes }: UserFillRecord): boolean {
-  return lastId === null && passes >= passesNeeded
-}
-
-/** Resolves with `undefined` if nothing was searched yet. */
-export async function readUserFillRecord(
-  connection: Connection,
-  { name }: Table,
-): Promise<StoredRecord | undefined> {
-  const age = '(extract(epoch from now() - expiry::timestamptz) * 1000)::float8'
-  const [row] = await connection.query(
-    `select session::text as session, version::text as version, ${age} as age_ms from ${name} where id = '${usersRecordId}'`,
-  )
-  if (row === undefined) return undefined
-  const record = JSON.parse(row.session as string) as UserFillRecord
-  return { ...record, version: row.version as string, ageMs: Number(row.age_ms) }
-}
-
-/** Whether the table has the columns for it. */
-export function canFillUserIds({ columns }: Table): boolean {
-  return columns.has('user_id') && columns.has('version')
 }
 
 export class UserFill {
@@ -190,7 +153,7 @@ export class UserFill {
     { lastId, passes }: Step,
     onProgress?: (read: number) => void,
   ): Promise<number | undefined> {
-    const { connection, signal, pauseMs = defaultPauseMs } = this.#options
+    const { connection, table, signal, pauseMs = defaultPauseMs } = this.#options
     const read = `${this.#select} and id > $1 order by id limit ${batchSize}`
     let version = record?.version
     let written = 0
@@ -200,10 +163,9 @@ export class UserFill {
       count += rows.length
       lastId = (rows.at(-1)?.id as string | undefined) ?? lastId
       const isEnd = rows.length < batchSize
-      version = await this.#writeRecord(
-        version,
-        isEnd ? { lastId: null, passes: passes + 1 } : { lastId, passes },
-      )
+      const step = isEnd ? { lastId: null, passes: passes + 1 } : { lastId, passes }
+      const next = { option: this.#option, owner: this.#owner, ...step }
+      version = await writeUserFillRecord(connection, table, next, version)
       if (version === undefined) return undefined
       onProgress?.(count)
       if (isEnd) {
@@ -217,22 +179,6 @@ export class UserFill {
 
   get #select(): string {
     return `select id, session::text as session, version::text as version, user_id ${this.#active}`
-  }
-
-  /** Resolves with the new version of the record, or `undefined` if another process has written it. */
-  async #writeRecord(
-    version: string | undefined,
-    step: { lastId: string | null; passes: number },
-  ): Promise<string | undefined> {
-    const { connection, table } = this.#options
-    const record: UserFillRecord = { option: this.#option, owner: this.#owner, ...step }
-    const [row] = await connection.query(
-      `insert into ${table.name} as t (id, expiry, session, version) select '${usersRecordId}', now(), $1::text::json, 1` +
-        ` on conflict (id) do update set expiry = excluded.expiry, session = excluded.session, version = t.version + 1` +
-        ` where t.version = $2::text::bigint returning t.version::text as version`,
-      [JSON.stringify(record), version ?? null],
-    )
-    return row?.version as string | undefined
   }
 
   /** Writes the users of these rows. Resolves with their number. */

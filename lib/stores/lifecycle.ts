@@ -1,6 +1,5 @@
 // A PgStore's life beside its calls: setting up and trying again, listening, background jobs, shutting down.
 import type { EventEmitter } from 'node:events'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { IdCache } from '../cache/id-cache.js'
 import { LocalCache } from '../cache/local-cache.js'
 import { MergeBases } from '../cache/merge-bases.js'
@@ -8,21 +7,16 @@ import { channelOf } from '../notifications/payload.js'
 import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
-import { sampleSessions, undecodedSessions } from '../repository/codec-sample.js'
 import { TouchBuffer } from '../repository/touch-buffer.js'
-import { canFillUserIds, UserFill } from '../repository/user-fill.js'
-import { hashStoredIds } from '../schema/hash-ids.js'
-import { ensureTable, inspectIds } from '../schema/migrate.js'
-import { psqlCommand, type Table } from '../schema/table.js'
-import { createUserIndex } from '../schema/user-index.js'
+import { ensureTable } from '../schema/migrate.js'
 import { Sweeper } from '../sweeper/sweeper.js'
-import { SetupError } from '../types/errors.js'
 import type { ConnectionSource } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
 import { schedule } from '../util/schedule.js'
 import { withTimeout } from '../util/timeout.js'
+import { BackgroundJobs } from './background-jobs.js'
 import { type Components, createComponents } from './components.js'
 import type { PgStoreEvents } from './events.js'
 import { OperationTracker } from './operations.js'
@@ -31,15 +25,6 @@ import { Warnings } from './warnings.js'
 
 /** Another try at an upgrade that a lock on the table prevented. */
 const upgradeRetryMs = 60_000
-
-/** How often to look whether raw ids may be replaced by digests. */
-const watchIdsMs = 60_000
-
-/** How long after setup the search for the users of existing sessions begins. */
-const fillUsersDelayMs = 10_000
-
-/** How long after setup a sample of the sessions is decoded: the first requests may need the pool's only connection. */
-const sampleDelayMs = 1_000
 
 /** A scheduled sweep is skipped if any instance has swept within this time. */
 const recentSweepMs = 300_000
@@ -59,15 +44,11 @@ export class Lifecycle {
   readonly #warnings: Warnings
   readonly #bases = new MergeBases()
   readonly #sweeper: Sweeper
+  readonly #jobs: BackgroundJobs
   readonly #stop = new AbortController()
   #components: Components | undefined
   #setup: Promise<Components> | undefined
   #isScheduled = false
-  #idWatch: NodeJS.Timeout | undefined
-  #hashing: Promise<void> | undefined
-  #fillingUsers: Promise<void> | undefined
-  #sampling: Promise<void> | undefined
-  #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
   constructor(source: ConnectionSource | undefined, settings: Settings, events: EventEmitter<PgStoreEvents>) {
@@ -129,6 +110,15 @@ export class Lifecycle {
       },
       warn: warnings.of('onExpired'),
     })
+    this.#jobs = new BackgroundJobs({
+      connection: this.connection,
+      settings,
+      warnings,
+      signal: this.#stop.signal,
+      onIdsChanged: () => {
+        this.#attemptSetup().catch(warnings.of('table'))
+      },
+    })
   }
 
   /** What works on the table, if it is set up and the store isn't closed. */
@@ -185,18 +175,7 @@ export class Lifecycle {
     cache?.clear()
     this.#components = components
     if (table.isLocked) this.#retryUpgrade()
-    if (table.convertsRawIds)
-      this.#hashing ??= hashStoredIds({
-        connection,
-        settings,
-        isRecorded: table.hasHashedIds,
-        signal: this.#stop.signal,
-        warn: this.#warnings.of('ids'),
-      })
-    if (table.insertsRawIds && table.hasRawIds) this.#watchIds(table)
-    if (canFillUserIds(table)) this.#fillUserIds(table)
-    this.#sampleSessions()
-    if (table.lacksUserIndex) this.#createUserIndex()
+    this.#jobs.start(table)
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
     this.#events.emit('connect')
@@ -229,7 +208,7 @@ export class Lifecycle {
     await this.#sweeper.stop()
     await this.operations.drained()
     await this.touches.stop()
-    await Promise.allSettled([this.#setup, this.#hashing, this.#fillingUsers, this.#sampling])
+    await Promise.allSettled([this.#setup, this.#jobs.ended()])
     this.trust.stop()
     await this.connection.end()
   }
@@ -265,64 +244,6 @@ export class Lifecycle {
     }, upgradeRetryMs)
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
-  }
-
-  /** Sets up again once the table is recorded to hold digests, so that this process no longer inserts raw ids. */
-  #watchIds({ insertsRawIds, keepsRawIds }: Table): void {
-    clearInterval(this.#idWatch)
-    const timer = setInterval(async () => {
-      const now = await inspectIds(this.connection, this.settings).catch(() => undefined)
-      if (now === undefined || this.operations.isClosed) return
-      if (now.insertsRawIds === insertsRawIds && now.keepsRawIds === keepsRawIds) return
-      clearInterval(timer)
-      this.#attemptSetup().catch(this.#warnings.of('table'))
-    }, watchIdsMs)
-    this.#idWatch = timer
-    timer.unref()
-    this.#stop.signal.addEventListener('abort', () => clearInterval(timer), { once: true })
-  }
-
-  /** The sessions of koa-pg-session have no user, so they are searched at once; others not while the process starts. */
-  #fillUserIds(table: Table): void {
-    if (this.#fillingUsers !== undefined) return
-    const { connection, settings } = this
-    const { signal } = this.#stop
-    const repeats = (): boolean => this.#components?.table.insertsRawIds === true
-    const fill = new UserFill({ connection, table, settings, repeats, signal })
-    this.#fillingUsers = sleep(table.suitsOldSoftware ? 0 : fillUsersDelayMs, undefined, {
-      signal,
-      ref: false,
-    })
-      .then(() => fill.run({ warn: this.#warnings.of('users'), end: () => this.#warnings.end('users') }))
-      // Closing ends the pause.
-      .catch(() => undefined)
-  }
-
-  /** Says early if a codec is missing, or was removed too early, and not only to the users of such sessions. */
-  #sampleSessions(): void {
-    const { signal } = this.#stop
-    this.#sampling ??= sleep(sampleDelayMs, undefined, { signal, ref: false })
-      .then(() => sampleSessions(this.connection, this.settings))
-      .then((sample) => {
-        if (sample.undecoded > 0) this.#warnings.warn('codec', new SetupError(undecodedSessions(sample)))
-      })
-      // Closing ends the pause. A view has no sample, and requests say what else is wrong.
-      .catch(() => undefined)
-  }
-
-  /** Until it is there, a user's sessions are found by a scan. */
-  #createUserIndex(): void {
-    this.#indexing ??= createUserIndex(this.connection, this.settings, this.#stop.signal)
-      .catch((error) => {
-        const command = psqlCommand('007-users', this.settings)
-        this.#warnings.warn(
-          'index',
-          new Error(`the index on user_id could not be created: ${messageOf(error)}. Run ${command}`),
-        )
-      })
-      .finally(() => {
-        this.#indexing = undefined
-      })
   }
 }
 
