@@ -128,7 +128,8 @@ describe('a table of koa-pg-session', () => {
       await withStore(url, { hashIds: false }, async (store) => {
         for (let n = 0; n < 100; n++) sids.push(await store.create({ n }))
         expect(await store.get('koa:sess:old-0')).to.have.property('n')
-        await sql(url, `select pg_sleep(0.2)`)
+        const last = `select from session where id = 'koa:sess:old-199'`
+        await until(async () => (await sql(url, last)).length === 1)
         child.send('stop')
         const { sessions, errors } = await message<{ sessions: Record<string, number>; errors: string[] }>(
           child,
