@@ -5,6 +5,9 @@ import { type Table, usersRecordId } from '../schema/table.js'
 /** Processes with the earlier option may still have saved sessions behind the first pass, so there is a second one. */
 export const passesNeeded = 2
 
+/** In the past: a statement that began a moment before the record was written must not take it for an active session. */
+const expirySql = `now() - interval '1 hour'`
+
 /** What the row `usersRecordId` holds as its session. */
 export interface UserFillRecord {
   /** A digest of the source of the option `userId` that is searched with. */
@@ -32,7 +35,7 @@ export async function readUserFillRecord(
   connection: Connection,
   { name }: Table,
 ): Promise<StoredRecord | undefined> {
-  const age = '(extract(epoch from now() - expiry::timestamptz) * 1000)::float8'
+  const age = `(extract(epoch from ${expirySql} - expiry::timestamptz) * 1000)::float8`
   const [row] = await connection.query(
     `select session::text as session, version::text as version, ${age} as age_ms from ${name} where id = '${usersRecordId}'`,
   )
@@ -54,7 +57,7 @@ export async function writeUserFillRecord(
   version: string | undefined,
 ): Promise<string | undefined> {
   const [row] = await connection.query(
-    `insert into ${name} as t (id, expiry, session, version) select '${usersRecordId}', now(), $1::text::json, 1` +
+    `insert into ${name} as t (id, expiry, session, version) select '${usersRecordId}', ${expirySql}, $1::text::json, 1` +
       ` on conflict (id) do update set expiry = excluded.expiry, session = excluded.session, version = t.version + 1` +
       ` where t.version = $2::text::bigint returning t.version::text as version`,
     [JSON.stringify(record), version ?? null],
