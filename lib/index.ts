@@ -28,11 +28,16 @@ declare module './stores/pg-store.js' {
     export type CacheOptions = names.CacheOptions
     export type CacheStats = names.CacheStats
     export type CleanupOptions = names.CleanupOptions
+    export type CallStats = names.CallStats
     export type Codec = names.Codec
     export type CodecContext = names.CodecContext
     export type CompressedOptions = names.CompressedOptions
     export type Conflict = names.Conflict
     export type ConnectionSource = names.ConnectionSource
+    export type CreatedSession = names.CreatedSession
+    export type DestroyedSession = names.DestroyedSession
+    export type DeviceContext = names.DeviceContext
+    export type DeviceFunction = names.DeviceFunction
     export type EncryptedOptions = names.EncryptedOptions
     export type EncryptionKey = names.EncryptionKey
     export type ExpiredSession = names.ExpiredSession

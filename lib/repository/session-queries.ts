@@ -9,7 +9,7 @@ import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import { type BatchCall, Batcher } from '../util/batcher.js'
 import { codeOf, redact } from '../util/driver-errors.js'
-import { batching } from './batching.js'
+import { type BatchObserver, batching, unobserved } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
 import {
@@ -33,6 +33,7 @@ export interface SessionQueriesOptions {
   readonly payloadSuffix?: () => string
   readonly idleTimeout?: number | undefined
   readonly codec?: Codec | undefined
+  readonly onBatch?: BatchObserver
 }
 
 export class SessionQueries {
@@ -54,7 +55,12 @@ export class SessionQueries {
     table: Table,
     channel: string,
     statements: SessionStatements,
-    { idleTimeout = Number.POSITIVE_INFINITY, codec, payloadSuffix = () => '' }: SessionQueriesOptions = {},
+    {
+      idleTimeout = Number.POSITIVE_INFINITY,
+      codec,
+      payloadSuffix = () => '',
+      onBatch = unobserved,
+    }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
     this.#table = table
@@ -65,17 +71,25 @@ export class SessionQueries {
     this.#notifiesInline = statements.notifiesInline
     this.#payloadSuffix = payloadSuffix
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
-    this.#reads = new Batcher({ ...batching, dedupe: true, run: (calls) => this.#readAll(calls) })
+    this.#reads = new Batcher({
+      ...batching,
+      dedupe: true,
+      run: (calls) => onBatch('get', calls.length, () => this.#readAll(calls)),
+    })
     this.#destroys = new Batcher({
       ...batching,
-      run: async (calls) => inOrderOfCalls(calls, await this.destroyAll(idsOf(calls))),
+      run: (calls) =>
+        onBatch('destroy', calls.length, async () =>
+          inOrderOfCalls(calls, await this.destroyAll(idsOf(calls))),
+        ),
     })
     this.#touches = new Batcher({
       ...batching,
-      run: async (calls) => {
-        await this.#touchAll(calls.map(({ value }) => value))
-        return calls.map(() => undefined)
-      },
+      run: (calls) =>
+        onBatch('touch', calls.length, async () => {
+          await this.#touchAll(calls.map(({ value }) => value))
+          return calls.map(() => undefined)
+        }),
     })
   }
 

@@ -20,6 +20,8 @@ export interface SessionRepositoryOptions {
   readonly isTrusted: () => boolean
   readonly propagate: 'invalidate' | 'update'
   readonly touches: TouchBuffer
+  /** Receives the digest and the user of each session that this process has created. */
+  readonly onCreated: (digest: string, userId: string | undefined) => void
 }
 
 /** A session is named by its `digest` in the cache and in notifications, and by its `id` in the table. */
@@ -31,12 +33,14 @@ export class SessionRepository {
   readonly #isTrusted: () => boolean
   readonly #reloadsChanged: boolean
   readonly #touches: TouchBuffer
+  readonly #onCreated: SessionRepositoryOptions['onCreated']
   /** Saves in flight, by the object that holds the merge base of the next save. */
   readonly #savesInFlight = new WeakMap<object, Promise<void>>()
   /** The number of changes that other processes were notified of. */
   notificationsSent = 0
 
-  constructor({ bases, queries, writer, cache, isTrusted, propagate, touches }: SessionRepositoryOptions) {
+  constructor(options: SessionRepositoryOptions) {
+    const { bases, queries, writer, cache, isTrusted, propagate, touches } = options
     this.#bases = bases
     this.#queries = queries
     this.#writer = writer
@@ -44,6 +48,7 @@ export class SessionRepository {
     this.#isTrusted = isTrusted
     this.#reloadsChanged = propagate === 'update'
     this.#touches = touches
+    this.#onCreated = options.onCreated
   }
 
   /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */
@@ -129,14 +134,18 @@ export class SessionRepository {
     if (saved === undefined) return
     this.#touches.recordExpiry(digest, saved.ttlMs)
     for (const owner of owners) this.#bases.remember(owner, mergeBaseAfter(digest, json, saved))
+    // Only an insert is not announced. Without versions nothing is, so that it can't be told.
+    if (!saved.notify && saved.version > 0) this.#onCreated(digest, request.userId)
   }
 
-  async destroy(digest: string, id: string): Promise<void> {
+  /** Destroys a session. Resolves with whether there was one. */
+  async destroy(digest: string, id: string): Promise<boolean> {
     this.#touches.cancel(digest)
-    await this.#change(digest, async () => {
+    const destroyed = await this.#change(digest, async () => {
       const change = await this.#queries.destroy(id)
       return change && { ...change, json: '' }
     })
+    return destroyed !== undefined
   }
 
   /** Drops a session that was destroyed here by another way than `destroy`. */

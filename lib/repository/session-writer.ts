@@ -6,7 +6,7 @@ import { ConflictError } from '../types/errors.js'
 import type { Conflict } from '../types/results.js'
 import type { Session } from '../types/session-store.js'
 import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
-import { batching } from './batching.js'
+import { type BatchObserver, batching } from './batching.js'
 import type { Change, Replacement, Write } from './row-mapper.js'
 import type { SessionQueries } from './session-queries.js'
 import { threeWayMerge } from './three-way-merge.js'
@@ -33,8 +33,9 @@ export interface SessionWriterOptions {
   /** Returns the current state of a session, if the cache has it. */
   readonly peek: (digest: string) => Current | undefined
   /** Receives the sessions that were destroyed because their user had too many. */
-  readonly onEvicted: (evicted: readonly Change[]) => void
+  readonly onEvicted: (evicted: readonly Change[], userId: string | undefined) => void
   readonly onConflict: (conflict: Conflict) => void
+  readonly onBatch: BatchObserver
 }
 
 /** Saves of one process don't overtake each other: it takes that many other processes to make a save fail. */
@@ -55,7 +56,7 @@ export class SessionWriter {
     this.#saves = new Batcher({
       ...batching,
       sizeOf: ({ json }) => json.length,
-      run: (calls) => this.#saveAll(calls),
+      run: (calls) => options.onBatch('set', calls.length, () => this.#saveAll(calls)),
     })
   }
 
@@ -113,7 +114,7 @@ export class SessionWriter {
     const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
     const write = async (session: Write | Replacement): Promise<Change[]> => {
       const { written, evicted } = await queries.writeWithLimit(session, maxSessionsPerUser)
-      onEvicted(evicted)
+      onEvicted(evicted, session.userId)
       return written === undefined ? [] : [written]
     }
     if (request.base === undefined)

@@ -4,6 +4,7 @@ import type { MergeBases } from '../cache/merge-bases.js'
 import { channelOf } from '../notifications/payload.js'
 import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
+import type { BatchObserver } from '../repository/batching.js'
 import type { Change } from '../repository/row-mapper.js'
 import { SessionQueries } from '../repository/session-queries.js'
 import { SessionRegistry } from '../repository/session-registry.js'
@@ -15,7 +16,7 @@ import type { Table } from '../schema/table.js'
 import { serialize } from '../session/json.js'
 import { handleOf } from '../session/session-id.js'
 import { findUserId } from '../session/user-id.js'
-import type { Conflict } from '../types/results.js'
+import type { Conflict, CreatedSession, DestroyedSession } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
 
 export interface Components {
@@ -33,15 +34,20 @@ export interface ComponentOptions {
   readonly bases: MergeBases
   readonly trust: TrustMonitor
   readonly onConflict: (conflict: Conflict) => void
+  readonly onCreated: (session: CreatedSession) => void
+  readonly onRevoked: (session: DestroyedSession) => void
+  readonly onBatch: BatchObserver
 }
 
 export function createComponents(table: Table, options: ComponentOptions): Components {
-  const { connection, settings, cache, touches, bases, trust, onConflict } = options
+  const { connection, settings, cache, touches, bases, trust, onConflict, onCreated, onRevoked, onBatch } =
+    options
   const channel = channelOf(settings)
   const statements = new SessionStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, {
     ...settings,
     payloadSuffix: () => trust.payloadSuffix(),
+    onBatch,
   })
   const onChanged = (list: readonly Change[]): void => {
     for (const { id, version } of list) repository.invalidate(handleOf(id), version)
@@ -52,8 +58,12 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     userIdOf: (session) => findUserId(settings.userId, session),
     serialize: (session) => serialize(session, settings),
     peek: (digest) => repository.peek(digest),
-    onEvicted: onChanged,
+    onEvicted: (evicted, userId) => {
+      onChanged(evicted)
+      for (const { id } of evicted) onRevoked({ handle: handleOf(id), userId, reason: 'limit' })
+    },
     onConflict,
+    onBatch,
   })
   const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
   const repository = new SessionRepository({
@@ -64,6 +74,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     isTrusted: () => trust.use(),
     propagate,
     touches,
+    onCreated: (handle, userId) => onCreated({ handle, userId }),
   })
   const registry = new SessionRegistry({
     ...settings,
@@ -72,6 +83,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     queries,
     activeCondition: statements.activeCondition,
     onDestroyed: onChanged,
+    onRevoked: (handle, userId) => onRevoked({ handle, userId, reason: 'revoked' }),
   })
   return { table, queries, repository, registry }
 }

@@ -15,11 +15,19 @@ import { createUserIndex } from '../schema/user-index.js'
 import { Sweeper } from '../sweeper/sweeper.js'
 import { SetupError } from '../types/errors.js'
 import type { ConnectionSource } from '../types/options.js'
-import type { Conflict, ExpiredSession, SweepResult } from '../types/results.js'
+import type {
+  Conflict,
+  CreatedSession,
+  DestroyedSession,
+  ExpiredSession,
+  SweepResult,
+} from '../types/results.js'
 import type { Settings } from '../types/settings.js'
+import { CallRecorder } from '../util/call-stats.js'
 import { messageOf, redact } from '../util/driver-errors.js'
 import { schedule } from '../util/schedule.js'
 import { withTimeout } from '../util/timeout.js'
+import { isTraced, type TraceContext, type TracedOperation, trace } from '../util/tracing.js'
 import { type Components, createComponents } from './components.js'
 import { OperationTracker } from './operations.js'
 import { cacheDefaults } from './options.js'
@@ -38,6 +46,9 @@ export interface PgStoreEvents {
   conflict: [Conflict]
   sweep: [SweepResult]
   expire: [ExpiredSession]
+  create: [CreatedSession]
+  destroy: [DestroyedSession]
+  revoke: [DestroyedSession]
   warning: [Error]
 }
 
@@ -51,6 +62,15 @@ export class Lifecycle {
   readonly operations = new OperationTracker(() => {
     this.#components = undefined
   })
+  /** Schema and table, for traces. */
+  readonly tableName: string
+  readonly calls = {
+    get: new CallRecorder(),
+    set: new CallRecorder(),
+    touch: new CallRecorder(),
+    destroy: new CallRecorder(),
+  }
+  readonly sweeps = { count: 0, deleted: 0 }
   conflicts = 0
   readonly #events: EventEmitter<PgStoreEvents>
   readonly #bases = new MergeBases()
@@ -65,6 +85,7 @@ export class Lifecycle {
 
   constructor(source: ConnectionSource, settings: Settings, events: EventEmitter<PgStoreEvents>) {
     this.settings = settings
+    this.tableName = `${settings.schema}.${settings.table}`
     this.#events = events
     const { cache, touch, idleTimeout, hashIds, cleanup, codec } = settings
     const warn = (error: Error): void => this.#warn(error)
@@ -76,6 +97,8 @@ export class Lifecycle {
       maxExpiries: cache ? cache.max : touch.batchSize,
       countsIdleness: idleTimeout !== undefined,
       write: async (touches) => (await this.ready()).queries.touch(touches),
+      flush: (batchSize, write) =>
+        isTraced('flush') ? trace('flush', { table: this.tableName, batchSize }, write) : write(),
       warn,
     })
     if (cache) {
@@ -102,7 +125,11 @@ export class Lifecycle {
       codec,
       batchSize: cleanup.batchSize,
       onExpired: () => this.#expiredHook(),
-      onSwept: (result) => void events.emit('sweep', result),
+      onSwept: (result) => {
+        this.sweeps.count++
+        this.sweeps.deleted += result.deleted
+        events.emit('sweep', result)
+      },
       warn,
     })
   }
@@ -125,7 +152,8 @@ export class Lifecycle {
   }
 
   #attemptSetup(): Promise<Components> {
-    this.#setup ??= this.#runSetup().finally(() => {
+    const setup = (): Promise<Components> => this.#runSetup()
+    this.#setup ??= this.traced('setup', setup).finally(() => {
       this.#setup = undefined
     })
     return this.#setup
@@ -145,6 +173,14 @@ export class Lifecycle {
       onConflict: (conflict) => {
         this.conflicts++
         this.#events.emit('conflict', conflict)
+      },
+      onCreated: (session) => this.report('create', session),
+      onRevoked: (session) => this.report('revoke', session),
+      onBatch: (operation, batchSize, run) => {
+        this.calls[operation].recordBatch()
+        return isTraced('batch')
+          ? trace('batch', { table: this.tableName, operation, batchSize }, run)
+          : run()
       },
     })
     components.repository.notificationsSent = this.#components?.repository.notificationsSent ?? 0
@@ -171,7 +207,11 @@ export class Lifecycle {
   sweep(unlessWithinMs: number): Promise<SweepResult | undefined> {
     return this.operations.run('sweep', async () => {
       const { table } = await this.ready()
-      return this.#sweeper.run(table, unlessWithinMs)
+      return this.traced('sweep', async (context) => {
+        const result = await this.#sweeper.run(table, unlessWithinMs)
+        if (context !== undefined) context.deleted = result?.deleted ?? 0
+        return result
+      })
     })
   }
 
@@ -203,10 +243,13 @@ export class Lifecycle {
   /** What receives each expired session before it is deleted; `undefined` if nothing wants to. */
   #expiredHook(): ((session: ExpiredSession) => unknown) | undefined {
     const { onExpired } = this.settings.cleanup
-    if (onExpired === undefined && this.#events.listenerCount('expire') === 0) return undefined
+    const listeners = this.#events.listenerCount('expire') + this.#events.listenerCount('destroy')
+    if (onExpired === undefined && listeners === 0) return undefined
     return async (session) => {
       await onExpired?.(session)
       this.#events.emit('expire', session)
+      const { handle, userId } = session
+      this.report('destroy', { handle, userId, reason: 'expired' })
     }
   }
 
@@ -231,6 +274,22 @@ export class Lifecycle {
       .finally(() => {
         this.#indexing = undefined
       })
+  }
+
+  /** Emits what an audit log needs. The change is made: a listener that throws must not make the call reject. */
+  report(event: 'create', session: CreatedSession): void
+  report(event: 'destroy' | 'revoke', session: DestroyedSession): void
+  report(event: 'create' | 'destroy' | 'revoke', session: CreatedSession | DestroyedSession): void {
+    try {
+      this.#events.emit(event, session as DestroyedSession)
+    } catch (error) {
+      this.#warn(new Error(`a listener for "${event}" failed: ${messageOf(error)}`))
+    }
+  }
+
+  /** Runs something, and publishes it if there is a subscriber. */
+  traced<T>(operation: TracedOperation, work: (context?: TraceContext) => Promise<T>): Promise<T> {
+    return isTraced(operation) ? trace(operation, { table: this.tableName }, work) : work()
   }
 
   #warn(error: Error): void {

@@ -2,13 +2,15 @@
 import { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
 import { clearPayload } from '../notifications/payload.js'
+import { withDevice } from '../session/device.js'
 import { serialize } from '../session/json.js'
+import { toSessionId } from '../session/koa-context.js'
 import { contextOf } from '../session/koa-session.js'
-import { assertSessionId, createId, handleOf, rawId } from '../session/session-id.js'
+import { assertSessionId, createId, digestOf, handleOf, rawId } from '../session/session-id.js'
 import { toStored } from '../session/stored-session.js'
 import { resolveTtl } from '../session/ttl.js'
 import { findUserId, toUserId } from '../session/user-id.js'
-import type { ConnectionSource, PgStoreOptions } from '../types/options.js'
+import type { ConnectionSource, DeviceContext, PgStoreOptions } from '../types/options.js'
 import type { SessionInfo, Stats, SweepResult } from '../types/results.js'
 import type {
   GetOptions,
@@ -18,6 +20,7 @@ import type {
   Ttl,
   Yieldable,
 } from '../types/session-store.js'
+import type { TraceContext } from '../util/tracing.js'
 import { assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import type { Components } from './components.js'
@@ -26,6 +29,9 @@ import { readOptions } from './options.js'
 
 /** How long after a request has loaded a session it may put another object in its place. */
 const replaceWindowMs = 60_000
+
+/** How errors name what a method does. */
+const verbs = { get: 'read', set: 'write', touch: 'touch', destroy: 'destroy' } as const
 
 /**
  * Keeps sessions in PostgreSQL, for koa-generic-session (`session({ store })`) and koa-session (`session({ store }, app)`).
@@ -36,7 +42,8 @@ const replaceWindowMs = 60_000
  *
  * Events: `connect` after the table has been set up; `trust` and `distrust` when the cache begins and ceases to be used;
  * `conflict` when a save met another change of the session; `sweep` after this instance has deleted expired sessions;
- * `expire` for each expired session before it is deleted; `warning` with an `Error` that no call could reject with, such as
+ * `expire` for each expired session before it is deleted; `create`, `destroy` and `revoke`, for an audit log, when a session
+ * was created or ended by this instance, with its user and the reason; `warning` with an `Error` that no call could reject with, such as
  * the loss of an idle connection. There is no `disconnect` and no `error`.
  *
  * @example
@@ -88,27 +95,34 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     more?: object,
   ): Yieldable<T | undefined> {
     const fresh = typeof options === 'object' && options?.fresh === true
-    return yieldable(this.#get(sid, fresh, contextOf(more)) as Promise<T | undefined>)
+    const read = (trace?: TraceContext) => this.#get(sid, fresh, contextOf(more), trace)
+    return yieldable(this.#lifecycle.traced('get', read) as Promise<T | undefined>)
   }
 
   /** Returns the session with the milliseconds until it expires, unless it is changed before. */
   async getWithTtl(sid: string, _?: unknown, more?: object): Promise<SessionWithTtl | undefined> {
-    const session = await this.#get(sid, false, contextOf(more))
+    const session = await this.get(sid, undefined, more)
     if (session === undefined) return undefined
     const { ids, components } = this.#lifecycle
     return { session, ttl: components?.repository.getRemainingTtl(ids.resolve(sid).digest) ?? 0 }
   }
 
-  async #get(sid: string, fresh: boolean, context?: object): Promise<Session | undefined> {
+  async #get(
+    sid: string,
+    fresh: boolean,
+    context?: object,
+    trace?: TraceContext,
+  ): Promise<Session | undefined> {
     assertSessionId(sid)
     const { ids: idCache, operations, components } = this.#lifecycle
     const ids = idCache.resolve(sid)
     const { digest } = ids
     const cached =
       fresh || operations.isClosed ? undefined : components?.repository.getCached(digest, context)
+    if (trace !== undefined) trace.cached = cached !== undefined
     const session =
       cached ??
-      (await this.#onSession(sid, ids, 'read', ({ repository }, id) =>
+      (await this.#onSession(sid, ids, 'get', ({ repository }, id) =>
         repository.read(digest, id, fresh, context),
       ))
     // If there is none, an earlier time stays: a request that loaded the session then may still be running.
@@ -133,7 +147,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    */
   set(sid: string, session: object, ttl?: Ttl, more?: object): Yieldable<void> {
     // Serialized before it returns: the caller may change the object at once.
-    return yieldable(this.#set(sid, session, ttl, contextOf(more)))
+    return yieldable(this.#lifecycle.traced('set', () => this.#set(sid, session, ttl, contextOf(more))))
   }
 
   async #set(sid: string, session: object, ttl: Ttl, context?: object): Promise<void> {
@@ -143,7 +157,8 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
       throw new RangeError(
         'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest',
       )
-    const json = toStored(serialize(session, settings))
+    const device = settings.device?.(context as DeviceContext | undefined)
+    const json = withDevice(toStored(serialize(session, settings)), device)
     const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
     const ids = idCache.resolve(sid)
     const userId = findUserId(settings.userId, session as Session)
@@ -151,7 +166,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     await this.#onSession(
       sid,
       ids,
-      'write',
+      'set',
       ({ repository }, id) => repository.save(ids.digest, { id, ...save }, session, context),
       json,
     )
@@ -166,7 +181,11 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * Moves an active session's expiry to `ttl` milliseconds from now, never to an earlier time. A missing session stays
    * missing. The write is deferred, as the option `touch` says, if the session is known to live until then.
    */
-  async touch(sid: string, ttl?: Ttl): Promise<void> {
+  touch(sid: string, ttl?: Ttl): Promise<void> {
+    return this.#lifecycle.traced('touch', () => this.#touch(sid, ttl))
+  }
+
+  async #touch(sid: string, ttl?: Ttl): Promise<void> {
     const { ids: idCache, settings, touches } = this.#lifecycle
     const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
     assertSessionId(sid)
@@ -176,13 +195,20 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
 
   /** Destroys a session. Nothing brings it back. Destroying a missing session is a no-op. */
   destroy(sid: string, ..._: unknown[]): Yieldable<void> {
-    return yieldable(this.#destroy(sid))
+    return yieldable(this.#lifecycle.traced('destroy', () => this.#destroy(sid)))
   }
 
   async #destroy(sid: string): Promise<void> {
     assertSessionId(sid)
     const ids = this.#lifecycle.ids.resolve(sid)
-    await this.#onSession(sid, ids, 'destroy', ({ repository }, id) => repository.destroy(ids.digest, id))
+    await this.#onSession(sid, ids, 'destroy', async ({ repository, registry }, id) => {
+      // Only for a listener: the row no longer has its user afterwards.
+      const isWatched = this.listenerCount('destroy') > 0
+      const userId = isWatched ? await registry.userOf(id) : undefined
+      const isDestroyed = await repository.destroy(ids.digest, id)
+      if (isWatched && isDestroyed)
+        this.#lifecycle.report('destroy', { handle: ids.digest, userId, reason: 'logout' })
+    })
   }
 
   /**
@@ -195,7 +221,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    */
   async create(session: object, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
     const sid = createId()
-    await this.#set(sid, session, ttl)
+    await this.set(sid, session, ttl)
     return sid
   }
 
@@ -217,22 +243,44 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * Destroys a user's sessions and returns how many were active. A session that comes to belong to the user while this runs
    * is not destroyed.
    *
-   * @param options.except The id or handle of a session to keep. An id is what `get` takes, with the middleware's prefix
-   * (koa-generic-session: `'koa:sess:' + ctx.sessionId`).
+   * @param options.except A session to keep: Koa's context, for the session of that request, or a session's id or handle. An id
+   * is what `get` takes, with the middleware's prefix (koa-generic-session: `'koa:sess:' + ctx.sessionId`).
+   * @throws {RangeError} if `except` is none of the user's stored sessions; nothing is destroyed.
    * @example
    * ```ts
-   * await store.destroySessionsOf(user.id, { except: `koa:sess:${ctx.sessionId}` })
+   * await store.destroySessionsOf(user.id, { except: ctx })
    * ```
    */
   async destroySessionsOf(
     userId: string | number,
-    { except }: { except?: string | undefined } = {},
+    { except }: { except?: string | object | undefined } = {},
   ): Promise<number> {
     const id = toUserId(userId, 'userId')
-    if (except !== undefined) assertString(except, 'except')
-    return this.#run('destroy the sessions of a user', ({ registry }) =>
-      registry.destroySessionsOf(id, except),
+    const kept = except === undefined ? undefined : toSessionId(except, 'except')
+    const count = await this.#run('destroy the sessions of a user', ({ registry }) =>
+      registry.destroySessionsOf(id, kept),
     )
+    if (count === undefined)
+      throw new RangeError(
+        "except must name one of the user's stored sessions: Koa's context, a handle, or the id that the middleware gives the store (with koa-generic-session, 'koa:sess:' + ctx.sessionId). It names none; nothing was destroyed",
+      )
+    return count
+  }
+
+  /**
+   * Returns the handle of a session, as lists show it: for the session of a request, given Koa's context, or for a session id.
+   * An id is what `get` takes, with the middleware's prefix.
+   *
+   * @throws {TypeError} for a context without a session.
+   * @example
+   * ```ts
+   * const devices = await store.sessionsOf(user.id)
+   * const current = store.handleOf(ctx)
+   * for (const { handle, device } of devices) console.log(device, handle === current ? '(this device)' : '')
+   * ```
+   */
+  handleOf(session: string | object): string {
+    return digestOf(toSessionId(session, 'session'))
   }
 
   /** Destroys every session, of all users, and returns how many were active. */
@@ -308,7 +356,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * that is `undefined` during an outage.
    */
   async stats(): Promise<Stats> {
-    const { cache, trust, components, conflicts } = this.#lifecycle
+    const { cache, trust, components, conflicts, calls, sweeps } = this.#lifecycle
     return {
       cache: cache !== undefined && {
         hits: cache.hits,
@@ -323,6 +371,13 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
         received: trust.received,
         queueUsage: await this.#queueUsage().catch(() => undefined),
       },
+      calls: {
+        get: calls.get.stats(),
+        set: calls.set.stats(),
+        touch: calls.touch.stats(),
+        destroy: calls.destroy.stats(),
+      },
+      sweeps: { ...sweeps },
       conflicts,
       reconnects: trust.reconnects,
       triggers: components?.table.hasTriggers,
@@ -357,13 +412,13 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   async #onSession<T>(
     sid: string,
     { storedId }: SessionIds,
-    verb: string,
+    method: keyof typeof verbs,
     work: (components: Components, id: string) => Promise<T>,
     secret = '',
   ): Promise<T | undefined> {
     // The table can't hold this id, so there is nothing to ask it.
     if (storedId === undefined) return undefined
-    const { operations } = this.#lifecycle
+    const { operations, calls } = this.#lifecycle
     const run = async (): Promise<T> => {
       const components = this.#lifecycle.components ?? (await this.#lifecycle.ready())
       if (components.table.hasRawIds && storedId !== sid) {
@@ -372,6 +427,6 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
       }
       return work(components, storedId)
     }
-    return operations.run(`${verb} the session`, run, [sid, storedId, secret])
+    return operations.run(`${verbs[method]} the session`, run, [sid, storedId, secret], calls[method])
   }
 }
