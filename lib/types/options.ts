@@ -90,10 +90,10 @@ export interface PgStoreOptions {
    * value as `device`; it is stored in the session's attribute `~device`. It is personal data: tell your users.
    * @default undefined (nothing is remembered)
    * @example
-   * device: (ctx) => ctx && { ip: ctx.ip, browser: ctx.get('user-agent').slice(0, 200) }
+   * device: (ctx) => ctx && { ip: ctx.ip, browser: ctx.get('user-agent').slice(0, 200) } // koa-session
    * @example
    * const app = new Koa({ asyncLocalStorage: true })
-   * const store = new PgStore(url, { device: (ctx = app.currentContext) => ctx && { ip: ctx.ip } })
+   * const store = new PgStore(url, { device: (ctx = app.currentContext as Koa.Context) => ctx && { ip: ctx.ip } })
    */
   device?: DeviceFunction | undefined
   /**
