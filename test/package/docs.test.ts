@@ -1,7 +1,7 @@
-// Runs the examples of README.md.
+// Runs the examples of README.md and docs/.
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect } from 'chai'
 import { encrypted, PgStore } from '../../lib/index.js'
@@ -15,11 +15,17 @@ const keys = {
   SESSION_KEY_2026: randomBytes(32).toString('hex'),
 }
 
-const readme = readFileSync(new URL('../../../README.md', import.meta.url), 'utf8')
-const examples = [...readme.matchAll(/^```js( cjs)?\n(.*?)^```$/gms)].map(([, cjs, code]) => ({
-  cjs: cjs !== undefined,
-  code: code ?? '',
-}))
+const root = new URL('../../../', import.meta.url)
+const readme = readFileSync(new URL('README.md', root), 'utf8')
+const pages = readdirSync(new URL('docs/', root), { recursive: true, encoding: 'utf8' })
+  .filter((name) => name.endsWith('.md'))
+  .map((name) => ({ page: `docs/${name}`, text: readFileSync(new URL(`docs/${name}`, root), 'utf8') }))
+const examplesOf = (text: string): { cjs: boolean; code: string }[] =>
+  [...text.matchAll(/^```js( cjs)?\n(.*?)^```$/gms)].map(([, cjs, code]) => ({
+    cjs: cjs !== undefined,
+    code: code ?? '',
+  }))
+const examples = examplesOf(readme)
 
 /** Runs a program inside the package, which can import itself; returns its output and its first two HTTP responses. */
 async function run(code: string, extension: string): Promise<{ printed: string; visits: string[] }> {
@@ -60,11 +66,7 @@ async function run(code: string, extension: string): Promise<{ printed: string; 
   }
 }
 
-describe('the README', () => {
-  it('has examples', () => {
-    expect(examples.length).to.be.at.least(5)
-  })
-
+function runAll(examples: { cjs: boolean; code: string }[]): void {
   for (const [n, { cjs, code }] of examples.entries())
     it(`has an example ${n + 1} that works as described`, async () => {
       const url = await freshDatabase()
@@ -77,6 +79,17 @@ describe('the README', () => {
       const expected = [...code.matchAll(/console\.log\(.*?\) \/\/ (.*)$/gm)].map(([, comment]) => comment)
       if (expected.length > 0) expect(printed.trim().split('\n')).to.deep.equal(expected)
     })
+}
+
+for (const { page, text } of pages)
+  if (examplesOf(text).length > 0) describe(page, () => runAll(examplesOf(text)))
+
+describe('the README', () => {
+  it('has examples', () => {
+    expect(examples.length).to.be.at.least(5)
+  })
+
+  runAll(examples)
 
   it('has a codec module that migrate --reencrypt accepts', async () => {
     const url = await freshDatabase()
