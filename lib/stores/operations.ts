@@ -9,6 +9,7 @@ import {
 } from '../types/errors.js'
 import type { CallRecorder } from '../util/call-stats.js'
 import { codeOf, redact } from '../util/driver-errors.js'
+import { tickNow } from '../util/tick-clock.js'
 
 /** Errors that are passed on as they are. */
 const ownErrors = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
@@ -43,7 +44,7 @@ export class OperationTracker {
   ): Promise<T> {
     if (this.#isClosed) throw new Error(`can't ${description}: the session store is closed`)
     this.#count++
-    const startedAt = recorder && performance.now()
+    const startedAt = recorder && tickNow()
     let isError = false
     try {
       return await work()
@@ -51,7 +52,7 @@ export class OperationTracker {
       isError = true
       throw this.toError(error, description, secrets)
     } finally {
-      if (startedAt !== undefined) recorder?.record(performance.now() - startedAt, isError)
+      if (startedAt !== undefined) recorder?.record(tickNow() - startedAt, isError)
       this.#count--
       if (this.#count === 0) this.#onIdle?.()
     }
