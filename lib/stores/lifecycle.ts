@@ -25,7 +25,7 @@ import type {
 import type { Settings } from '../types/settings.js'
 import { CallRecorder } from '../util/call-stats.js'
 import { messageOf, redact } from '../util/driver-errors.js'
-import { schedule } from '../util/schedule.js'
+import { cronProblem, cronReady, schedule } from '../util/schedule.js'
 import { withTimeout } from '../util/timeout.js'
 import { isTraced, type TraceContext, type TracedOperation, trace } from '../util/tracing.js'
 import { type Components, createComponents } from './components.js'
@@ -162,6 +162,7 @@ export class Lifecycle {
   async #runSetup(): Promise<Components> {
     const { connection, settings, cache, touches } = this
     const warn = (error: Error): void => this.#warn(error)
+    await this.#checkCron()
     const table = await ensureTable(connection, settings, warn)
     const components = createComponents(table, {
       connection,
@@ -194,6 +195,17 @@ export class Lifecycle {
     this.#scheduleSweeps()
     this.#events.emit('connect')
     return components
+  }
+
+  /** In a bundle in ESM format, the constructor can't check the cron expression yet. */
+  async #checkCron(): Promise<void> {
+    const { cron } = this.settings.cleanup
+    await cronReady
+    const problem = cron === undefined ? undefined : cronProblem(cron)
+    if (problem !== undefined)
+      throw new SetupError(
+        `option "cleanup" must be a cron expression such as '*/15 * * * *'; received ${JSON.stringify(cron)} (${problem})`,
+      )
   }
 
   /** Notifies every instance, this one too. */
