@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import type { Readable } from 'node:stream'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { context, metrics, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
 import {
@@ -28,15 +29,18 @@ const examples = [...read('monitoring.md').matchAll(/^```js\n(.*?)^```$/gms)].ma
 const exampleWith = (text: string): string =>
   examples.find((code) => code.includes(text)) ?? expect.fail(`no example has ${text}`)
 
-/** Runs a program inside the package, which can import itself; `use` gets the port that it prints. */
-async function withProgram(code: string, use: (port: number) => Promise<void>): Promise<void> {
+/** Runs a program inside the package, which can import itself; `use` receives what it prints first. */
+async function withProgram(
+  code: string,
+  use: (printed: string, child: { stdout: Readable }) => Promise<void>,
+): Promise<void> {
   const file = fileURLToPath(new URL('./monitoring-example.mjs', import.meta.url))
   writeFileSync(file, code)
   const child = spawn(process.execPath, [file], { stdio: ['ignore', 'pipe', 'inherit'] })
   const exited = once(child, 'exit')
   try {
-    const [line] = (await once(child.stdout.setEncoding('utf8'), 'data')) as [string]
-    await use(Number(line))
+    const [printed] = (await once(child.stdout.setEncoding('utf8'), 'data')) as [string]
+    await use(printed, child)
   } finally {
     child.kill()
     await exited
@@ -64,8 +68,8 @@ describe('the metrics for Prometheus', () => {
     const code = exampleWith('prom-client')
       .replace('postgres://user:password@localhost/app', url)
       .replace('app.listen(3000)', 'const server = app.listen(0, () => console.log(server.address().port))')
-    await withProgram(code, async (port) => {
-      const site = `http://127.0.0.1:${port}`
+    await withProgram(code, async (printed) => {
+      const site = `http://127.0.0.1:${printed.trim()}`
       const browsers = [new Browser(), new Browser()]
       for (const browser of browsers)
         for (let visit = 0; visit < 3; visit++) expect((await browser.get(site)).status).to.equal(200)
@@ -154,6 +158,20 @@ describe('the metrics for Prometheus', () => {
       const isAsked = (name: string): boolean => [...asked].some((used) => used.startsWith(name))
       expect([...types.keys()].filter((name) => !isAsked(name))).to.deep.equal([])
     })
+  })
+})
+
+describe('the audit log', () => {
+  it('prints what the comments of its example say', async () => {
+    const code = exampleWith("store.on('revoke', ({ userId")
+    const expected = [...code.matchAll(/ \/\/ (.*)$/gm)].flatMap(([, comment = '']) => comment.split(', '))
+    const url = await freshDatabase()
+    let printed = ''
+    await withProgram(code.replace('postgres://user:password@localhost/app', url), async (first, child) => {
+      printed = first
+      for await (const text of child.stdout) printed += text
+    })
+    expect(printed.trim().split('\n')).to.deep.equal(expected)
   })
 })
 
