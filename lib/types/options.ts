@@ -87,7 +87,8 @@ export interface PgStoreOptions {
    * Returns what to remember of a session's device, such as its address and browser: a value that JSON can hold, of at most
    * 2,048 characters, or `undefined` to keep what is remembered. Called by each save, with Koa's context if the middleware
    * passes it (koa-session). With koa-generic-session use `app.currentContext`, as in the second example. Lists show the
-   * value as `device`; it is stored in the session's attribute `~device`. It is personal data: tell your users.
+   * value as `device`; it is stored in the session's attribute `~device`. It is personal data: tell your users. A save rejects
+   * with whatever the function throws.
    * @default undefined (nothing is remembered)
    * @example
    * device: (ctx) => ctx && { ip: ctx.ip, browser: ctx.get('user-agent').slice(0, 200) } // koa-session
