@@ -8,6 +8,8 @@ export {
   sessionKey,
 } from './session/session-key.js'
 export { CachedStore, type CachedStoreOptions } from './stores/cached-store.js'
+export type { PgStoreEvents } from './stores/events.js'
+export { FallbackStore, type FallbackStoreOptions } from './stores/fallback-store.js'
 export { MemoryStore, type MemoryStoreOptions } from './stores/memory-store.js'
 export { PgStore } from './stores/pg-store.js'
 export {
@@ -38,6 +40,7 @@ export type {
   CreatedSession,
   DestroyedSession,
   ExpiredSession,
+  Health,
   SessionInfo,
   Stats,
   SweepResult,

@@ -8,7 +8,7 @@ import type { Environment } from './results.js'
 /** The repository's folder, seen from the compiled file in build/bench/report/. */
 const root = new URL('../../../', import.meta.url)
 
-export function environment(database: Database): Environment {
+export function environment(database: Pick<Database, 'version'>): Environment {
   return {
     date: new Date().toISOString(),
     node: process.versions.node,

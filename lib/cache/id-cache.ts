@@ -1,5 +1,5 @@
 // Caches the digests of recently used session ids: computing one costs more than the rest of a cached read.
-import { digestOf, rawId } from '../session/session-id.js'
+import { assertSessionId, digestOf, rawId } from '../session/session-id.js'
 import { QuickLru } from './quick-lru.js'
 
 export interface SessionIds {
@@ -24,9 +24,11 @@ export class IdCache {
     this.#hashIds = hashIds
   }
 
+  /** Throws a `TypeError` for what can't be a session id. */
   resolve(sid: string): SessionIds {
     const cached = this.#ids.get(sid)
     if (cached !== undefined) return cached
+    assertSessionId(sid)
     const digest = digestOf(sid)
     const ids = { digest, storedId: this.#hashIds ? `sha256:${digest}` : rawId(sid), loadedAt: undefined }
     if (sid.length <= maxCachedIdLength) this.#ids.set(sid, ids)

@@ -1,15 +1,17 @@
 // The bounded in-memory cache of sessions, which never keeps a version older than one it was notified of.
 import { LRUCache } from 'lru-cache'
 import { clone, parse } from '../session/json.js'
-import type { StoredSession } from '../session/stored-session.js'
+import { mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
-import { type MergeBase, MergeBases } from './merge-bases.js'
+import type { MergeBase } from './merge-bases.js'
 
 /** All times are by the monotonic clock. */
-interface Entry extends MergeBase {
+export interface CacheEntry extends MergeBase {
   readonly id: string
   /** Parsed at the first `get`; each caller gets a clone. */
   session: Session | undefined
+  /** Whether some of its attributes may expire by themselves; see `mayExpire`. */
+  readonly hasExpiring: boolean
   /** Until when the entry may be returned. */
   readonly freshUntil: number
   /** When the session itself expires. */
@@ -18,14 +20,29 @@ interface Entry extends MergeBase {
   lastUsedAt: number
 }
 
-/** A read or write in flight, whose result may arrive after the notification of a newer version. */
-export interface Fill {
-  readonly digest: string
-  readonly startedAt: number
-  readonly epoch: number
-  /** Older versions than this are stale. */
-  minVersion: number
+/** A session that is the caller's own, and what it was copied from: its merge base. */
+export interface CachedSession {
+  readonly session: Session
+  readonly entry: CacheEntry
 }
+
+/** When a read or write began, whose result may arrive after the notification of a newer version. */
+export interface Fill {
+  readonly startedAt: number
+  /** The number of invalidations before it. */
+  readonly sequence: number
+}
+
+/** What is known to be stale of a session. */
+interface Invalidation {
+  /** Older versions are, whenever they were read: versions grow. */
+  version: number
+  /** So is what was read before this invalidation, whatever its version. */
+  droppedAt: number
+}
+
+/** Invalidations that are remembered for fills in flight. When there are more, those fills are dropped. */
+const maxInvalidations = 10_000
 
 export interface CacheLimits {
   readonly max: number
@@ -38,32 +55,29 @@ const useIntervalMs = 1_000
 
 /** Keyed by digest. */
 export class LocalCache {
-  readonly #entries: LRUCache<string, Entry>
+  readonly #entries: LRUCache<string, CacheEntry>
   readonly #ttl: number
   readonly #now: () => number
   readonly #onUse: (digest: string, id: string) => void
-  readonly #bases: MergeBases
-  readonly #fills = new Map<string, Set<Fill>>()
+  readonly #invalidations = new Map<string, Invalidation>()
   readonly #fetches = new Map<string, Promise<StoredSession | undefined>>()
-  #epoch = 0
+  /** Grows with every invalidation. */
+  #sequence = 0
+  /** Fills that began before this one aren't cached. */
+  #minSequence = 0
   hits = 0
   misses = 0
 
-  /**
-   * `now` is a monotonic clock in ms; `onUse` is called, at intervals, for sessions that are returned; `bases` remembers
-   * the version of each.
-   */
+  /** `now` is a monotonic clock in ms; `onUse` is called, at intervals, for sessions that are returned. */
   constructor(
     { max, maxBytes, ttl }: CacheLimits,
     now: () => number = () => performance.now(),
     onUse: (digest: string, id: string) => void = () => undefined,
-    bases = new MergeBases(),
   ) {
     this.#entries = new LRUCache({ max, maxSize: maxBytes })
     this.#ttl = ttl
     this.#now = now
     this.#onUse = onUse
-    this.#bases = bases
   }
 
   get size(): number {
@@ -75,8 +89,8 @@ export class LocalCache {
     return this.#entries.calculatedSize
   }
 
-  /** Returns a copy of a session that is fresh, and remembers its merge base. */
-  get(digest: string): Session | undefined {
+  /** Returns a copy of a session that is fresh, and its entry: the merge base of the copy. */
+  get(digest: string): CachedSession | undefined {
     const entry = this.#entries.peek(digest)
     const now = this.#now()
     const session = entry === undefined || entry.freshUntil <= now ? undefined : cloneOf(entry)
@@ -85,14 +99,13 @@ export class LocalCache {
       return undefined
     }
     this.hits++
-    this.#bases.remember(session, entry)
     if (now - entry.lastUsedAt >= useIntervalMs) {
       entry.lastUsedAt = now
       // Eviction knows the last use to the second; updating it at each call would cost more than the look-up.
       this.#entries.get(digest)
       this.#onUse(digest, entry.id)
     }
-    return session
+    return { session, entry }
   }
 
   /** Returns how many ms a cached session has to live, as far as the database has said; not above 0: unknown. */
@@ -137,71 +150,81 @@ export class LocalCache {
     digest: string,
     load: () => Promise<StoredSession | undefined>,
   ): Promise<StoredSession | undefined> {
-    const fill = this.beginFill(digest)
-    let stored: StoredSession | undefined
-    try {
-      stored = await load()
-      return stored
-    } finally {
-      this.commitFill(fill, stored)
-    }
+    const fill = this.beginFill()
+    const stored = await load()
+    if (stored !== undefined) this.commitFill(digest, fill, stored)
+    return stored
   }
 
   /** Must be called before the query is sent, and `commitFill` after it. */
-  beginFill(digest: string): Fill {
-    const fill: Fill = { digest, startedAt: this.#now(), epoch: this.#epoch, minVersion: 0 }
-    const fills = this.#fills.get(digest)
-    if (fills === undefined) this.#fills.set(digest, new Set([fill]))
-    else fills.add(fill)
-    return fill
+  beginFill(): Fill {
+    return { startedAt: this.#now(), sequence: this.#sequence }
   }
 
-  /** Caches the query's result, unless a newer version was announced or the cache was cleared since `beginFill`. */
-  commitFill(fill: Fill, stored?: StoredSession): void {
-    const fills = this.#fills.get(fill.digest)
-    fills?.delete(fill)
-    if (fills?.size === 0) this.#fills.delete(fill.digest)
-    if (stored === undefined || fill.epoch !== this.#epoch || stored.version < fill.minVersion) return
-    const cached = this.#entries.peek(fill.digest)
-    if (cached !== undefined && cached.version > stored.version) return
-    this.#entries.set(
-      fill.digest,
-      {
-        digest: fill.digest,
-        id: stored.id,
-        json: stored.json,
-        session: undefined,
-        version: stored.version,
-        freshUntil: fill.startedAt + Math.min(stored.ttlMs, this.#ttl),
-        expiresAt: fill.startedAt + stored.ttlMs,
-        lastUsedAt: fill.startedAt,
-      },
-      { size: stored.json.length },
-    )
+  /** Caches a result, unless a newer version was announced or the cache was cleared since `beginFill`. */
+  commitFill(
+    digest: string,
+    { startedAt, sequence }: Fill,
+    { id, json, version, ttlMs }: StoredSession,
+  ): void {
+    if (sequence < this.#minSequence) return
+    const invalidation = this.#invalidations.get(digest)
+    if (invalidation !== undefined && (version < invalidation.version || sequence < invalidation.droppedAt))
+      return
+    const cached = this.#entries.peek(digest)
+    if (cached !== undefined && cached.version > version) return
+    const entry: CacheEntry = {
+      digest,
+      id,
+      json,
+      session: undefined,
+      hasExpiring: mayExpire(json),
+      version,
+      freshUntil: startedAt + Math.min(ttlMs, this.#ttl),
+      expiresAt: startedAt + ttlMs,
+      lastUsedAt: startedAt,
+    }
+    this.#entries.set(digest, entry, { size: json.length })
   }
 
   /**
-   * Drops a session that is older than `version`, and keeps queries in flight from caching it again. Returns the table's id
-   * of the dropped session, `undefined` if there was none.
+   * Drops a session that is older than `version`, and keeps queries in flight from caching it again; with infinity, whatever
+   * its version. Returns the table's id of the dropped session, `undefined` if there was none.
    */
   invalidate(digest: string, version: number): string | undefined {
     this.#fetches.delete(digest)
-    for (const fill of this.#fills.get(digest) ?? []) fill.minVersion = Math.max(fill.minVersion, version)
+    this.#remember(digest, version)
     const entry = this.#entries.peek(digest)
     if (entry === undefined || entry.version >= version) return undefined
     this.#entries.delete(digest)
     return entry.id
   }
 
+  #remember(digest: string, version: number): void {
+    this.#sequence++
+    let invalidation = this.#invalidations.get(digest)
+    if (invalidation === undefined) {
+      if (this.#invalidations.size >= maxInvalidations) {
+        this.#invalidations.clear()
+        this.#minSequence = this.#sequence
+      }
+      invalidation = { version: 0, droppedAt: 0 }
+      this.#invalidations.set(digest, invalidation)
+    }
+    if (version === Number.POSITIVE_INFINITY) invalidation.droppedAt = this.#sequence
+    else invalidation.version = Math.max(invalidation.version, version)
+  }
+
   /** Drops every session, and keeps queries in flight from caching theirs. */
   clear(): void {
-    this.#epoch++
+    this.#minSequence = ++this.#sequence
+    this.#invalidations.clear()
     this.#fetches.clear()
     this.#entries.clear()
   }
 }
 
-function cloneOf(entry: Entry): Session | undefined {
+function cloneOf(entry: CacheEntry): Session | undefined {
   try {
     entry.session ??= parse(entry.json)
     return entry.session && clone(entry.session)

@@ -13,8 +13,8 @@ export interface Context {
   /** The arguments that are no options, for a command that takes handles. */
   readonly positionals: readonly string[]
   readonly terminal: Terminal
-  /** Schema and table, as options of the store. */
-  readonly options: Pick<PgStoreOptions, 'schema' | 'table'>
+  /** The options of the store: those of `--config`, with the schema and table that were given. */
+  readonly options: PgStoreOptions
   /** The database, not connected yet. */
   readonly connection: Connection
 }

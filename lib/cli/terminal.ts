@@ -30,7 +30,11 @@ export class Terminal {
     this.#in = input
     this.#out = out
     this.#errors = errors
-    this.#isColoured = out.isTTY === true && !env.NO_COLOR && env.TERM !== 'dumb'
+    const { FORCE_COLOR } = env
+    this.#isColoured =
+      FORCE_COLOR === undefined
+        ? out.isTTY === true && !env.NO_COLOR && env.TERM !== 'dumb'
+        : !['0', 'false'].includes(FORCE_COLOR)
     // The reader may close the pipe early, as `| head` does.
     for (const stream of [out, errors])
       stream.on('error', (error: NodeJS.ErrnoException) => {

@@ -98,7 +98,8 @@ export class Listener {
 
   /** Returns the token of a heartbeat to send along with a change, if one is due. */
   takeToken(): string | undefined {
-    const isDue = performance.now() - this.#lastSentAt >= this.#intervalMs
+    // Well before the next heartbeat is, so that this takes its place.
+    const isDue = performance.now() - this.#lastSentAt >= this.#intervalMs / 2
     return this.#isTrusted && isDue ? this.#newToken() : undefined
   }
 
@@ -174,17 +175,17 @@ export class Listener {
     this.#schedule(client)
   }
 
-  #schedule(client: DedicatedClient): void {
+  #schedule(client: DedicatedClient, delayMs = this.#intervalMs): void {
     clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => this.#tick(client), this.#intervalMs)
+    this.#timer = setTimeout(() => this.#tick(client), delayMs)
     this.#timer.unref()
   }
 
   #tick(client: DedicatedClient): void {
-    const isIdle = this.#isIdle()
-    if (isIdle) this.#isDormant = true
+    const ageMs = this.lastHeartbeatAge
+    if (this.#isIdle()) this.#isDormant = true
     // A change that came back has proved as much as a heartbeat.
-    else if (this.lastHeartbeatAge < this.#intervalMs) this.#schedule(client)
+    else if (ageMs < this.#intervalMs) this.#schedule(client, this.#intervalMs - ageMs)
     else this.#sendHeartbeat(client).catch((error) => this.#onLost(client, error))
   }
 

@@ -56,16 +56,19 @@ export class TrustMonitor {
     const { cache, listen } = settings
     if (!cache || this.#listener !== undefined || this.#worksWithoutListener) return
     const problem = !table.hasVersion
-      ? 'the table has no column "version", see sql/003-columns.sql'
+      ? 'the table has no column "version"'
       : listen === false
         ? 'the option "listen" is false'
         : config === undefined && 'a query function cannot listen'
     if (problem) {
       this.#worksWithoutListener = cache.worksWithoutListener
+      const remedy = table.hasVersion
+        ? 'Set the option "listen" to a connection'
+        : 'Run koa-pg-store migrate or sql/003-columns.sql as the owner of the table'
       if (!cache.worksWithoutListener)
         options.warn(
           new Error(
-            `cache disabled, cannot receive notifications of changes: ${problem}. Set the option "listen" to a connection, or` +
+            `cache disabled, cannot receive notifications of changes: ${problem}. ${remedy}, or` +
               ' set cache.ttl to accept sessions that are as old as that',
           ),
         )

@@ -5,19 +5,58 @@ import { codeOf } from '../util/driver-errors.js'
 import { describe } from '../util/validate.js'
 import { type Connection, defaultConnectTimeoutMs } from './connection.js'
 import { FunctionConnection } from './function-connection.js'
+import { assertKnownKeys } from './pg-config.js'
 import { PoolConnection } from './pool-connection.js'
 
 const connectionForms = 'a connection string, a pg configuration, a pg.Pool or a query function'
 
+export interface ConnectOptions {
+  /** Receives the errors of idle connections. */
+  readonly warn: (error: Error) => void
+  /** The option `prepare`. */
+  readonly prepare?: boolean
+  /** The names of the store's options, which belong in the second argument. */
+  readonly storeOptions?: readonly string[]
+}
+
 /**
- * Makes the connection without opening it. `warn` receives the errors of idle connections. Throws a `TypeError` for what
- * can't be a connection; its message never quotes a connection string, which may hold a password.
+ * Makes the connection without opening it. Without a `source`, the environment says where the database is. Throws a
+ * `TypeError` for what can't be a connection; its message never quotes a connection string, which may hold a password.
  */
-export function connect(source: ConnectionSource, warn: (error: Error) => void, prepares = true): Connection {
+export function connect(
+  source: ConnectionSource | undefined,
+  { warn, prepare = true, storeOptions = [] }: ConnectOptions,
+): Connection {
   if (typeof source === 'function') return new FunctionConnection(source)
   if (typeof source === 'object' && source !== null && isPool(source))
-    return new PoolConnection(source, warn, false, prepares)
-  return new PoolConnection(new pg.Pool(poolConfig(source)), warn, true, prepares)
+    return new PoolConnection(source, warn, false, prepare)
+  const config =
+    source === undefined
+      ? poolConfig(requireEnvironment(), 'DATABASE_URL')
+      : poolConfig(source, undefined, storeOptions)
+  return new PoolConnection(new pg.Pool(config), warn, true, prepare)
+}
+
+/** Returns what `DATABASE_URL` says, or `{}` if libpq's variables do, which pg reads itself; `undefined` without both. */
+export function fromEnvironment(): PoolConfig | undefined {
+  const { DATABASE_URL, PGHOST, PGPORT, PGUSER, PGDATABASE, PGSERVICE } = process.env
+  if (DATABASE_URL) return { connectionString: DATABASE_URL }
+  if (PGSERVICE) throw new TypeError(`PGSERVICE is set; ${noServices}`)
+  return PGHOST || PGPORT || PGUSER || PGDATABASE ? {} : undefined
+}
+
+/** `pg` ignores services, and would connect to another server. */
+const noServices =
+  'service files are not read: set DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST, PGDATABASE and so on'
+
+function requireEnvironment(): PoolConfig {
+  const config = fromEnvironment()
+  if (config !== undefined) return config
+  const isEmpty = process.env.DATABASE_URL === '' ? 'is empty' : 'is not set'
+  throw new TypeError(
+    `no database given, and DATABASE_URL ${isEmpty}: pass ${connectionForms}, or set` +
+      ' DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST, PGUSER, PGPASSWORD and PGDATABASE',
+  )
 }
 
 /** The configuration of the LISTEN connection: its own, or the store's; `undefined` if there can be none. */
@@ -28,10 +67,15 @@ export function listenConfig(
   if (listen === false) return undefined
   return listen === undefined
     ? connection.clientConfig
-    : poolConfig(listen, 'option "listen"', 'a connection string, a pg configuration or false')
+    : poolConfig(listen, 'option "listen"', [], 'a connection string, a pg configuration or false')
 }
 
-function poolConfig(source: string | PoolConfig, name = 'connection', forms = connectionForms): PoolConfig {
+function poolConfig(
+  source: string | PoolConfig,
+  name = 'connection',
+  storeOptions: readonly string[] = [],
+  forms = connectionForms,
+): PoolConfig {
   const config = typeof source === 'string' ? { connectionString: checkString(source, name) } : source
   if (typeof config !== 'object' || config === null || Array.isArray(config))
     throw new TypeError(`${name} must be ${forms}; received ${describe(config)}`)
@@ -39,6 +83,7 @@ function poolConfig(source: string | PoolConfig, name = 'connection', forms = co
     throw new TypeError(
       `${name} must be ${forms}; received a client: pass (text, values) => client.query(text, values)`,
     )
+  assertKnownKeys(config, name, storeOptions)
   if ('connectionString' in config && config.connectionString !== undefined)
     checkString(config.connectionString, name)
   return {
@@ -55,17 +100,34 @@ function checkString(value: unknown, name: string): string {
   const form = `${name} string must look like postgres://user:password@host:5432/database`
   if (typeof value !== 'string') throw new TypeError(`${form}; received ${describe(value)}`)
   if (value.trim() === '') throw new TypeError(`${form}; received an empty string`)
+  if (/[?&]service=/.test(value)) throw new TypeError(`${name} string names a service; ${noServices}`)
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(value)?.[1]?.toLowerCase()
   if (scheme === undefined && !value.startsWith('/') && !value.startsWith('socket:'))
     throw new TypeError(`${form}; received one without postgres:// (not shown: it may hold a password)`)
   if (scheme !== undefined && !['postgres', 'postgresql', 'socket'].includes(scheme))
     throw new TypeError(`${form}; received one that begins with ${scheme}://`)
+  if (hasUnescapedAt(value))
+    throw new TypeError(`${form}; received one with an "@" after the host. ${passwordAdvice}`)
   try {
     new pg.Client(value)
   } catch (error) {
-    throw new TypeError(`${form}; received one that can't be parsed (${codeOf(error) ?? 'not shown'})`)
+    throw new TypeError(
+      `${form}; received one that can't be parsed (${codeOf(error) ?? 'not shown'}). ${passwordAdvice}`,
+    )
   }
   return value
+}
+
+const passwordAdvice = 'In a password, write "@" as %40, "/" as %2F, "#" as %23, "?" as %3F and "%" as %25'
+
+/**
+ * Whether a `/`, `#` or `?` in the password made pg take a part of it for the host, as in `postgres://u:a@b/c@host/db`. That
+ * part must not get into an error message, such as that of a name server.
+ */
+function hasUnescapedAt(url: string): boolean {
+  const afterHost = /^[a-z+]+:\/\/[^/?#]*([/?#].*)$/is.exec(url)?.[1] ?? ''
+  const [beforeQuery = '', ...query] = afterHost.split('?')
+  return beforeQuery.includes('@') || /^[^=&]*@/.test(query.join('?'))
 }
 
 /** By its form, not its class: the application's `pg` may be another copy than ours. */

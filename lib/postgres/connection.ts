@@ -16,16 +16,29 @@ export interface Connection {
   /** Runs one statement and returns its rows. `timeoutMs` is for statements that may take longer than a request. */
   query(statement: string | Statement, values?: readonly unknown[], timeoutMs?: number): Promise<Row[]>
   /**
-   * Runs two statements with one round trip, each in a transaction of its own. Rejects if the first fails; resolves with the
-   * rows of both, or with an error in place of the second's. `undefined` where there is no pipelining.
+   * Runs two statements on one connection, each in a transaction of its own, and with one round trip where that is possible.
+   * Elsewhere the second is left out unless `isNeeded`. Rejects if the first fails; resolves with the rows of both, or with an
+   * error in place of the second's, which is never repeated on another connection. `undefined` without connections.
    */
   readonly pipeline:
-    | ((first: Statement, values: readonly unknown[], second: Statement) => Promise<[Row[], Row[] | Error]>)
+    | ((
+        first: Statement,
+        values: readonly unknown[],
+        second: Statement,
+        isNeeded: (rows: readonly Row[]) => boolean,
+      ) => Promise<[Row[], Row[] | Error]>)
     | undefined
   /** Whether `transaction` runs its statements in one transaction. A query function can't. */
   readonly isTransactional: boolean
-  /** Runs statements in one transaction, if it can. Rolls back if `work` rejects or `shouldCommit` returns false. */
-  transaction<T>(work: (query: Query) => Promise<T>, shouldCommit?: (result: T) => boolean): Promise<T>
+  /**
+   * Runs statements in one transaction, if it can. Rolls back if `work` rejects or `shouldCommit` returns false. After the
+   * commit, `afterCommit` may run statements on the same connection.
+   */
+  transaction<T>(
+    work: (query: Query) => Promise<T>,
+    shouldCommit?: (result: T) => boolean,
+    afterCommit?: (query: Query) => Promise<unknown>,
+  ): Promise<T>
   /** Yields rows through a cursor, `batchSize` at a time; `undefined` if there can be no cursor. */
   readonly stream: ((text: string, values: unknown[], batchSize: number) => AsyncGenerator<Row[]>) | undefined
   /** What the pool is doing; `undefined` if there is none. */

@@ -29,7 +29,11 @@ export class FunctionConnection implements Connection {
     timeoutMs = defaultQueryTimeoutMs,
   ): Promise<Row[]> {
     const text = typeof statement === 'string' ? statement : statement.text
-    const query = this.#run(text, [...values])
+    // postgres.js rejects undefined.
+    const query = this.#run(
+      text,
+      values.map((value) => value ?? null),
+    )
     const result = await withTimeout(query, timeoutMs, 'the query function did not resolve')
     const rows: unknown = Array.isArray(result) ? result : Reflect.get(Object(result), 'rows')
     if (!Array.isArray(rows))
@@ -40,8 +44,15 @@ export class FunctionConnection implements Connection {
   }
 
   /** Each statement may run on another connection, so this only runs them in their order. */
-  transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
-    return work((statement, values) => this.query(statement, values))
+  async transaction<T>(
+    work: (query: Query) => Promise<T>,
+    _shouldCommit?: (result: T) => boolean,
+    afterCommit?: (query: Query) => Promise<unknown>,
+  ): Promise<T> {
+    const query: Query = (statement, values) => this.query(statement, values)
+    const result = await work(query)
+    await afterCommit?.(query)
+    return result
   }
 
   async end(): Promise<void> {}

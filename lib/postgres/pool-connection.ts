@@ -17,6 +17,8 @@ import { type CursorClient, readRows } from './cursor.js'
 /** A pooler in transaction mode doesn't know our prepared statement (26000, 42P05), or its plan is stale (0A000). */
 const stalePlanCodes = new Set(['26000', '42P05', '0A000'])
 
+type Settled = PromiseSettledResult<Row[]>
+
 export class PoolConnection implements Connection {
   readonly isTransactional = true
   readonly connectTimeoutMs: number
@@ -26,6 +28,8 @@ export class PoolConnection implements Connection {
   readonly #warn: (error: Error) => void
   /** As the option `prepare` says, until a pooler rejects a prepared statement. */
   #prepares: boolean
+  /** The clients of pg-native have no cursors. */
+  #isNative = false
   #opened = 0
   readonly #onConnect = (): void => {
     this.#opened++
@@ -61,31 +65,37 @@ export class PoolConnection implements Connection {
     return this.#retrying(statement, (lease) => this.#send(lease.client, statement, values, timeoutMs))
   }
 
-  /** Only connections of our own: those of a caller's pool may be of another version of pg. */
-  get pipeline(): Connection['pipeline'] {
-    return this.#isOwned ? (...args) => this.#pipeline(...args) : undefined
-  }
-
-  #pipeline(
+  pipeline(
     first: Statement,
     values: readonly unknown[],
     second: Statement,
+    isNeeded: (rows: readonly Row[]) => boolean,
   ): Promise<[Row[], Row[] | Error]> {
     return this.#retrying(first, async (lease) => {
       const { client } = lease
-      Reflect.set(client, 'pipeline', true)
-      try {
-        const [one, two] = await Promise.allSettled([
-          this.#send(client, first, values, this.#queryTimeoutMs),
-          this.#send(client, second, [], this.#queryTimeoutMs),
-        ])
-        if (one.status === 'rejected') throw one.reason
-        if (two.status === 'fulfilled') return [one.value, two.value]
-        // Not thrown: the first is done, and must not be repeated.
-        if (!isStatementError(two.reason)) lease.lose(two.reason)
-        return [one.value, two.reason]
-      } finally {
-        Reflect.set(client, 'pipeline', false)
+      const sendFirst = (): Promise<Row[]> => this.#send(client, first, values, this.#queryTimeoutMs)
+      const sendSecond = (): Promise<Row[]> => this.#send(client, second, [], this.#queryTimeoutMs)
+      const [one, two] = await (this.#isOwned ? together : inTurn)()
+      if (one.status === 'rejected') throw one.reason
+      if (two.status === 'fulfilled') return [one.value, two.value]
+      // Not thrown: the first is done, and must not be repeated.
+      if (!isStatementError(two.reason)) lease.lose(two.reason)
+      return [one.value, two.reason]
+
+      async function together(): Promise<[Settled, Settled]> {
+        Reflect.set(client, 'pipeline', true)
+        try {
+          return await Promise.allSettled([sendFirst(), sendSecond()])
+        } finally {
+          Reflect.set(client, 'pipeline', false)
+        }
+      }
+
+      // The connections of a caller's pool may be of another version of pg, which doesn't pipeline.
+      async function inTurn(): Promise<[Settled, Settled]> {
+        const rows = await sendFirst()
+        const [two] = await Promise.allSettled([isNeeded(rows) ? sendSecond() : []])
+        return [{ status: 'fulfilled', value: rows }, two]
       }
     })
   }
@@ -126,19 +136,21 @@ export class PoolConnection implements Connection {
   async transaction<T>(
     work: (query: Query) => Promise<T>,
     shouldCommit: (result: T) => boolean = () => true,
+    afterCommit?: (query: Query) => Promise<unknown>,
   ): Promise<T> {
     try {
-      return await this.#transaction(work, shouldCommit)
+      return await this.#transaction(work, shouldCommit, afterCommit)
     } catch (error) {
       if (!this.#stopPreparing(codeOf(error))) throw error
       // It was rolled back.
-      return this.#transaction(work, shouldCommit)
+      return this.#transaction(work, shouldCommit, afterCommit)
     }
   }
 
   async #transaction<T>(
     work: (query: Query) => Promise<T>,
     shouldCommit: (result: T) => boolean,
+    afterCommit: ((query: Query) => Promise<unknown>) | undefined,
   ): Promise<T> {
     const lease = await this.#acquire()
     return lease.use(async () => {
@@ -148,7 +160,9 @@ export class PoolConnection implements Connection {
       await query('begin isolation level read committed', [])
       try {
         const result = await work(query)
-        await query(shouldCommit(result) ? 'commit' : 'rollback', [])
+        const commits = shouldCommit(result)
+        await query(commits ? 'commit' : 'rollback', [])
+        if (commits) await afterCommit?.(query)
         return result
       } catch (error) {
         // A lost connection takes its transaction with it.
@@ -160,7 +174,7 @@ export class PoolConnection implements Connection {
 
   /** With a single connection a cursor would keep all other statements waiting. */
   get stream(): Connection['stream'] {
-    return this.#pool.options.max > 1 ? (...args) => this.#stream(...args) : undefined
+    return this.#pool.options.max > 1 && !this.#isNative ? (...args) => this.#stream(...args) : undefined
   }
 
   async *#stream(text: string, values: unknown[], batchSize: number): AsyncGenerator<Row[]> {
@@ -200,7 +214,10 @@ export class PoolConnection implements Connection {
         clearTimeout(timer)
         if (isLate) client?.release()
         else if (client === undefined) reject(error ?? new Error('the pool gave no connection'))
-        else resolve(new Lease(client))
+        else {
+          this.#isNative = 'native' in client
+          resolve(new Lease(client))
+        }
       })
     })
   }

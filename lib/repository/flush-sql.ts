@@ -14,7 +14,9 @@ export const asyncCommitSql =
  * Commits a record of a few bytes in the way that the connection asks for, and with it everything in the log before it:
  * the log is one sequence. Any role may call the function.
  */
-export const flushSql = `select pg_logical_emit_message(true, 'koa-pg-store', '') is not null as flushed`
+export const flushSql =
+  // Not a plain select: that would be sent again over another connection if this one were lost, which may be after a crash.
+  `with message as (select pg_logical_emit_message(true, 'koa-pg-store', '') as lsn) select lsn is not null as flushed from message`
 
 /** The same, if the statement before it on this connection had to be flushed. Returns whether it did. */
 export const flushIfAskedSql =

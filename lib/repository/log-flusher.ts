@@ -13,33 +13,19 @@ export class LogFlusher {
     this.#flush = flush
   }
 
-  /** Whether no flush is running. */
-  get isIdle(): boolean {
-    return this.#running === undefined
-  }
-
   /** Resolves when everything that was committed before this call is flushed; rejects if that isn't known. */
   flush(): Promise<void> {
-    if (this.#running === undefined) return this.#start(this.#flush())
-    this.#next ??= this.#running.then(
-      () => this.#startNext(),
-      () => this.#startNext(),
-    )
+    if (this.#running === undefined) return this.#start()
+    const startNext = (): Promise<void> => {
+      this.#next = undefined
+      return this.#start()
+    }
+    this.#next ??= this.#running.then(startNext, startNext)
     return this.#next
   }
 
-  /** Counts a flush that a caller runs itself, together with its change. Others wait for the next. */
-  async cover<T>(work: Promise<T>): Promise<T> {
-    void this.#start(work).catch(() => undefined)
-    return work
-  }
-
-  #startNext(): Promise<void> {
-    this.#next = undefined
-    return this.#start(this.#flush())
-  }
-
-  async #start(flush: Promise<unknown>): Promise<void> {
+  async #start(): Promise<void> {
+    const flush = this.#flush()
     this.#running = flush
     try {
       await flush

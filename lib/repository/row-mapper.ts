@@ -1,15 +1,24 @@
-// Maps between rows and results: what a statement receives as parameters, and what it returns of each row.
+// Maps between rows and results: what a statement receives as parameters, and what it returns.
 import type { SessionChange } from '../notifications/payload.js'
-import { handleOf } from '../session/session-id.js'
+import { handleOf, separator } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Row } from '../types/options.js'
 
-/** The result of a change: the row's new version, how long the session lives, and whether a notification was sent. */
+/** The result of a change: the row's new version, and how long the session lives if that isn't what was asked for. */
 export interface Change {
   readonly id: string
   readonly version: number
+  /** 0: what was asked for. */
   readonly ttlMs: number
-  readonly notify: boolean
+  /** Whether the row was inserted. Always `false` in a table without versions, where that isn't known. */
+  readonly isNew: boolean
+}
+
+/** The changes of one statement. */
+export interface Changes {
+  readonly changes: readonly Change[]
+  /** How many of them other processes were notified of. */
+  readonly announced: number
 }
 
 /** A session to write. */
@@ -41,30 +50,71 @@ export function replacementValues(replacements: readonly Replacement[]): unknown
   return [...writeValues(replacements), ...toColumns(replacements, 'baseVersion')]
 }
 
-/** The changes to be announced, as a notification names them. */
-export function notifiedChanges(changes: readonly Change[]): SessionChange[] {
-  return changes.filter(({ notify }) => notify).map(({ id, version }) => ({ digest: handleOf(id), version }))
-}
+/** Precedes the version of a row that was inserted. */
+const plus = '+'.charCodeAt(0)
 
-export function idsOf(calls: readonly { readonly key: string }[]): string[] {
-  return calls.map(({ key }) => key)
-}
-
-/** The row of each call, `undefined` where there is none. */
-export function inOrderOfCalls<T extends { readonly id: string }>(
-  calls: readonly { readonly key: string }[],
-  rows: T[],
-): (T | undefined)[] {
-  if (calls.length === 1) return [rows[0]]
-  const byId = new Map(rows.map((row) => [row.id, row]))
-  return calls.map(({ key }) => byId.get(key))
+/** Reads the result of a statement that changes sessions: one row for all of them, or one for each. */
+export function toChanges(rows: readonly Row[]): Changes {
+  const [first] = rows
+  if (first === undefined || first.changes === null) return { changes: [], announced: 0 }
+  if (typeof first.changes !== 'string') {
+    let announced = 0
+    for (const { notify } of rows) if (notify) announced++
+    return { changes: rows.map(toChange), announced }
+  }
+  const changes = first.changes.split(separator).map((text) => {
+    const space = text.indexOf(' ')
+    const next = text.indexOf(' ', space + 1)
+    const version = +text.slice(0, space)
+    const isNew = text.charCodeAt(0) === plus
+    return { id: text.slice(next + 1), version, ttlMs: +text.slice(space + 1, next), isNew }
+  })
+  return { changes, announced: first.announced as number }
 }
 
 /** Drivers return a bigint, such as the version, as a string. */
-export function toChange({ id, version, ttl_ms, notify }: Row): Change {
-  return { id: id as string, version: Number(version), ttlMs: ttl_ms as number, notify: notify as boolean }
+function toChange({ id, version, ttl_ms, notify }: Row): Change {
+  const number = Number(version)
+  return { id: id as string, version: number, ttlMs: Number(ttl_ms), isNew: !notify && number > 0 }
 }
 
-export function toStoredSession({ id, session, version, ttl_ms }: Row): StoredSession {
-  return { id: id as string, json: session as string, version: Number(version), ttlMs: ttl_ms as number }
+/** The changes to be announced, as a notification names them. */
+export function notifiedChanges(rows: readonly Row[]): SessionChange[] {
+  return rows
+    .filter(({ notify }) => notify)
+    .map(({ id, version }) => ({ digest: handleOf(id as string), version: Number(version) }))
+}
+
+/** Reads the sessions with these ids, in their order; `undefined` where there is none. */
+export function toStoredSessions(
+  ids: readonly string[],
+  rows: readonly Row[],
+): (StoredSession | undefined)[] {
+  const [first] = rows
+  if (first === undefined) return ids.map(() => undefined)
+  if (ids.length === 1) return [toStoredSession(first)]
+  const found: (StoredSession | undefined)[] = ids.map(() => undefined)
+  if (first.heads === undefined) {
+    const byId = new Map(rows.map((row) => [row.id, row]))
+    return ids.map((id) => {
+      const row = byId.get(id)
+      return row && toStoredSession(row)
+    })
+  }
+  if (first.heads === null) return found
+  const heads = (first.heads as string).split(separator)
+  const sessions = (first.sessions as string).split(separator)
+  for (let k = 0; k < heads.length; k++) {
+    const head = heads[k] as string
+    const space = head.indexOf(' ')
+    const next = head.indexOf(' ', space + 1)
+    const n = +head.slice(0, space) - 1
+    const version = +head.slice(space + 1, next)
+    found[n] = { id: ids[n] as string, json: sessions[k] as string, version, ttlMs: +head.slice(next + 1) }
+  }
+  return found
+}
+
+function toStoredSession({ id, session, version, ttl_ms }: Row): StoredSession {
+  return { id: id as string, json: session as string, version: Number(version), ttlMs: Number(ttl_ms) }
 }

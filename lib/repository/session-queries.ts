@@ -1,4 +1,4 @@
-// Runs every statement of a request's path: joins concurrent calls into batches, and notifies of what they change.
+// Runs every statement of a request's path, and announces and flushes what it changes.
 import { fromColumn, toColumn } from '../codec/codec.js'
 import { payloads } from '../notifications/payload.js'
 import type { Connection, Query, Statement } from '../postgres/connection.js'
@@ -7,21 +7,19 @@ import type { Table } from '../schema/table.js'
 import { handleOf, separator } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
-import { type BatchCall, Batcher } from '../util/batcher.js'
+import { Batcher } from '../util/batcher.js'
 import { codeOf, redact } from '../util/driver-errors.js'
 import { type BatchObserver, batching, unobserved } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
 import {
   type Change,
-  idsOf,
-  inOrderOfCalls,
   notifiedChanges,
   type Replacement,
   replacementValues,
-  toChange,
+  toChanges,
   toColumns,
-  toStoredSession,
+  toStoredSessions,
   type Write,
   writeValues,
 } from './row-mapper.js'
@@ -29,10 +27,9 @@ import type { SessionStatements } from './session-statements.js'
 import type { Touch } from './touch-buffer.js'
 
 export interface SessionQueriesOptions {
+  readonly codec?: Codec | undefined
   /** Returns a suffix for the payload of the next notification: a heartbeat of this process's listener, or nothing. */
   readonly payloadSuffix?: () => string
-  readonly idleTimeout?: number | undefined
-  readonly codec?: Codec | undefined
   readonly onBatch?: BatchObserver
 }
 
@@ -40,49 +37,30 @@ export class SessionQueries {
   readonly #connection: Connection
   readonly #table: Table
   readonly #channel: string
-  readonly #idleTimeoutMs: number
   readonly #codec: Codec | undefined
   readonly #statements: PreparedStatements
-  readonly #reads: Batcher<undefined, StoredSession | undefined>
-  readonly #destroys: Batcher<undefined, Change | undefined>
   readonly #touches: Batcher<Touch, undefined>
   readonly #flusher: LogFlusher
   readonly #payloadSuffix: () => string
   readonly #notifiesInline: boolean
+  /** The number of changes that other processes were notified of. */
+  announced = 0
 
   constructor(
     connection: Connection,
     table: Table,
     channel: string,
     statements: SessionStatements,
-    {
-      idleTimeout = Number.POSITIVE_INFINITY,
-      codec,
-      payloadSuffix = () => '',
-      onBatch = unobserved,
-    }: SessionQueriesOptions = {},
+    { codec, payloadSuffix = () => '', onBatch = unobserved }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
     this.#table = table
     this.#channel = channel
     this.#codec = codec
-    this.#idleTimeoutMs = idleTimeout
     this.#statements = prepareAll(statements)
     this.#notifiesInline = statements.notifiesInline
     this.#payloadSuffix = payloadSuffix
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
-    this.#reads = new Batcher({
-      ...batching,
-      dedupe: true,
-      run: (calls) => onBatch('get', calls.length, () => this.#readAll(calls)),
-    })
-    this.#destroys = new Batcher({
-      ...batching,
-      run: (calls) =>
-        onBatch('destroy', calls.length, async () =>
-          inOrderOfCalls(calls, await this.destroyAll(idsOf(calls))),
-        ),
-    })
     this.#touches = new Batcher({
       ...batching,
       run: (calls) =>
@@ -98,38 +76,31 @@ export class SessionQueries {
     return this.#table.columns.has('version')
   }
 
-  /** Resolves with the session if it is active. */
-  read(id: string): Promise<StoredSession | undefined> {
-    return this.#reads.add(id, undefined)
-  }
-
-  async #readAll(calls: readonly BatchCall<undefined>[]): Promise<(StoredSession | undefined | Error)[]> {
+  /**
+   * Resolves with the active sessions among these ids, in their order; `undefined` where there is none, an error where one
+   * can't be decoded.
+   */
+  async readAll(ids: readonly string[]): Promise<(StoredSession | undefined | Error)[]> {
     const { readOne, readMany } = this.#statements
-    // A comparison with one id has the best plan in every version of PostgreSQL; that of an array suits any length.
-    const rows = await (calls.length === 1
-      ? this.#run(readOne, idsOf(calls))
-      : this.#run(readMany, [joinValues(idsOf(calls))]))
-    const sessions = rows.map(toStoredSession)
+    // A comparison with one id has the best plan in every version of PostgreSQL.
+    const rows = await (ids.length === 1 ? this.#run(readOne, ids) : this.#run(readMany, [joinValues(ids)]))
+    const sessions = toStoredSessions(ids, rows)
     const codec = this.#codec
-    if (codec === undefined) return inOrderOfCalls(calls, sessions)
-    // A session that can't be decoded rejects its own read alone.
-    const decoded = await Promise.all(sessions.map((session) => decode(codec, session).catch(toError)))
-    const byId = new Map(sessions.map(({ id }, n) => [id, decoded[n]]))
-    return calls.map(({ key }) => byId.get(key))
+    if (codec === undefined) return sessions
+    return Promise.all(sessions.map((session) => session && decode(codec, session).catch(toError)))
   }
 
-  /** Inserts sessions or replaces existing ones, except tombstones, and notifies of the changes. */
-  async write(writes: readonly Write[]): Promise<Change[]> {
-    const encoded = this.#codec === undefined ? writes : await this.#encodeAll(writes)
-    return this.#capByIdleTimeout(await this.#change(...this.#writeStatement(encoded), writes.length === 1))
+  /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
+  async write(writes: readonly Write[]): Promise<readonly Change[]> {
+    const encoded = this.#codec === undefined ? writes : await this.#encodeAll(this.#codec, writes)
+    return this.#change(...this.#writeStatement(encoded))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
-  async replace(replacements: readonly Replacement[]): Promise<Change[]> {
-    const encoded = this.#codec === undefined ? replacements : await this.#encodeAll(replacements)
-    return this.#capByIdleTimeout(
-      await this.#change(...this.#replaceStatement(encoded), replacements.length === 1),
-    )
+  async replace(replacements: readonly Replacement[]): Promise<readonly Change[]> {
+    const encoded =
+      this.#codec === undefined ? replacements : await this.#encodeAll(this.#codec, replacements)
+    return this.#change(...this.#replaceStatement(encoded))
   }
 
   /**
@@ -139,36 +110,43 @@ export class SessionQueries {
   async writeWithLimit(
     write: Write | Replacement,
     max: number,
-  ): Promise<{ written: Change | undefined; evicted: Change[] }> {
-    const { evict, lockUser } = this.#statements
+  ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
+    const { evict, lockUser, flush } = this.#statements
+    const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write])) as [
+      Write | Replacement,
+    ]
     const [statement, values] =
-      'baseVersion' in write
-        ? this.#replaceStatement(await this.#encodeAll([write]))
-        : this.#writeStatement(await this.#encodeAll([write]))
-    let mustFlush = false
+      'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
+    let needsFlush = false
+    let announced = 0
     const result = await this.#connection.transaction(
       async (query) => {
-        const change = async (statement: Statement, values: readonly unknown[]): Promise<Change[]> => {
+        const change = async (
+          statement: Statement,
+          values: readonly unknown[],
+        ): Promise<readonly Change[]> => {
           const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
           if (this.#table.isDistributed) await this.#notify(query, rows)
-          mustFlush ||= rows[0]?.must_flush === true
-          return rows.map(toChange)
+          needsFlush ||= mustFlush(rows)
+          const result = toChanges(rows)
+          announced += result.announced
+          return result.changes
         }
-        await query(lockUser, [this.#channel, write.userId])
-        const evicted = await change(evict, [write.id, write.userId, max])
-        const [written] = this.#capByIdleTimeout(await change(statement, values))
+        await query(lockUser, [this.#channel, encoded.userId])
+        const evicted = await change(evict, [encoded.id, encoded.userId, max])
+        const [written] = await change(statement, values)
         // If the session wasn't written, the transaction is rolled back, and with it the eviction.
         return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
       },
       ({ written }) => written !== undefined,
+      // Without a name, so that no pooler can reject it: the transaction would be repeated.
+      async (query) => needsFlush && query({ ...flush, name: '' }, []),
     )
-    if (mustFlush) await this.#flusher.flush()
+    if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
   }
 
-  async #encodeAll<T extends Write>(writes: readonly T[]): Promise<readonly T[]> {
-    const codec = this.#codec
-    if (codec === undefined) return writes
+  async #encodeAll<T extends Write>(codec: Codec, writes: readonly T[]): Promise<readonly T[]> {
     const encode = async (write: T): Promise<T> => ({
       ...write,
       json: await toColumn(codec, write.json, { id: handleOf(write.id) }),
@@ -188,12 +166,6 @@ export class SessionQueries {
     return replacements.length === 1 ? [replaceOne, values.flat()] : [replaceMany, values.map(joinValues)]
   }
 
-  /** A session that was just written has just been used. */
-  #capByIdleTimeout(changes: Change[]): Change[] {
-    const max = this.#idleTimeoutMs
-    return changes.map((change) => (change.ttlMs > max ? { ...change, ttlMs: max } : change))
-  }
-
   /** Writes the last access of active sessions and moves their expiry, never back; each session at most once in the list. */
   async touch(touches: readonly Touch[]): Promise<void> {
     const [first, ...more] = touches
@@ -205,21 +177,14 @@ export class SessionQueries {
     await this.#run(this.#statements.touch, toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues))
   }
 
-  /** Turns a session's row into a tombstone, and notifies of it. */
-  destroy(id: string): Promise<Change | undefined> {
-    return this.#destroys.add(id, undefined)
-  }
-
-  /** The same for many sessions, each at most once in the list. */
-  destroyAll(ids: readonly string[]): Promise<Change[]> {
+  /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
+  destroyAll(ids: readonly string[]): Promise<readonly Change[]> {
     const { destroyOne, destroyMany } = this.#statements
-    return ids.length === 1
-      ? this.#change(destroyOne, ids, true)
-      : this.#change(destroyMany, [joinValues(ids)])
+    return ids.length === 1 ? this.#change(destroyOne, ids) : this.#change(destroyMany, [joinValues(ids)])
   }
 
   /** The same for those that belong to this user. */
-  destroyAllOf(userId: string, ids: readonly string[]): Promise<Change[]> {
+  destroyAllOf(userId: string, ids: readonly string[]): Promise<readonly Change[]> {
     return this.#change(this.#statements.destroyOf, [joinValues(ids), userId])
   }
 
@@ -238,36 +203,41 @@ export class SessionQueries {
     }
   }
 
-  /** Resolves when the change is committed and flushed. `isLone`: no other call is in the statement. */
-  async #change(statement: Statement, values: readonly unknown[], isLone = false): Promise<Change[]> {
-    if (!this.#table.isDistributed) {
-      const rows = await this.#redacting(values, () =>
-        this.#commit(statement, this.#withSuffix(values), isLone),
-      )
-      return rows.map(toChange)
-    }
-    // Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own.
-    return this.#redacting(values, () =>
-      this.#connection.transaction(async (query) => {
-        const rows = await query(statement, values)
-        await this.#notify(query, rows)
-        return rows.map(toChange)
-      }),
+  /** Resolves when the change is committed and flushed. */
+  async #change(statement: Statement, values: readonly unknown[]): Promise<readonly Change[]> {
+    const rows = await this.#redacting(values, () =>
+      this.#table.isDistributed
+        ? this.#commitDistributed(statement, values)
+        : this.#commit(statement, this.#withSuffix(values)),
     )
+    const { changes, announced } = toChanges(rows)
+    this.announced += announced
+    return changes
   }
 
-  async #commit(statement: Statement, values: readonly unknown[], isLone: boolean): Promise<Row[]> {
+  /** Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own. */
+  #commitDistributed(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+    return this.#connection.transaction(async (query) => {
+      const rows = await query(statement, values)
+      await this.#notify(query, rows)
+      return rows
+    })
+  }
+
+  /**
+   * The flush goes along on the connection that made the change. If the server crashes or fails over between the two, that
+   * connection is lost, and no flush on a new one can acknowledge a change that is lost.
+   */
+  async #commit(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
     const { pipeline } = this.#connection
-    if (!isLone || pipeline === undefined || !this.#table.canFlush || !this.#flusher.isIdle) {
+    if (pipeline === undefined || !this.#table.canFlush) {
       const rows = await this.#connection.query(statement, values)
-      if (rows[0]?.must_flush === true) await this.#flusher.flush()
+      if (mustFlush(rows)) await this.#flusher.flush()
       return rows
     }
-    // One round trip for both, so that a change without company doesn't wait for two.
-    const [rows, flushed] = await this.#flusher.cover(
-      pipeline(statement, values, this.#statements.flushIfAsked),
-    )
-    if (rows[0]?.must_flush !== true) return rows
+    const { flushIfAsked } = this.#statements
+    const [rows, flushed] = await pipeline.call(this.#connection, statement, values, flushIfAsked, mustFlush)
+    if (!mustFlush(rows)) return rows
     if (flushed instanceof Error) throw flushed
     // A pooler may have run the two on different connections.
     if (flushed[0]?.flushed !== true) await this.#flusher.flush()
@@ -279,7 +249,7 @@ export class SessionQueries {
   }
 
   async #notify(query: Query, rows: readonly Row[]): Promise<void> {
-    for (const payload of payloads(notifiedChanges(rows.map(toChange))))
+    for (const payload of payloads(notifiedChanges(rows)))
       await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
   }
 
@@ -298,6 +268,10 @@ export class SessionQueries {
       )
     }
   }
+}
+
+function mustFlush(rows: readonly Row[]): boolean {
+  return rows[0]?.must_flush === true
 }
 
 async function decode(codec: Codec, session: StoredSession): Promise<StoredSession> {

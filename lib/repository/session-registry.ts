@@ -72,7 +72,7 @@ export class SessionRegistry {
     const [row] = await this.#query(
       `select count(*)::float8 as count from ${table.name} where ${activeCondition}`,
     )
-    return row?.count as number
+    return Number(row?.count)
   }
 
   /** Resolves with a user's active sessions, the most recently used first. */
@@ -90,7 +90,7 @@ export class SessionRegistry {
   async deleteAttribute(
     userId: string,
     name: string,
-    save: (request: Omit<SaveRequest, 'userId'>, session: Session) => Promise<void>,
+    save: (request: Omit<SaveRequest, 'userId' | 'digest'>, session: Session) => Promise<void>,
   ): Promise<number> {
     let count = 0
     for await (const batch of this.#storedSessionsOf(userId))
@@ -246,7 +246,7 @@ export class SessionRegistry {
     const stored = parse(await this.#decode(row))
     if (stored === undefined) return []
     const { session, device } = splitDevice(stored)
-    const date = (ms: unknown): Date | undefined => (typeof ms === 'number' ? new Date(ms) : undefined)
+    const date = (ms: unknown): Date | undefined => (ms == null ? undefined : new Date(Number(ms)))
     return [
       {
         handle: handleOf(row.id as string),
@@ -255,7 +255,7 @@ export class SessionRegistry {
         device,
         createdAt: date(row.created_ms),
         lastAccessedAt: date(row.accessed_ms),
-        expiresAt: new Date(row.expires_ms as number),
+        expiresAt: new Date(Number(row.expires_ms)),
       },
     ]
   }

@@ -1,13 +1,22 @@
-// Reads and writes sessions by way of the cache, and keeps the cache in step with results and notifications.
-import type { LocalCache } from '../cache/local-cache.js'
+// Reads and changes sessions by way of the cache, and keeps the cache in step with results and notifications.
+import type { Fill, LocalCache } from '../cache/local-cache.js'
 import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
 import type { Notification } from '../notifications/payload.js'
 import { parse } from '../session/json.js'
 import { isKoaSession } from '../session/koa-session.js'
-import { fromStored, type StoredSession } from '../session/stored-session.js'
+import { fromStored, mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
+import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
+import { type BatchObserver, batching } from './batching.js'
+import type { DestroyCall, ReadCall, SessionCall, WriteCall } from './session-calls.js'
 import type { SessionQueries } from './session-queries.js'
-import { mergeBaseAfter, type SaveRequest, type SaveResult, type SessionWriter } from './session-writer.js'
+import {
+  mergeBaseAfter,
+  type Outcome,
+  type SaveRequest,
+  type SaveResult,
+  type SessionWriter,
+} from './session-writer.js'
 import type { TouchBuffer } from './touch-buffer.js'
 
 export interface SessionRepositoryOptions {
@@ -20,189 +29,275 @@ export interface SessionRepositoryOptions {
   readonly isTrusted: () => boolean
   readonly propagate: 'invalidate' | 'update'
   readonly touches: TouchBuffer
-  /** Receives the digest and the user of each session that this process has created. */
+  /** The option `idleTimeout`: a session that was just written lives no longer than this without use. */
+  readonly idleTimeout: number | undefined
+  /** Returns the error that a call of the store rejects with. */
+  readonly toError: (error: unknown, call: SessionCall) => Error
+  /** Receives the calls that were settled, and their results: an `Error` for those that rejected. */
+  readonly onSettled: (calls: readonly BatchCall<SessionCall>[], results: readonly unknown[]) => void
+  readonly onBatch: BatchObserver
+  /** Receives the digest and the user of each session that a call has created. */
   readonly onCreated: (digest: string, userId: string | undefined) => void
 }
 
-/** A session is named by its `digest` in the cache and in notifications, and by its `id` in the table. */
 export class SessionRepository {
-  readonly #bases: MergeBases
-  readonly #queries: SessionQueries
-  readonly #writer: SessionWriter
+  readonly #options: SessionRepositoryOptions
   readonly #cache: LocalCache | undefined
-  readonly #isTrusted: () => boolean
-  readonly #reloadsChanged: boolean
-  readonly #touches: TouchBuffer
-  readonly #onCreated: SessionRepositoryOptions['onCreated']
-  /** Saves in flight, by the object that holds the merge base of the next save. */
-  readonly #savesInFlight = new WeakMap<object, Promise<void>>()
-  /** The number of changes that other processes were notified of. */
-  notificationsSent = 0
+  /** Sessions as the callers get them. */
+  readonly #reads: Batcher<ReadCall, Session | undefined>
+  /** Sessions as they are stored, for the cache and for merging. */
+  readonly #loads: Batcher<undefined, StoredSession | undefined>
+  /** Changes of one session run one after another, in the order of their calls. */
+  readonly #changes: Batcher<WriteCall | DestroyCall, undefined>
 
   constructor(options: SessionRepositoryOptions) {
-    const { bases, queries, writer, cache, isTrusted, propagate, touches } = options
-    this.#bases = bases
-    this.#queries = queries
-    this.#writer = writer
-    this.#cache = cache
-    this.#isTrusted = isTrusted
-    this.#reloadsChanged = propagate === 'update'
-    this.#touches = touches
-    this.#onCreated = options.onCreated
+    this.#options = options
+    this.#cache = options.cache
+    const { toError, onSettled, onBatch, queries } = options
+    this.#reads = new Batcher<ReadCall, Session | undefined>({
+      ...batching,
+      isUnordered: true,
+      run: (calls) => this.#readAll(calls),
+      toError: (error, { value }) => toError(error, value),
+      onSettled,
+    })
+    this.#loads = new Batcher({
+      ...batching,
+      isUnordered: true,
+      run: (calls) => onBatch('get', calls.length, () => queries.readAll(calls.map(({ key }) => key))),
+    })
+    this.#changes = new Batcher<WriteCall | DestroyCall, undefined>({
+      ...batching,
+      toError: (error, { value }) => toError(error, value),
+      onSettled,
+      sizeOf: (call) => (call.verb === 'write' ? call.json.length : 0),
+      run: (calls) => this.#changeAll(calls.map(({ value }) => value)),
+    })
   }
 
   /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */
-  getCached(digest: string, owner?: object): Session | undefined {
-    const cache = this.#isTrusted() ? this.#cache : undefined
-    const session = cache?.get(digest)
-    return session && this.#present(digest, session, () => cache?.getRemainingTtl(digest) ?? 0, owner)
+  getCached(digest: string, owner: object | undefined): Session | undefined {
+    const cached = this.#options.isTrusted() ? this.#cache?.get(digest) : undefined
+    if (cached === undefined) return undefined
+    const { session, entry } = cached
+    const ttlMs = isKoaSession(session) ? this.getRemainingTtl(digest) : 0
+    return this.#present(session, entry, owner, ttlMs, entry.hasExpiring)
   }
 
-  /** Reads a session from the database. Concurrent reads share one query, except `fresh` ones. */
-  async read(digest: string, id: string, fresh: boolean, owner?: object): Promise<Session | undefined> {
-    const cache = this.#isTrusted() ? this.#cache : undefined
-    const load = (): Promise<StoredSession | undefined> => this.#queries.read(id)
-    const stored = await (cache === undefined
-      ? load()
-      : fresh
-        ? cache.fill(digest, load)
-        : cache.fetch(digest, load))
-    if (stored === undefined) return undefined
-    this.#touches.recordExpiry(digest, stored.ttlMs)
-    this.#touches.recordAccess(digest, id)
-    const session = parse(stored.json)
-    if (session === undefined) return undefined
-    this.#bases.remember(session, { digest, json: stored.json, version: stored.version })
-    return this.#present(digest, session, () => stored.ttlMs, owner)
+  /** Reads a session from the database, or from the cache once another call has loaded it. */
+  read(call: ReadCall): Promise<Session | undefined> {
+    return this.#reads.add(call.id, call)
   }
 
-  /** Applies what depends on the time: removes expired attributes, and sets the expiry that koa-session looks at. */
-  #present(digest: string, session: Session, getRemainingTtl: () => number, owner?: object): Session {
-    const ttlMs = isKoaSession(session)
-      ? Math.max(getRemainingTtl(), this.#touches.getRemainingTtl(digest))
-      : undefined
-    const presented = fromStored(session, ttlMs)
-    if (presented === session && owner === undefined) return session
-    const base = this.#bases.find(session, digest)
-    if (base !== undefined)
-      for (const object of [presented, owner ?? presented]) this.#bases.remember(object, base)
+  /** Reads a session as the table holds it. */
+  load(id: string): Promise<StoredSession | undefined> {
+    return this.#loads.add(id, undefined)
+  }
+
+  async #readAll(calls: readonly BatchCall<ReadCall>[]): Promise<readonly (Session | undefined | Error)[]> {
+    const cache = this.#options.isTrusted() ? this.#cache : undefined
+    if (cache !== undefined)
+      return Promise.all(calls.map(({ value }) => this.#readThrough(cache, value).catch(asError)))
+    const { onBatch, queries } = this.#options
+    const ids = calls.map(({ key }) => key)
+    const stored = await onBatch('get', ids.length, () => queries.readAll(ids))
+    return calls.map(({ value }, n) => this.#settleRead(value, stored[n]))
+  }
+
+  /** Concurrent misses of one session share a query. */
+  async #readThrough(cache: LocalCache, call: ReadCall): Promise<Session | undefined | Error> {
+    const load = (): Promise<StoredSession | undefined> => this.load(call.id)
+    const { digest, fresh } = call
+    return this.#settleRead(call, await (fresh ? cache.fill(digest, load) : cache.fetch(digest, load)))
+  }
+
+  #settleRead(call: ReadCall, stored: StoredSession | undefined | Error): Session | undefined | Error {
+    if (stored === undefined || stored instanceof Error) return stored
+    try {
+      const { json, version, ttlMs } = stored
+      const { digest, id, owner } = call
+      this.#options.touches.recordRead(digest, id, ttlMs)
+      const session = parse(json)
+      if (session !== undefined) call.ids.loadedAt = performance.now()
+      return session && this.#present(session, { digest, json, version }, owner, ttlMs, mayExpire(json))
+    } catch (error) {
+      return asError(error)
+    }
+  }
+
+  /** Applies what depends on the time, and remembers the merge base. */
+  #present(
+    session: Session,
+    base: MergeBase,
+    owner: object | undefined,
+    ttlMs: number,
+    hasExpiring: boolean,
+  ): Session {
+    const { bases, touches } = this.#options
+    const isKoa = isKoaSession(session)
+    const presented =
+      isKoa || hasExpiring
+        ? fromStored(session, isKoa ? Math.max(ttlMs, touches.getRemainingTtl(base.digest)) : undefined)
+        : session
+    bases.remember(presented, base)
+    if (owner !== undefined) bases.remember(owner, base)
     return presented
   }
 
   /** Returns how many ms a session that was just returned has to live. */
   getRemainingTtl(digest: string): number {
-    return Math.max(this.#touches.getRemainingTtl(digest), this.#cache?.getRemainingTtl(digest) ?? 0)
+    return Math.max(this.#options.touches.getRemainingTtl(digest), this.#cache?.getRemainingTtl(digest) ?? 0)
   }
 
   /**
-   * Saves a session over the merge base of the object or of koa-session's context, or else over the request's. Saves of one
-   * object run one after another: each sets the merge base of the next.
+   * Saves a session over the merge base of the object or of koa-session's context, or else over the call's. An unchanged
+   * session is only touched; a destroyed one stays destroyed. What was saved is the base of the object's next save.
    */
-  async save(
-    digest: string,
-    request: SaveRequest,
-    session: object,
-    context: object | undefined,
+  write(call: WriteCall): Promise<undefined> {
+    return this.#changes.add(call.id, call)
+  }
+
+  destroy(call: DestroyCall): Promise<undefined> {
+    return this.#changes.add(call.id, call)
+  }
+
+  async #changeAll(calls: readonly (WriteCall | DestroyCall)[]): Promise<readonly (undefined | Error)[]> {
+    const fill = this.#cache?.beginFill()
+    const saves: SaveRequest[] = []
+    const saved: WriteCall[] = []
+    const errors = new Map<SessionCall, Error>()
+    const work: Promise<unknown>[] = []
+    const destroyed: string[] = []
+    for (const call of calls) {
+      if (call.verb === 'destroy') {
+        this.#options.touches.cancel(call.digest)
+        destroyed.push(call.id)
+        continue
+      }
+      const base = this.#baseOf(call)
+      const current = typeof base === 'object' ? base : this.peek(call.digest)
+      if (call.ttlMs !== null && call.ttlMs > 0 && current?.json === call.json)
+        work.push(this.#touch(call, current).catch((error) => errors.set(call, asError(error))))
+      else {
+        const { digest, id, json, ttlMs, userId, concurrency } = call
+        saves.push({ digest, id, json, ttlMs, userId, base, ...(concurrency && { concurrency }) })
+        saved.push(call)
+      }
+    }
+    if (saves.length > 0) work.push(this.#saveAll(saves, saved, fill, errors))
+    if (destroyed.length > 0) work.push(this.#destroyAll(calls, destroyed, errors))
+    await (work.length === 1 ? work[0] : Promise.all(work))
+    return errors.size === 0 ? new Array(calls.length) : calls.map((call) => errors.get(call))
+  }
+
+  /** The base that the object knows, or koa-session's context: the first that was loaded or saved under this id. */
+  #baseOf({ session, owner, digest, base }: WriteCall): WriteCall['base'] {
+    const { bases } = this.#options
+    return (session && bases.find(session, digest)) ?? (owner && bases.find(owner, digest)) ?? base
+  }
+
+  async #touch({ digest, id, ttlMs, session, owner, base }: WriteCall, current: MergeBase): Promise<void> {
+    await this.#options.touches.touch(digest, id, ttlMs as number)
+    if (current !== base) this.#rememberBase(session, owner, current)
+  }
+
+  async #saveAll(
+    requests: readonly SaveRequest[],
+    calls: readonly WriteCall[],
+    fill: Fill | undefined,
+    errors: Map<SessionCall, Error>,
   ): Promise<void> {
-    const owners = context === undefined ? [session] : [session, context]
-    const mainOwner = context ?? session
-    const save = (): Promise<void> => {
-      const base = owners.map((owner) => this.#bases.find(owner, digest)).find((base) => base !== undefined)
-      return this.write(digest, { ...request, base: base ?? request.base }, owners)
+    let outcomes: readonly Outcome[] = []
+    try {
+      const { onBatch, writer } = this.#options
+      outcomes = await onBatch('set', requests.length, () => writer.saveAll(requests))
+    } finally {
+      const isTrusted = this.#cache !== undefined && this.#options.isTrusted()
+      for (const [n, call] of calls.entries()) {
+        const outcome = outcomes[n]
+        if (outcome instanceof Error) errors.set(call, outcome)
+        this.#settleSave(call, outcome instanceof Error ? undefined : outcome, isTrusted ? fill : undefined)
+      }
     }
-    const earlier = this.#savesInFlight.get(mainOwner)
-    const saving = earlier === undefined ? save() : earlier.then(save)
-    const settled = saving.catch(() => undefined)
-    this.#savesInFlight.set(mainOwner, settled)
-    await saving
-    if (this.#savesInFlight.get(mainOwner) === settled) this.#savesInFlight.delete(mainOwner)
   }
 
-  /**
-   * Saves a session, or only touches it if it is unchanged; a destroyed one stays destroyed. What was saved becomes the merge
-   * base of each of `owners`.
-   */
-  async write(digest: string, request: SaveRequest, owners: readonly object[]): Promise<void> {
-    const { id, json, ttlMs } = request
-    const current = typeof request.base === 'object' ? request.base : this.peek(digest)
-    if (ttlMs !== null && ttlMs > 0 && current?.json === json) {
-      await this.#touches.touch(digest, id, ttlMs)
-      if (current !== request.base) for (const owner of owners) this.#bases.remember(owner, current)
-      return
-    }
-    const saved = await this.#change(digest, () => this.#writer.save(request))
+  /** Afterwards the cache holds the new state or none: none if the save failed, or found no session to write. */
+  #settleSave(call: WriteCall, saved: SaveResult | undefined, fill: Fill | undefined): void {
+    const { digest, id, json, session, owner } = call
+    const cache = this.#cache
+    // Version 0: the table has no versions.
+    cache?.invalidate(digest, saved?.version || Number.POSITIVE_INFINITY)
     if (saved === undefined) return
-    this.#touches.recordExpiry(digest, saved.ttlMs)
-    for (const owner of owners) this.#bases.remember(owner, mergeBaseAfter(digest, json, saved))
-    // Only an insert is not announced. Without versions nothing is, so that it can't be told.
-    if (!saved.notify && saved.version > 0) this.#onCreated(digest, request.userId)
+    const ttlMs = Math.min(
+      saved.ttlMs || (call.ttlMs ?? 0),
+      this.#options.idleTimeout ?? Number.POSITIVE_INFINITY,
+    )
+    if (cache !== undefined && fill !== undefined && saved.version)
+      cache.commitFill(digest, fill, { id, json: saved.json, version: saved.version, ttlMs })
+    this.#options.touches.recordExpiry(digest, ttlMs)
+    this.#rememberBase(session, owner, mergeBaseAfter(digest, json, saved))
+    if (saved.isNew) this.#options.onCreated(digest, call.userId)
   }
 
-  /** Destroys a session. Resolves with whether there was one. */
-  async destroy(digest: string, id: string): Promise<boolean> {
-    this.#touches.cancel(digest)
-    const destroyed = await this.#change(digest, async () => {
-      const change = await this.#queries.destroy(id)
-      return change && { ...change, json: '' }
-    })
-    return destroyed !== undefined
+  #rememberBase(session: object | undefined, owner: object | undefined, base: MergeBase): void {
+    if (session !== undefined) this.#options.bases.remember(session, base)
+    if (owner !== undefined) this.#options.bases.remember(owner, base)
+  }
+
+  async #destroyAll(
+    calls: readonly (WriteCall | DestroyCall)[],
+    ids: readonly string[],
+    errors: Map<SessionCall, Error>,
+  ): Promise<void> {
+    const { onBatch, queries } = this.#options
+    const destroy = async (some: readonly string[]): Promise<boolean[]> => {
+      const changes = await onBatch('destroy', some.length, () => queries.destroyAll(some))
+      const found = new Set(changes.map(({ id }) => id))
+      return some.map((id) => found.has(id))
+    }
+    const results = await bisect(ids, destroy, batching.canBisect)
+    let n = 0
+    for (const call of calls) {
+      if (call.verb !== 'destroy') continue
+      const result = results[n++]
+      if (result instanceof Error) errors.set(call, result)
+      this.#cache?.invalidate(call.digest, Number.POSITIVE_INFINITY)
+      if (result === true) call.onDestroyed?.()
+    }
   }
 
   /** Drops a session that was destroyed here by another way than `destroy`. */
   invalidate(digest: string, version: number): void {
-    this.notificationsSent++
-    this.#touches.cancel(digest)
+    this.#options.touches.cancel(digest)
     // Version 0: the table has no versions.
     this.#cache?.invalidate(digest, version || Number.POSITIVE_INFINITY)
   }
 
   /** Returns the current state of a session, if the cache has it. */
   peek(digest: string): MergeBase | undefined {
-    return this.#isTrusted() ? this.#cache?.peek(digest) : undefined
+    return this.#options.isTrusted() ? this.#cache?.peek(digest) : undefined
   }
 
   /** Applies a change of another process. A process also receives its own notifications, which change nothing. */
   applyNotification({ clear, changes }: Notification): void {
     const cache = this.#cache
     if (cache === undefined) return
+    const { touches, propagate } = this.#options
     if (clear) {
       cache.clear()
-      this.#touches.forgetExpiry()
+      touches.forgetExpiry()
       return
     }
     for (const { digest, version } of changes) {
-      if (!cache.hasVersion(digest, version)) this.#touches.forgetExpiry(digest)
+      if (!cache.hasVersion(digest, version)) touches.forgetExpiry(digest)
       const id = cache.invalidate(digest, version)
       // Batched with all reads of this tick. If it fails, the session is read when a request needs it.
-      if (id !== undefined && this.#reloadsChanged)
-        cache.fetch(digest, () => this.#queries.read(id)).catch(() => undefined)
+      if (id !== undefined && propagate === 'update')
+        cache.fetch(digest, () => this.load(id)).catch(() => undefined)
     }
   }
+}
 
-  /** Makes a change, after which the cache holds the new state or none. */
-  async #change(
-    digest: string,
-    change: () => Promise<SaveResult | undefined>,
-  ): Promise<SaveResult | undefined> {
-    const cache = this.#cache
-    if (cache === undefined) {
-      const result = await change()
-      if (result?.notify) this.notificationsSent++
-      return result
-    }
-    const fill = cache.beginFill(digest)
-    // Drops any version if the change fails, if nothing was written, or if the table has no versions.
-    let version = Number.POSITIVE_INFINITY
-    let stored: StoredSession | undefined
-    try {
-      const result = await change()
-      if (result?.notify) this.notificationsSent++
-      if (result?.version) version = result.version
-      if (result?.json && this.#isTrusted()) stored = result
-      return result
-    } finally {
-      cache.invalidate(digest, version)
-      cache.commitFill(fill, stored)
-    }
-  }
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error))
 }

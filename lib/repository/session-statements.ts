@@ -2,8 +2,7 @@
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
-import { maxBatchSize } from './batching.js'
-import { asyncCommitSql } from './flush-sql.js'
+import { announceAny, announceMany, announceOne } from './announce-sql.js'
 
 /** The options that the statements depend on. */
 export interface StatementOptions extends ExpiryLimits {
@@ -50,8 +49,20 @@ export class SessionStatements {
     return this.#read('t.id = $1')
   }
 
+  /**
+   * Returns all sessions as one row of two values, each joined by separators: what stands in a session's row beside it, after
+   * the number of its id in the list, and the sessions. A row for each would cost Node twice as much to read.
+   */
   get readMany(): string {
-    return this.#read(`t.id = any(${listParam('$1')})`)
+    // Citus runs no join with a function.
+    if (this.#table.isDistributed) return this.#read(`t.id = any(${listParam('$1')})`)
+    const version = this.#with('version', 't.version') || '0'
+    return (
+      `select string_agg(u.n || ' ' || ${version} || ' ' || least(${this.#ttl}, 1e15)::int8, chr(30)) as heads,` +
+      ` string_agg(t.session::text, chr(30)) as sessions` +
+      ` from unnest(${listParam('$1')}) with ordinality as u (id, n) join ${this.#table.name} as t on t.id = u.id` +
+      ` where ${this.activeCondition}`
+    )
   }
 
   #read(idCondition: string): string {
@@ -64,11 +75,11 @@ export class SessionStatements {
 
   /** Inserts sessions, or replaces existing ones except tombstones. */
   get writeOne(): string {
-    return this.#withNotifyOne(this.#write(rowParams(writeColumns)), '$5')
+    return this.#announce(announceOne, this.#write(rowParams(writeColumns)), '$5')
   }
 
   get writeMany(): string {
-    return this.#withNotify(this.#write(columnParams(writeColumns)), '$5')
+    return this.#announce(announceMany, this.#write(columnParams(writeColumns)), '$5')
   }
 
   /** In the order of ids, as all statements that lock several rows: otherwise two processes could deadlock. */
@@ -95,12 +106,12 @@ export class SessionStatements {
 
   /** Replaces existing sessions in a version, or in any where none is given. Without a ttl their expiry stays as it is. */
   get replaceOne(): string {
-    return this.#withNotifyOne(this.#replace(rowParams(replaceColumns)), '$6')
+    return this.#announce(announceOne, this.#replace(rowParams(replaceColumns)), '$6')
   }
 
   get replaceMany(): string {
     const source = this.#inOrder(columnParams(replaceColumns), 'session is not null')
-    return this.#withNotify(this.#replace(source), '$6')
+    return this.#announce(announceMany, this.#replace(source), '$6')
   }
 
   #replace(source: string): string {
@@ -126,18 +137,18 @@ export class SessionStatements {
   /** Turns rows into tombstones. */
   get destroyOne(): string {
     const change = this.#destroy(rowParams(idColumn), ' and t.session is not null')
-    return this.#withNotifyOne(change, '$2', digestSql)
+    return this.#announce(announceOne, change, '$2', digestSql)
   }
 
   get destroyMany(): string {
     const source = this.#inOrder(columnParams(idColumn), 'session is not null')
-    return this.#withNotify(this.#destroy(source), '$2', digestSql)
+    return this.#announce(announceMany, this.#destroy(source), '$2', digestSql)
   }
 
   /** The same for those that belong to user `$2`. */
   get destroyOf(): string {
     const source = this.#inOrder(columnParams(idColumn), 'session is not null and user_id = $2::text')
-    return this.#withNotify(this.#destroy(source), '$3', digestSql)
+    return this.#announce(announceMany, this.#destroy(source), '$3', digestSql)
   }
 
   #destroy(source: string, condition = ''): string {
@@ -156,7 +167,8 @@ export class SessionStatements {
    */
   get evict(): string {
     const lock = this.#table.isDistributed ? '' : ' order by id for update'
-    return this.#withNotifications(
+    return this.#announce(
+      announceAny,
       `with candidates as materialized (select id, last_access, session is null as is_tombstone from ${this.#table.name}` +
         ` where id = $1 or (user_id = $2 and ${this.activeCondition})${lock}),` +
         ` surplus as (select id from candidates where id <> $1` +
@@ -207,8 +219,12 @@ export class SessionStatements {
     return `(least(${ends}) - date_part('epoch', now())) * 1000`
   }
 
-  /** The same for a session that was just written; without `now()`, which Citus doesn't let an upsert return. */
+  /**
+   * The same for a session that was just written; 0 where that is what was asked for. Without `now()`, which Citus doesn't let
+   * an upsert return.
+   */
   get #writtenTtl(): string {
+    if (this.#options.maxLifetime === undefined) return '0::float8'
     return `date_part('epoch', t.expiry - t.last_access) * 1000`
   }
 
@@ -226,43 +242,10 @@ export class SessionStatements {
     return `(select u.* from ${source} join ${this.#table.name} as s on s.id = u.id where ${alias(condition)}${lock}) as u`
   }
 
-  /**
-   * A statement that changes rows, together with the notification of it where one statement can do both. The parameter
-   * `suffix` is appended to the payload.
-   */
-  #withNotify(change: string, suffix: string, digest = this.#digest): string {
-    const payloads = `select string_agg(${digest} || to_hex(version), ',') || ${suffix}::text as payload from changed where notify having count(*) > 0`
-    return this.#withPayloads(change, payloads)
-  }
-
-  /** The same for a statement that may change more sessions than one payload can name. */
-  #withNotifications(change: string, suffix: string, digest = this.#digest): string {
-    const items = `select ${digest} || to_hex(version) as item, (row_number() over () - 1) / ${maxBatchSize} as part from changed where notify`
-    const payloads = `select string_agg(item, ',') || ${suffix}::text as payload from (${items}) as items group by part`
-    return this.#withPayloads(change, payloads)
-  }
-
-  #withPayloads(change: string, payloads: string): string {
+  /** A statement that changes rows, together with the notification of it where one statement can do both. */
+  #announce(form: typeof announceOne, change: string, suffix: string, digest = this.#digest): string {
     if (!this.notifiesInline) return change
-    return (
-      `with changed as (${change}), notified as (select pg_notify('${this.#channel}', payload), ${this.#asyncCommit} as must_flush` +
-      ` from (${payloads}) as payloads)` +
-      ` select id, version, ttl_ms, notify, (select bool_or(must_flush) from notified) as must_flush from changed`
-    )
-  }
-
-  /** The same for a statement that changes one row. */
-  #withNotifyOne(change: string, suffix: string, digest = this.#digest): string {
-    if (!this.notifiesInline) return change
-    return (
-      `with changed as (${change}) select id, version, ttl_ms, notify,` +
-      ` case when notify then pg_notify('${this.#channel}', ${digest} || to_hex(version) || ${suffix}::text)::text end as payload,` +
-      ` case when notify then ${this.#asyncCommit} end as must_flush from changed`
-    )
-  }
-
-  get #asyncCommit(): string {
-    return this.#table.canFlush ? asyncCommitSql : 'false'
+    return form({ change, suffix, digest, channel: this.#channel, canFlush: this.#table.canFlush })
   }
 
   /** Whether the statements that change rows take a suffix of their payload as a last parameter. */

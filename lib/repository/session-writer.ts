@@ -1,26 +1,33 @@
 // Saves sessions with optimistic concurrency control: a save that meets another request's change is merged or rejected.
-
 import type { MergeBase } from '../cache/merge-bases.js'
 import { parse } from '../session/json.js'
+import type { StoredSession } from '../session/stored-session.js'
 import { ConflictError } from '../types/errors.js'
 import type { Conflict } from '../types/results.js'
 import type { Session } from '../types/session-store.js'
-import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
-import { type BatchObserver, batching } from './batching.js'
+import { bisect } from '../util/batcher.js'
+import { batching } from './batching.js'
 import type { Change, Replacement, Write } from './row-mapper.js'
 import type { SessionQueries } from './session-queries.js'
 import { threeWayMerge } from './three-way-merge.js'
 
 export interface SaveRequest extends Write {
+  /** Names the session in the cache. */
+  readonly digest: string
   /** What the session was loaded as; `'replaced'`: it replaces an existing session; `undefined`: it is inserted or replaces. */
   readonly base: MergeBase | 'replaced' | undefined
   /** Overrides the option. */
   readonly concurrency?: 'merge'
 }
 
-/** `json` is what the table holds now. */
-export interface SaveResult extends Change {
+/** What a save has written: `json` is what the table holds now. */
+export interface SaveResult {
   readonly json: string
+  readonly version: number
+  /** 0: as long as was asked for. */
+  readonly ttlMs: number
+  /** Whether the session was inserted. */
+  readonly isNew: boolean
 }
 
 export interface SessionWriterOptions {
@@ -30,12 +37,13 @@ export interface SessionWriterOptions {
   readonly userIdOf: (session: Session) => string | undefined
   /** Returns the JSON of a merged session; throws if it can't be stored. */
   readonly serialize: (session: Session) => string
+  /** Reads a session from the database. */
+  readonly read: (id: string) => Promise<StoredSession | undefined>
   /** Returns the current state of a session, if the cache has it. */
   readonly peek: (digest: string) => Current | undefined
   /** Receives the sessions that were destroyed because their user had too many. */
   readonly onEvicted: (evicted: readonly Change[], userId: string | undefined) => void
   readonly onConflict: (conflict: Conflict) => void
-  readonly onBatch: BatchObserver
 }
 
 /** Saves of one process don't overtake each other: it takes that many other processes to make a save fail. */
@@ -45,44 +53,34 @@ const maxAttempts = 20
 type Current = { readonly json: string; readonly version: number }
 
 /** `undefined`: the session no longer exists, and nothing was written. */
-type Outcome = SaveResult | undefined | Error
+export type Outcome = SaveResult | undefined | Error
 
 export class SessionWriter {
   readonly #options: SessionWriterOptions
-  readonly #saves: Batcher<SaveRequest, SaveResult | undefined>
 
   constructor(options: SessionWriterOptions) {
     this.#options = options
-    this.#saves = new Batcher({
-      ...batching,
-      sizeOf: ({ json }) => json.length,
-      run: (calls) => options.onBatch('set', calls.length, () => this.#saveAll(calls)),
-    })
   }
 
-  /** Saves a session. Resolves with `undefined` if it no longer exists, and nothing was written. */
-  save(request: SaveRequest): Promise<SaveResult | undefined> {
-    return this.#saves.add(request.id, request)
-  }
-
-  async #saveAll(calls: readonly BatchCall<SaveRequest>[]): Promise<readonly Outcome[]> {
+  /** Saves sessions, each once in the list, and resolves with what came of each, in their order. */
+  async saveAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
     const unconditional: SaveRequest[] = []
     const based: SaveRequest[] = []
     const limited: SaveRequest[] = []
-    for (const { value } of calls)
-      if (this.#entersLimit(value)) limited.push(value)
-      else if (value.base === undefined) unconditional.push(value)
-      else based.push(value)
-    if (unconditional.length === calls.length) return this.#writeAll(unconditional)
-    if (based.length === calls.length) return this.#replaceAll(based)
+    for (const request of requests)
+      if (this.#entersLimit(request)) limited.push(request)
+      else if (request.base === undefined) unconditional.push(request)
+      else based.push(request)
+    if (unconditional.length === requests.length) return this.#writeAll(unconditional)
+    if (based.length === requests.length) return this.#replaceAll(based)
     const groups = await Promise.all([
       unconditional.length > 0 ? this.#writeAll(unconditional) : [],
-      this.#replaceAll(based),
+      based.length > 0 ? this.#replaceAll(based) : [],
       this.#saveAllWithLimit(limited),
     ])
     const outcomes = groups.flat()
     const byId = new Map([...unconditional, ...based, ...limited].map(({ id }, n) => [id, outcomes[n]]))
-    return calls.map(({ key }) => byId.get(key))
+    return requests.map(({ id }) => byId.get(id))
   }
 
   #writeAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
@@ -112,7 +110,7 @@ export class SessionWriter {
 
   async #saveWithLimit(request: SaveRequest): Promise<readonly Outcome[]> {
     const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
-    const write = async (session: Write | Replacement): Promise<Change[]> => {
+    const write = async (session: Write | Replacement): Promise<readonly Change[]> => {
       const { written, evicted } = await queries.writeWithLimit(session, maxSessionsPerUser)
       onEvicted(evicted, session.userId)
       return written === undefined ? [] : [written]
@@ -130,14 +128,15 @@ export class SessionWriter {
   async #replaceAll(
     requests: readonly SaveRequest[],
     replace = (replacements: readonly Replacement[]) => this.#options.queries.replace(replacements),
-  ): Promise<Outcome[]> {
-    const { queries } = this.#options
+  ): Promise<readonly Outcome[]> {
     const outcomes = new Map<string, Outcome>()
     let pending: SaveRequest[] = []
+    let hasMerged = false
     const mergeWith = async (
       request: SaveRequest,
       current: Current | Promise<Current | undefined>,
     ): Promise<void> => {
+      hasMerged = true
       try {
         const state = await current
         // A session that no longer exists isn't saved.
@@ -157,6 +156,7 @@ export class SessionWriter {
     }
     for (let attempt = 1; pending.length > 0; attempt++) {
       const tried = pending
+      const isWhole = attempt === 1 && !hasMerged && tried.length === requests.length
       pending = []
       // Errors are kept by request, not thrown: an earlier attempt may have written others of them.
       const results = await bisect(
@@ -164,10 +164,11 @@ export class SessionWriter {
         async (some) => toResults(some, await replace(some.map(toReplacement))),
         batching.canBisect,
       )
+      if (isWhole && results.every((result) => result !== undefined)) return results
       for (const [n, { id }] of tried.entries()) outcomes.set(id, results[n])
       const overtaken = tried.filter(({ base }, n) => results[n] === undefined && typeof base === 'object')
       if (attempt < maxAttempts)
-        await Promise.all(overtaken.map((request) => mergeWith(request, queries.read(request.id))))
+        await Promise.all(overtaken.map((request) => mergeWith(request, this.#options.read(request.id))))
       else
         for (const { id } of overtaken)
           outcomes.set(
@@ -216,9 +217,11 @@ function toReplacement({ id, json, ttlMs, userId, base }: SaveRequest): Replacem
 
 /** The result of each request, `undefined` for those that weren't written. */
 function toResults(requests: readonly SaveRequest[], changes: readonly Change[]): (SaveResult | undefined)[] {
-  const byId = new Map(changes.map((change) => [change.id, change]))
-  return requests.map(({ id, json }) => {
-    const change = byId.get(id)
-    return change && { ...change, json }
+  // PostgreSQL may sort ids in another order.
+  const isInOrder = changes.length === requests.length && changes.every(({ id }, n) => id === requests[n]?.id)
+  const byId = isInOrder ? undefined : new Map(changes.map((change) => [change.id, change]))
+  return requests.map(({ id, json }, n) => {
+    const change = byId === undefined ? changes[n] : byId.get(id)
+    return change && { json, version: change.version, ttlMs: change.ttlMs, isNew: change.isNew }
   })
 }

@@ -64,9 +64,20 @@ export class TouchBuffer {
     this.#expiries = new QuickLru(options.maxExpiries)
   }
 
+  /** The number of touches that have not been written. */
+  get pendingCount(): number {
+    return this.#pending.size
+  }
+
   /** Records that the database gives a session `ttlMs` to live. */
   recordExpiry(digest: string, ttlMs: number): void {
     this.#setExpiry(digest, performance.now() + ttlMs)
+  }
+
+  /** Records a read: an access, and that the database gives the session `ttlMs` to live. */
+  recordRead(digest: string, id: string, ttlMs: number): void {
+    this.recordExpiry(digest, ttlMs)
+    this.recordAccess(digest, id)
   }
 
   /** Updates the object in place: a new one for every read would be work for the garbage collector. */

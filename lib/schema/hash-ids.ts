@@ -49,13 +49,13 @@ export async function hashAllIds(
     `select (pg_relation_size($1::text::regclass) / current_setting('block_size')::int)::float8 as blocks`,
     [qualifiedName(settings)],
   )
-  const blocks = size?.blocks as number
+  const blocks = Number(size?.blocks)
   let hashed = 0
   for (let block = 0; block <= blocks && !signal.aborted; block += blocksPerBatch) {
     const range = { first: `(${block},0)`, after: `(${block + blocksPerBatch},0)` }
     const statement = substituteVariables(sql['005-hash-ids'], { schema, table, ...range })
     const [row] = await connection.query(statement)
-    hashed += row?.turned as number
+    hashed += Number(row?.turned)
     onProgress?.(Math.min(1, (block + blocksPerBatch) / blocks))
   }
   return hashed

@@ -14,7 +14,7 @@ export interface Table {
   readonly hasTriggers: boolean
   /** Citus distributes the rows over several servers. */
   readonly isDistributed: boolean
-  /** Changes may be committed asynchronously and flushed afterwards; see sql in repository/flush-sql.ts. */
+  /** Changes may be committed asynchronously and flushed afterwards; see repository/flush-sql.ts. */
   readonly canFlush: boolean
   /** The index on user_id is missing, and the table is too large to create it during setup. */
   readonly lacksUserIndex: boolean

@@ -3,7 +3,7 @@ import { SessionTooLargeError } from '../types/errors.js'
 import type { Session } from '../types/session-store.js'
 
 /** The largest session, and the largest attribute, in bytes of JSON in UTF-8. */
-interface SizeLimits {
+export interface SizeLimits {
   readonly maxBytes: number
   readonly maxAttributeBytes: number | undefined
 }

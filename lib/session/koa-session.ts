@@ -2,7 +2,7 @@
 import type { Session } from '../types/session-store.js'
 
 /** How much longer than `maxAge` koa-session asks the store to keep a session. */
-const graceMs = 10_000
+export const graceMs = 10_000
 
 /**
  * Returns the session to store: without koa-session's `_expire`, as the store decides when a session expires. `_expire`

@@ -1,6 +1,6 @@
 // Converts a session to and from its stored JSON: removes expired attributes and koa-session's `_expire`. Pure.
 import type { Session } from '../types/session-store.js'
-import { parse } from './json.js'
+import { parse, type SizeLimits, serialize } from './json.js'
 import { withExpire, withoutExpire } from './koa-session.js'
 
 /** A session as read from the database. */
@@ -26,12 +26,40 @@ export function isExpiring(value: unknown): value is ExpiringAttribute {
   return typeof value === 'object' && value !== null && typeof Reflect.get(value, '~expires') === 'number'
 }
 
-/** Returns the JSON to store for a session's JSON. */
-export function toStored(json: string, now = Date.now()): string {
-  if (!json.includes('"~expires"') && !json.includes('"_expire"')) return json
+/**
+ * Returns the JSON to store for a session: without attributes that have expired, and without koa-session's `_expire`. Throws
+ * as `serialize` does.
+ */
+export function toStored(session: object, limits?: SizeLimits, now = Date.now()): string {
+  // What a session's own `toJSON` makes of it is known afterwards.
+  if (typeof Reflect.get(Object(session), 'toJSON') === 'function')
+    return restored(serialize(session, limits), now)
+  return serialize(stripped(session, now), limits)
+}
+
+function stripped(session: object, now: number): object {
+  try {
+    return isPlain(session) ? withoutExpire(withoutExpiredAttributes(session, now)) : session
+  } catch {
+    // An attribute that can't be read: serialize says which.
+    return session
+  }
+}
+
+function restored(json: string, now: number): string {
+  if (!mayExpire(json) && !json.includes('"_expire"')) return json
   const session = parse(json) as Session
   const stored = withoutExpire(withoutExpiredAttributes(session, now))
   return stored === session ? json : JSON.stringify(stored)
+}
+
+function isPlain(session: unknown): session is Session {
+  return typeof session === 'object' && session !== null && !Array.isArray(session)
+}
+
+/** Whether a session may have attributes that expire. A look at the text is cheaper than one at each attribute. */
+export function mayExpire(json: string): boolean {
+  return json.includes('"~expires"')
 }
 
 /**

@@ -1,6 +1,6 @@
 // CachedStore: puts any cache in front of any store.
 import { EventEmitter } from 'node:events'
-import { parse, serialize } from '../session/json.js'
+import { parse } from '../session/json.js'
 import { assertSessionId, createId } from '../session/session-id.js'
 import { fromStored, toStored } from '../session/stored-session.js'
 import type {
@@ -117,7 +117,7 @@ export class CachedStore extends EventEmitter<{ warning: [Error] }> implements S
       if (loaded !== undefined) {
         // Rounded down, as a cache may count in whole seconds and must not keep a session after its expiry.
         const cacheTtlMs = Math.min(this.#ttl, Math.floor((loaded.ttl ?? this.#ttl) / 1000) * 1000)
-        const json = toStored(serialize(loaded.session))
+        const json = toStored(loaded.session)
         if (cacheTtlMs > 0) read.fill({ json, ttlMs: loaded.ttl ?? null, cacheTtlMs })
       }
       return loaded

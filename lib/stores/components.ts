@@ -6,6 +6,7 @@ import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
 import type { BatchObserver } from '../repository/batching.js'
 import type { Change } from '../repository/row-mapper.js'
+import type { WriteCall } from '../repository/session-calls.js'
 import { SessionQueries } from '../repository/session-queries.js'
 import { SessionRegistry } from '../repository/session-registry.js'
 import { SessionRepository } from '../repository/session-repository.js'
@@ -16,8 +17,17 @@ import type { Table } from '../schema/table.js'
 import { serialize } from '../session/json.js'
 import { handleOf } from '../session/session-id.js'
 import { findUserId } from '../session/user-id.js'
-import type { Conflict, CreatedSession, DestroyedSession } from '../types/results.js'
+import type { Conflict, DestroyedSession } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
+import type { CallRecorder } from '../util/call-stats.js'
+import { tickNow } from '../util/tick-clock.js'
+import type { OperationTracker } from './operations.js'
+
+/** Counts the calls of each method. */
+export type Calls = Readonly<Record<'get' | 'set' | 'touch' | 'destroy', CallRecorder>>
+
+/** The method that makes each kind of call. */
+export const methods = { read: 'get', write: 'set', destroy: 'destroy' } as const
 
 export interface Components {
   readonly table: Table
@@ -33,15 +43,18 @@ export interface ComponentOptions {
   readonly touches: TouchBuffer
   readonly bases: MergeBases
   readonly trust: TrustMonitor
+  readonly operations: OperationTracker
   readonly onConflict: (conflict: Conflict) => void
-  readonly onCreated: (session: CreatedSession) => void
+  readonly calls: Calls
+  /** Receives the handle and the user. */
+  readonly onCreated: (handle: string, userId: string | undefined) => void
   readonly onRevoked: (session: DestroyedSession) => void
   readonly onBatch: BatchObserver
 }
 
 export function createComponents(table: Table, options: ComponentOptions): Components {
-  const { connection, settings, cache, touches, bases, trust, onConflict, onCreated, onRevoked, onBatch } =
-    options
+  const { connection, settings, cache, touches, bases, trust, operations, calls } = options
+  const { onConflict, onCreated, onRevoked, onBatch } = options
   const channel = channelOf(settings)
   const statements = new SessionStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, {
@@ -57,13 +70,13 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     queries,
     userIdOf: (session) => findUserId(settings.userId, session),
     serialize: (session) => serialize(session, settings),
+    read: (id) => repository.load(id),
     peek: (digest) => repository.peek(digest),
     onEvicted: (evicted, userId) => {
       onChanged(evicted)
       for (const { id } of evicted) onRevoked({ handle: handleOf(id), userId, reason: 'limit' })
     },
     onConflict,
-    onBatch,
   })
   const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
   const repository = new SessionRepository({
@@ -74,7 +87,20 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     isTrusted: () => trust.use(),
     propagate,
     touches,
-    onCreated: (handle, userId) => onCreated({ handle, userId }),
+    onBatch,
+    onCreated,
+    idleTimeout: settings.idleTimeout,
+    toError: (error, call) => {
+      const secrets = [call.sid, call.id, call.verb === 'write' ? (call as WriteCall).json : '']
+      return operations.toError(error, `${call.verb} the session`, secrets)
+    },
+    onSettled: (settled, results) => {
+      operations.end(settled.length)
+      const now = tickNow()
+      for (const [n, { value }] of settled.entries())
+        if (value.startedAt !== undefined)
+          calls[methods[value.verb]].record(now - value.startedAt, results[n] instanceof Error)
+    },
   })
   const registry = new SessionRegistry({
     ...settings,

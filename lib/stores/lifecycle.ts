@@ -15,42 +15,24 @@ import { createUserIndex } from '../schema/user-index.js'
 import { Sweeper } from '../sweeper/sweeper.js'
 import { SetupError } from '../types/errors.js'
 import type { ConnectionSource } from '../types/options.js'
-import type {
-  Conflict,
-  CreatedSession,
-  DestroyedSession,
-  ExpiredSession,
-  SweepResult,
-} from '../types/results.js'
+import type { CreatedSession, DestroyedSession, ExpiredSession, SweepResult } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
 import { CallRecorder } from '../util/call-stats.js'
-import { messageOf, redact } from '../util/driver-errors.js'
+import { codeOf, messageOf } from '../util/driver-errors.js'
 import { cronProblem, cronReady, schedule } from '../util/schedule.js'
 import { withTimeout } from '../util/timeout.js'
 import { isTraced, type TraceContext, type TracedOperation, trace } from '../util/tracing.js'
-import { type Components, createComponents } from './components.js'
+import { type Calls, type Components, createComponents } from './components.js'
+import type { PgStoreEvents } from './events.js'
 import { OperationTracker } from './operations.js'
-import { cacheDefaults } from './options.js'
+import { cacheDefaults, defaults, optionHints } from './options.js'
+import { Warnings } from './warnings.js'
 
 /** Another try at an upgrade that a lock on the table prevented. */
 const upgradeRetryMs = 60_000
 
 /** A scheduled sweep is skipped if any instance has swept within this time. */
 const recentSweepMs = 300_000
-
-/** The events of a PgStore, and what their listeners receive. */
-export interface PgStoreEvents {
-  connect: []
-  trust: []
-  distrust: []
-  conflict: [Conflict]
-  sweep: [SweepResult]
-  expire: [ExpiredSession]
-  create: [CreatedSession]
-  destroy: [DestroyedSession]
-  revoke: [DestroyedSession]
-  warning: [Error]
-}
 
 export class Lifecycle {
   readonly settings: Settings
@@ -64,7 +46,7 @@ export class Lifecycle {
   })
   /** Schema and table, for traces. */
   readonly tableName: string
-  readonly calls = {
+  readonly calls: Calls = {
     get: new CallRecorder(),
     set: new CallRecorder(),
     touch: new CallRecorder(),
@@ -73,6 +55,7 @@ export class Lifecycle {
   readonly sweeps = { count: 0, deleted: 0 }
   conflicts = 0
   readonly #events: EventEmitter<PgStoreEvents>
+  readonly #warnings: Warnings
   readonly #bases = new MergeBases()
   readonly #sweeper: Sweeper
   readonly #stop = new AbortController()
@@ -83,27 +66,38 @@ export class Lifecycle {
   #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
-  constructor(source: ConnectionSource, settings: Settings, events: EventEmitter<PgStoreEvents>) {
+  constructor(source: ConnectionSource | undefined, settings: Settings, events: EventEmitter<PgStoreEvents>) {
     this.settings = settings
     this.tableName = `${settings.schema}.${settings.table}`
     this.#events = events
+    const warnings = new Warnings(events)
+    this.#warnings = warnings
     const { cache, touch, idleTimeout, hashIds, cleanup, codec } = settings
-    const warn = (error: Error): void => this.#warn(error)
-    this.connection = connect(source, warn, settings.prepare)
+    this.connection = connect(source, {
+      warn: (error) => warnings.warn('connection', idleConnectionLost(error)),
+      prepare: settings.prepare,
+      storeOptions: Object.keys(defaults),
+    })
+    // Later, so that a listener can be attached before.
+    const hints = optionHints(settings)
+    if (hints.length > 0) process.nextTick(() => warnings.warn('options', new Error(hints.join('; '))))
     this.ids = new IdCache(cache ? cache.max : cacheDefaults.max, hashIds)
     this.touches = new TouchBuffer({
       intervalMs: touch.interval,
       batchSize: touch.batchSize,
       maxExpiries: cache ? cache.max : touch.batchSize,
       countsIdleness: idleTimeout !== undefined,
-      write: async (touches) => (await this.ready()).queries.touch(touches),
+      write: async (touches) => {
+        await (await this.ready()).queries.touch(touches)
+        warnings.end('touch')
+      },
       flush: (batchSize, write) =>
         isTraced('flush') ? trace('flush', { table: this.tableName, batchSize }, write) : write(),
-      warn,
+      warn: warnings.of('touch'),
     })
     if (cache) {
       const onUse = (digest: string, id: string): void => this.touches.recordAccess(digest, id)
-      this.cache = new LocalCache(cache, undefined, onUse, this.#bases)
+      this.cache = new LocalCache(cache, undefined, onUse)
     }
     this.trust = new TrustMonitor({
       settings,
@@ -114,10 +108,13 @@ export class Lifecycle {
       onTrust: () => {
         this.cache?.clear()
         this.touches.forgetExpiry()
-        queueMicrotask(() => events.emit('trust'))
+        queueMicrotask(() => {
+          warnings.end('cache')
+          events.emit('trust')
+        })
       },
       onDistrust: () => events.emit('distrust'),
-      warn,
+      warn: warnings.of('cache'),
     })
     this.#sweeper = new Sweeper({
       connection: this.connection,
@@ -126,15 +123,21 @@ export class Lifecycle {
       batchSize: cleanup.batchSize,
       onExpired: () => this.#expiredHook(),
       onSwept: (result) => {
+        warnings.end('sweep')
         this.sweeps.count++
         this.sweeps.deleted += result.deleted
         events.emit('sweep', result)
       },
-      warn,
+      warn: warnings.of('onExpired'),
     })
   }
 
-  /** What works on the table, if it is set up. */
+  /** What works on the table, if it is set up and the store isn't closed. */
+  get active(): Components | undefined {
+    return this.operations.isClosed ? undefined : this.#components
+  }
+
+  /** The same of a closed store, too. */
   get components(): Components | undefined {
     return this.#components
   }
@@ -161,9 +164,13 @@ export class Lifecycle {
 
   async #runSetup(): Promise<Components> {
     const { connection, settings, cache, touches } = this
-    const warn = (error: Error): void => this.#warn(error)
     await this.#checkCron()
-    const table = await ensureTable(connection, settings, warn)
+    let isComplete = true
+    const table = await ensureTable(connection, settings, (error) => {
+      isComplete = false
+      this.#warnings.warn('table', error)
+    })
+    if (isComplete) this.#warnings.end('table')
     const components = createComponents(table, {
       connection,
       settings,
@@ -171,11 +178,15 @@ export class Lifecycle {
       touches,
       bases: this.#bases,
       trust: this.trust,
+      operations: this.operations,
       onConflict: (conflict) => {
         this.conflicts++
         this.#events.emit('conflict', conflict)
       },
-      onCreated: (session) => this.report('create', session),
+      calls: this.calls,
+      onCreated: (handle, userId) => {
+        if (this.#events.listenerCount('create') > 0) this.report('create', { handle, userId })
+      },
       onRevoked: (session) => this.report('revoke', session),
       onBatch: (operation, batchSize, run) => {
         this.calls[operation].recordBatch()
@@ -184,12 +195,12 @@ export class Lifecycle {
           : run()
       },
     })
-    components.repository.notificationsSent = this.#components?.repository.notificationsSent ?? 0
+    components.queries.announced = this.#components?.queries.announced ?? 0
     cache?.clear()
     this.#components = components
     if (table.isLocked) this.#retryUpgrade()
     if (table.hasRawIds && settings.create)
-      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, warn)
+      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, this.#warnings.of('ids'))
     if (table.lacksUserIndex) this.#createUserIndex()
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
@@ -246,8 +257,13 @@ export class Lifecycle {
   #scheduleSweeps(): void {
     if (this.#isScheduled || this.operations.isClosed) return
     this.#isScheduled = true
+    let startedBefore = -1
     const stop = schedule(this.settings.cleanup, async (nextMs) => {
-      await this.sweep(Math.min(nextMs / 2, recentSweepMs)).catch((error) => this.#warn(error))
+      if (this.settings.cleanup.skipsWhenUnused && this.operations.started === startedBefore) return
+      await this.sweep(Math.min(nextMs / 2, recentSweepMs)).catch((error) =>
+        this.#warnings.warn('sweep', error),
+      )
+      startedBefore = this.operations.started
     })
     this.#stop.signal.addEventListener('abort', stop, { once: true })
   }
@@ -268,7 +284,7 @@ export class Lifecycle {
   /** A lock prevented an upgrade of the table, which is used as it is until the next try. */
   #retryUpgrade(): void {
     const timer = setTimeout(() => {
-      if (!this.operations.isClosed) this.#attemptSetup().catch((error) => this.#warn(error))
+      if (!this.operations.isClosed) this.#attemptSetup().catch(this.#warnings.of('table'))
     }, upgradeRetryMs)
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
@@ -279,7 +295,8 @@ export class Lifecycle {
     this.#indexing ??= createUserIndex(this.connection, this.settings, this.#stop.signal)
       .catch((error) => {
         const command = psqlCommand('007-users', this.settings)
-        this.#warn(
+        this.#warnings.warn(
+          'index',
           new Error(`the index on user_id could not be created: ${messageOf(error)}. Run ${command}`),
         )
       })
@@ -295,7 +312,7 @@ export class Lifecycle {
     try {
       this.#events.emit(event, session as DestroyedSession)
     } catch (error) {
-      this.#warn(new Error(`a listener for "${event}" failed: ${messageOf(error)}`))
+      this.#warnings.warn('listener', new Error(`a listener for "${event}" failed: ${messageOf(error)}`))
     }
   }
 
@@ -303,8 +320,10 @@ export class Lifecycle {
   traced<T>(operation: TracedOperation, work: (context?: TraceContext) => Promise<T>): Promise<T> {
     return isTraced(operation) ? trace(operation, { table: this.tableName }, work) : work()
   }
+}
 
-  #warn(error: Error): void {
-    this.#events.emit('warning', error instanceof SetupError ? error : redact(error))
-  }
+/** Keeps the code of the driver's error. */
+function idleConnectionLost(error: Error): Error {
+  const message = `an idle connection was lost; the next call opens another: ${messageOf(error)}`
+  return Object.assign(new Error(message), { code: codeOf(error) })
 }

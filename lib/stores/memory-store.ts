@@ -1,6 +1,7 @@
 // MemoryStore: keeps sessions in the memory of one process, for development and tests.
+import { EventEmitter } from 'node:events'
 import { LRUCache } from 'lru-cache'
-import { parse, serialize } from '../session/json.js'
+import { parse } from '../session/json.js'
 import { assertSessionId, createId } from '../session/session-id.js'
 import { fromStored, toStored } from '../session/stored-session.js'
 import { resolveTtl } from '../session/ttl.js'
@@ -36,12 +37,12 @@ const tombstoneMs = 60 * 60 * 1000
 /**
  * Keeps sessions in the memory of this process: for development, for tests, and as the cache of a `CachedStore`. They are lost
  * when the process ends, and other processes don't see them. Uses no timer: an expired session is removed from memory when
- * there is no room for another.
+ * there is no room for another. It is an EventEmitter because koa-generic-session listens to its store; it emits nothing.
  *
  * @example
  * app.use(session({ store: new MemoryStore({ ttl: 60 * 60 * 1000 }) }))
  */
-export class MemoryStore implements SessionStore {
+export class MemoryStore extends EventEmitter implements SessionStore {
   readonly #ttl: number
   readonly #now: () => number
   readonly #sessions: LRUCache<string, Entry>
@@ -54,6 +55,7 @@ export class MemoryStore implements SessionStore {
    * @throws {RangeError} if an option is out of range
    */
   constructor(options: MemoryStoreOptions = {}, now: () => number = () => performance.now()) {
+    super()
     const { ttl, max } = withDefaults('options', defaults, options)
     assertDuration('ttl', ttl)
     assertInteger('max', max, 'sessions', 1)
@@ -92,7 +94,7 @@ export class MemoryStore implements SessionStore {
 
   async #set(sid: string, session: object, ttl: Ttl): Promise<void> {
     assertSessionId(sid)
-    const json = toStored(serialize(session))
+    const json = toStored(session)
     const ttlMs = resolveTtl(ttl, this.#ttl)
     if ((this.#tombstones.get(sid) ?? 0) > this.#now()) return
     this.#sessions.set(sid, { json, expiresAt: this.#now() + ttlMs })

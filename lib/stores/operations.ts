@@ -12,7 +12,7 @@ import { codeOf, redact } from '../util/driver-errors.js'
 import { tickNow } from '../util/tick-clock.js'
 
 /** Errors that are passed on as they are. */
-const ownErrors = [SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
+const ownErrors = [DatabaseError, SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
 
 /** The table or one of its columns is missing, or a type has changed: what setup found out is outdated. */
 const tableChangedCodes = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
@@ -21,11 +21,18 @@ export class OperationTracker {
   readonly #onTableChanged: () => void
   #count = 0
   #isClosed = false
+  /** The number of operations so far. */
+  started = 0
   #onIdle: (() => void) | undefined
 
   /** `onTableChanged` is called when an error shows that the table has changed. */
   constructor(onTableChanged: () => void) {
     this.#onTableChanged = onTableChanged
+  }
+
+  /** The number of operations in progress. */
+  get count(): number {
+    return this.#count
   }
 
   get isClosed(): boolean {
@@ -42,8 +49,8 @@ export class OperationTracker {
     secrets: string[] = [],
     recorder?: CallRecorder,
   ): Promise<T> {
-    if (this.#isClosed) throw new Error(`can't ${description}: the session store is closed`)
-    this.#count++
+    if (this.#isClosed) throw new DatabaseError(`can't ${description}: the session store is closed`)
+    this.begin()
     const startedAt = recorder && tickNow()
     let isError = false
     try {
@@ -53,9 +60,20 @@ export class OperationTracker {
       throw this.toError(error, description, secrets)
     } finally {
       if (startedAt !== undefined) recorder?.record(tickNow() - startedAt, isError)
-      this.#count--
-      if (this.#count === 0) this.#onIdle?.()
+      this.end(1)
     }
+  }
+
+  /** Counts an operation that isn't run by `run`. */
+  begin(): void {
+    this.#count++
+    this.started++
+  }
+
+  /** Counts the end of so many operations. */
+  end(count: number): void {
+    this.#count -= count
+    if (this.#count === 0) this.#onIdle?.()
   }
 
   /** Returns the error that an operation rejects with: one of the package's own, or a `DatabaseError` without the secrets. */

@@ -36,7 +36,8 @@ const cleanupDefaults = {
   onExpired: undefined as CleanupOptions['onExpired'],
 }
 
-const defaults = {
+/** The names of all options are its keys. */
+export const defaults = {
   schema: 'public',
   table: 'session',
   create: true,
@@ -57,6 +58,28 @@ const defaults = {
   codec: undefined,
   cleanup: undefined,
   cleanupTime: undefined,
+}
+
+/** Durations that are common in seconds, and unlikely in ms: half an hour to 30 days. */
+const commonSeconds = [1_800, 3_600, 7_200, 43_200, 86_400, 604_800, 1_209_600, 2_592_000]
+
+/** A shorter ttl was probably meant in seconds. */
+const minPlausibleTtlMs = 1_000
+
+/** Returns remarks on options that are valid but were probably meant differently. */
+export function optionHints({ ttl, schema, table }: Settings): string[] {
+  const hints: string[] = []
+  if (ttl < minPlausibleTtlMs || commonSeconds.includes(ttl))
+    hints.push(
+      `option "ttl" is ${ttl} ms, and durations are in milliseconds. If ${ttl} seconds were meant, write ttl: ${ttl} * 1000`,
+    )
+  const [before, after] = table.split('.')
+  if (before && after)
+    hints.push(
+      `option "table" is ${JSON.stringify(table)}: a name with a dot, in the schema ${JSON.stringify(schema)}. If the schema` +
+        ` ${JSON.stringify(before)} was meant, write { schema: '${before}', table: '${after}' }`,
+    )
+  return hints
 }
 
 /** Returns the settings for the user's options. Throws a `TypeError` or `RangeError` that names the option. */
@@ -108,6 +131,8 @@ function readCleanup({ cleanup = {}, cleanupTime }: PgStoreOptions): CleanupSett
   if (typeof cleanup !== 'string' && cleanup !== false && (typeof cleanup !== 'object' || cleanup === null))
     invalidType('cleanup', cronForm, cleanup)
   const isCron = typeof cleanup !== 'object'
+  // Who says when to sweep means it. By default a database without requests isn't woken, so that it can sleep.
+  const skipsWhenUnused = !isCron && cleanup.cron === undefined
   const { cron, ...settings } = withDefaults('cleanup', cleanupDefaults, isCron ? { cron: cleanup } : cleanup)
   const name = isCron ? 'cleanup' : 'cleanup.cron'
   if (typeof cron !== 'string' && cron !== false) invalidType(name, cronForm, cron)
@@ -125,13 +150,13 @@ function readCleanup({ cleanup = {}, cleanupTime }: PgStoreOptions): CleanupSett
   if (settings.onExpired !== undefined && typeof settings.onExpired !== 'function')
     invalidType('cleanup.onExpired', 'a function', settings.onExpired)
   if (cleanupTime === undefined)
-    return Object.freeze({ ...settings, cron: cron || undefined, intervalMs: undefined })
+    return Object.freeze({ ...settings, cron: cron || undefined, intervalMs: undefined, skipsWhenUnused })
   assertDuration('cleanupTime', cleanupTime)
   // The longest delay of Node's timers.
   if (cleanupTime >= 2 ** 31) outOfRange('cleanupTime', 'less than 2,147,483,648 ms (24 days)', cleanupTime)
   if (isCron || cleanup.cron !== undefined)
     throw new TypeError('options "cleanup" and "cleanupTime" both set when to sweep; use only one')
-  return Object.freeze({ ...settings, cron: undefined, intervalMs: cleanupTime })
+  return Object.freeze({ ...settings, cron: undefined, intervalMs: cleanupTime, skipsWhenUnused: false })
 }
 
 function readCache({ cache = {} }: PgStoreOptions): CacheSettings | false {

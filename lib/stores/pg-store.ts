@@ -1,17 +1,20 @@
-// PgStore: sessions in PostgreSQL. Its public methods, each one call of what lifecycle.ts has set up.
-import { EventEmitter } from 'node:events'
+// PgStore: sessions in PostgreSQL. Its public methods, each one call of what lifecycle.ts has set up. Over 300 lines because
+// half of them document these methods.
+import type { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
 import { clearPayload } from '../notifications/payload.js'
+import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
+import { SessionImporter } from '../repository/session-importer.js'
+import type { SessionRepository } from '../repository/session-repository.js'
 import { withDevice } from '../session/device.js'
-import { serialize } from '../session/json.js'
 import { toSessionId } from '../session/koa-context.js'
 import { contextOf } from '../session/koa-session.js'
-import { assertSessionId, createId, digestOf, handleOf, rawId } from '../session/session-id.js'
+import { createId, digestOf, handleOf, rawId } from '../session/session-id.js'
 import { toStored } from '../session/stored-session.js'
 import { resolveTtl } from '../session/ttl.js'
 import { findUserId, toUserId } from '../session/user-id.js'
 import type { ConnectionSource, DeviceContext, PgStoreOptions } from '../types/options.js'
-import type { SessionInfo, Stats, SweepResult } from '../types/results.js'
+import type { Health, SessionInfo, Stats, SweepResult } from '../types/results.js'
 import type {
   GetOptions,
   Session,
@@ -20,19 +23,27 @@ import type {
   Ttl,
   Yieldable,
 } from '../types/session-store.js'
+import type { CallRecorder } from '../util/call-stats.js'
 import { tickNow } from '../util/tick-clock.js'
 import { isTraced, type TraceContext } from '../util/tracing.js'
+import { TypedEmitter } from '../util/typed-emitter.js'
 import { assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
-import type { Components } from './components.js'
-import { Lifecycle, type PgStoreEvents } from './lifecycle.js'
+import { type Components, methods } from './components.js'
+import type { PgStoreEvents } from './events.js'
+import { checkHealth } from './health.js'
+import { Lifecycle } from './lifecycle.js'
 import { readOptions } from './options.js'
+
+/** Why a table of raw ids can't hold a session id. */
+const cannotStore =
+  'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest'
+
+/** What can be saved: any object, unless `PgStore<MySession>` says what a session is. */
+type Saved<T extends object> = Session extends T ? object : T
 
 /** How long after a request has loaded a session it may put another object in its place. */
 const replaceWindowMs = 60_000
-
-/** How errors name what a method does. */
-const verbs = { get: 'read', set: 'write', touch: 'touch', destroy: 'destroy' } as const
 
 /**
  * Keeps sessions in PostgreSQL, for koa-generic-session (`session({ store })`) and koa-session (`session({ store }, app)`).
@@ -44,8 +55,11 @@ const verbs = { get: 'read', set: 'write', touch: 'touch', destroy: 'destroy' } 
  * Events: `connect` after the table has been set up; `trust` and `distrust` when the cache begins and ceases to be used;
  * `conflict` when a save met another change of the session; `sweep` after this instance has deleted expired sessions;
  * `expire` for each expired session before it is deleted; `create`, `destroy` and `revoke`, for an audit log, when a session
- * was created or ended by this instance, with its user and the reason; `warning` with an `Error` that no call could reject with, such as
- * the loss of an idle connection. There is no `disconnect` and no `error`.
+ * was created or ended by this instance, with its user and the reason; `warning` with an `Error` that no call could reject
+ * with, such as the loss of an idle connection; without a listener, Node prints each kind of warning once. There is no
+ * `disconnect` and no `error`.
+ *
+ * `PgStore<MySession>` types the sessions in methods, events and options. They are not checked.
  *
  * @example
  * ```ts
@@ -54,18 +68,23 @@ const verbs = { get: 'read', set: 'write', touch: 'touch', destroy: 'destroy' } 
  * app.use(session({ store }))
  * ```
  */
-export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore {
+export class PgStore<T extends object = Session>
+  extends TypedEmitter<PgStoreEvents<T>>
+  implements SessionStore
+{
   readonly #lifecycle: Lifecycle
 
   /**
    * Does no I/O.
    *
    * @param connection A connection string, a `pg` configuration, a `pg.Pool` (never closed by the store) or a query function.
+   * @default `DATABASE_URL`, or libpq's variables (`PGHOST`, …)
    * @throws {TypeError | RangeError} for an argument or option that can't be used, naming it and the value received.
    */
-  constructor(connection: ConnectionSource, options?: PgStoreOptions) {
+  constructor(connection?: ConnectionSource, options?: PgStoreOptions<T>) {
     super()
-    this.#lifecycle = new Lifecycle(connection, readOptions(options), this)
+    const settings = readOptions(options as PgStoreOptions | undefined)
+    this.#lifecycle = new Lifecycle(connection, settings, this as unknown as EventEmitter<PgStoreEvents>)
   }
 
   /**
@@ -80,7 +99,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
 
   /**
    * Returns the session with this id, or `undefined` if there is none or it has expired. The object is the caller's own.
-   * `T` is what the caller knows of its attributes; it is not checked. Takes koa-session's further arguments: its context
+   * `U` is what the caller knows of its attributes; it is not checked. Takes koa-session's further arguments: its context
    * remembers what was loaded.
    *
    * @param options `{ fresh: true }` reads from the database even if the session is cached.
@@ -90,49 +109,51 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * const session = await store.get<{ cart: number[] }>(sid)
    * ```
    */
-  get<T extends object = Session>(
+  get<U extends object = T>(
     sid: string,
     options?: GetOptions | Ttl,
     more?: object,
-  ): Yieldable<T | undefined> {
+  ): Yieldable<U | undefined> {
     const fresh = typeof options === 'object' && options?.fresh === true
-    const context = contextOf(more)
-    // Without a closure for each call when nothing subscribes: a cached get takes little more than a microsecond.
+    const owner = contextOf(more)
+    // Without a closure for each call when nothing subscribes.
     const session = isTraced('get')
-      ? this.#lifecycle.traced('get', (trace) => this.#get(sid, fresh, context, trace))
-      : this.#get(sid, fresh, context)
-    return yieldable(session as Promise<T | undefined>)
+      ? this.#lifecycle.traced('get', (trace) => this.#get(sid, fresh, owner, trace))
+      : this.#get(sid, fresh, owner)
+    return yieldable(session as Promise<U | undefined>)
   }
 
   /** Returns the session with the milliseconds until it expires, unless it is changed before. */
   async getWithTtl(sid: string, _?: unknown, more?: object): Promise<SessionWithTtl | undefined> {
-    const session = await this.get(sid, undefined, more)
+    const session: Session | undefined = await this.get<Session>(sid, undefined, more)
     if (session === undefined) return undefined
     const { ids, components } = this.#lifecycle
     return { session, ttl: components?.repository.getRemainingTtl(ids.resolve(sid).digest) ?? 0 }
   }
 
-  async #get(
+  /** Not async: a promise fewer for each call. */
+  #get(
     sid: string,
     fresh: boolean,
-    context?: object,
+    owner: object | undefined,
     trace?: TraceContext,
   ): Promise<Session | undefined> {
-    assertSessionId(sid)
-    const { ids: idCache, operations, components } = this.#lifecycle
-    const ids = idCache.resolve(sid)
-    const { digest } = ids
-    const cached =
-      fresh || operations.isClosed ? undefined : components?.repository.getCached(digest, context)
-    if (trace !== undefined) trace.cached = cached !== undefined
-    const session =
-      cached ??
-      (await this.#onSession(sid, ids, 'get', ({ repository }, id) =>
-        repository.read(digest, id, fresh, context),
-      ))
-    // If there is none, an earlier time stays: a request that loaded the session then may still be running.
-    if (session !== undefined) ids.loadedAt = tickNow()
-    return session
+    try {
+      const ids = this.#lifecycle.ids.resolve(sid)
+      const { digest, storedId: id } = ids
+      const cached = fresh ? undefined : this.#lifecycle.active?.repository.getCached(digest, owner)
+      if (trace !== undefined) trace.cached = cached !== undefined
+      if (cached !== undefined) {
+        ids.loadedAt = performance.now()
+        return Promise.resolve(cached)
+      }
+      // The table can't hold this id, so there is nothing to ask it.
+      if (id === undefined) return Promise.resolve(undefined)
+      const call: ReadCall = { verb: 'read', sid, digest, id, startedAt: tickNow(), fresh, owner, ids }
+      return this.#start(call, (repository) => repository.read(call))
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /**
@@ -150,31 +171,45 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * @throws {ConflictError} if another request changed the session and `concurrency` is `'reject'`; nothing is written.
    * @throws {DatabaseError} if the database can't be reached. The change may have been made.
    */
-  set(sid: string, session: object, ttl?: Ttl, more?: object): Yieldable<void> {
-    // Serialized before it returns: the caller may change the object at once.
-    return yieldable(this.#lifecycle.traced('set', () => this.#set(sid, session, ttl, contextOf(more))))
+  set(sid: string, session: Saved<T>, ttl?: Ttl, more?: object): Yieldable<void> {
+    const owner = contextOf(more)
+    return yieldable(
+      isTraced('set')
+        ? this.#lifecycle.traced('set', () => this.#set(sid, session, ttl, owner))
+        : this.#set(sid, session, ttl, owner),
+    )
   }
 
-  async #set(sid: string, session: object, ttl: Ttl, context?: object): Promise<void> {
-    assertSessionId(sid)
-    const { ids: idCache, settings } = this.#lifecycle
-    if (!settings.hashIds && rawId(sid) === undefined)
-      throw new RangeError(
-        'session id must have at most 1024 characters, without NUL, record separators or lone surrogates, and not the form of a digest',
-      )
-    const device = settings.device?.(context as DeviceContext | undefined)
-    const json = withDevice(toStored(serialize(session, settings)), device)
-    const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
-    const ids = idCache.resolve(sid)
-    const userId = findUserId(settings.userId, session as Session)
-    const save = { json, ttlMs, userId, base: this.#replacedBase(ids) }
-    await this.#onSession(
-      sid,
-      ids,
-      'set',
-      ({ repository }, id) => repository.save(ids.digest, { id, ...save }, session, context),
-      json,
-    )
+  /** Serialized before it returns: the caller may change the object at once. */
+  #set(sid: string, session: object, ttl: Ttl, owner?: object): Promise<void> {
+    try {
+      const { ids: idCache, settings } = this.#lifecycle
+      const ids = idCache.resolve(sid)
+      const { digest, storedId: id } = ids
+      if (id === undefined) throw new RangeError(cannotStore)
+      const device = settings.device?.(owner as DeviceContext | undefined)
+      const json = withDevice(toStored(session, settings), device)
+      const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
+      const userId = findUserId(settings.userId, session as Session)
+      const base = this.#replacedBase(ids)
+      const startedAt = tickNow()
+      const call: WriteCall = {
+        verb: 'write',
+        sid,
+        digest,
+        id,
+        startedAt,
+        json,
+        ttlMs,
+        userId,
+        base,
+        session,
+        owner,
+      }
+      return this.#start(call, (repository) => repository.write(call))
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /** A new object in place of a session that was loaded lately may only update: if that is gone, it was destroyed. */
@@ -193,27 +228,43 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   async #touch(sid: string, ttl?: Ttl): Promise<void> {
     const { ids: idCache, settings, touches } = this.#lifecycle
     const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
-    assertSessionId(sid)
-    const ids = idCache.resolve(sid)
-    await this.#onSession(sid, ids, 'touch', (_, id) => touches.touch(ids.digest, id, ttlMs))
+    const { digest, storedId: id } = idCache.resolve(sid)
+    if (id === undefined) return
+    const work = async (components: Components): Promise<void> => {
+      await hashRawId(components, sid, id)
+      await touches.touch(digest, id, ttlMs)
+    }
+    await this.#run('touch the session', [sid, id], work, this.#lifecycle.calls.touch)
   }
 
   /** Destroys a session. Nothing brings it back. Destroying a missing session is a no-op. */
   destroy(sid: string, ..._: unknown[]): Yieldable<void> {
-    return yieldable(this.#lifecycle.traced('destroy', () => this.#destroy(sid)))
+    return yieldable(
+      isTraced('destroy') ? this.#lifecycle.traced('destroy', () => this.#destroy(sid)) : this.#destroy(sid),
+    )
   }
 
-  async #destroy(sid: string): Promise<void> {
-    assertSessionId(sid)
-    const ids = this.#lifecycle.ids.resolve(sid)
-    await this.#onSession(sid, ids, 'destroy', async ({ repository, registry }, id) => {
-      // Only for a listener: the row no longer has its user afterwards.
-      const isWatched = this.listenerCount('destroy') > 0
-      const userId = isWatched ? await registry.userOf(id) : undefined
-      const isDestroyed = await repository.destroy(ids.digest, id)
-      if (isWatched && isDestroyed)
-        this.#lifecycle.report('destroy', { handle: ids.digest, userId, reason: 'logout' })
-    })
+  #destroy(sid: string): Promise<void> {
+    try {
+      const { digest, storedId: id } = this.#lifecycle.ids.resolve(sid)
+      if (id === undefined) return Promise.resolve()
+      const call: DestroyCall = { verb: 'destroy', sid, digest, id, startedAt: tickNow() }
+      if (this.listenerCount('destroy') > 0) return this.#destroyAndReport(call)
+      return this.#start(call, (repository) => repository.destroy(call))
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  /** For listeners of `destroy`: the row no longer has its user afterwards. */
+  #destroyAndReport(call: DestroyCall): Promise<void> {
+    let userId: string | undefined
+    const onDestroyed = (): void =>
+      this.#lifecycle.report('destroy', { handle: call.digest, userId, reason: 'logout' })
+    const findUser = async ({ registry }: Components): Promise<void> => {
+      userId = await registry.userOf(call.id)
+    }
+    return this.#startAfter(call, findUser, (repository) => repository.destroy({ ...call, onDestroyed }))
   }
 
   /**
@@ -224,23 +275,48 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * const sid = await store.create({ userId: 7 }, { ttl: 60_000 })
    * ```
    */
-  async create(session: object, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
+  async create(session: Saved<T>, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
     const sid = createId()
     await this.set(sid, session, ttl)
     return sid
   }
 
+  /**
+   * Saves a session that comes from another store, unless the table has one with this id, or had one that was destroyed
+   * within the last hour. Returns whether it was saved.
+   *
+   * @param ttl Milliseconds. `undefined`, `null`, `NaN` and `'session'` mean the option `ttl`.
+   * @throws what `set` throws.
+   * @example
+   * ```ts
+   * await store.add(sid, await oldStore.get(sid), 86_400_000)
+   * ```
+   */
+  async add(sid: string, session: object, ttl?: Ttl): Promise<boolean> {
+    const { connection, ids, settings } = this.#lifecycle
+    const { storedId: id } = ids.resolve(sid)
+    if (id === undefined) throw new RangeError(cannotStore)
+    const json = toStored(session, settings)
+    const expires = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
+    const userId = findUserId(settings.userId, session as Session)
+    return this.#run('write the session', [sid, id, json], async (components) => {
+      await hashRawId(components, sid, id)
+      const importer = new SessionImporter({ connection, table: components.table, codec: settings.codec })
+      return (await importer.insert([{ id, rawId: rawId(sid), json, userId, expires }])).size > 0
+    })
+  }
+
   /** Returns the number of active sessions. */
   count(): Promise<number> {
-    return this.#run('count the sessions', ({ registry }) => registry.count())
+    return this.#run('count the sessions', [], ({ registry }) => registry.count())
   }
 
   /** Returns a user's active sessions, the last used first. Needs the column `user_id`. */
-  async sessionsOf(userId: string | number): Promise<SessionInfo[]> {
+  async sessionsOf(userId: string | number): Promise<SessionInfo<T>[]> {
     const id = toUserId(userId, 'userId')
-    return this.#run('list the sessions of a user', async ({ registry }) => {
+    return this.#run('list the sessions of a user', [], async ({ registry }) => {
       await this.#lifecycle.touches.flush()
-      return registry.sessionsOf(id)
+      return registry.sessionsOf(id) as Promise<SessionInfo<T>[]>
     })
   }
 
@@ -262,7 +338,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   ): Promise<number> {
     const id = toUserId(userId, 'userId')
     const kept = except === undefined ? undefined : toSessionId(except, 'except')
-    const count = await this.#run('destroy the sessions of a user', ({ registry }) =>
+    const count = await this.#run('destroy the sessions of a user', [], ({ registry }) =>
       registry.destroySessionsOf(id, kept),
     )
     if (count === undefined)
@@ -290,13 +366,13 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
 
   /** Destroys every session, of all users, and returns how many were active. */
   destroyAll(): Promise<number> {
-    return this.#run('destroy all sessions', ({ registry }) => registry.destroyAll())
+    return this.#run('destroy all sessions', [], ({ registry }) => registry.destroyAll())
   }
 
   /** Destroys the session with this handle, as lists show it. Returns whether there was one. */
   async revoke(handle: string): Promise<boolean> {
     assertString(handle, 'handle')
-    return this.#run('revoke the session', ({ registry }) => registry.revoke(handle))
+    return this.#run('revoke the session', [], ({ registry }) => registry.revoke(handle))
   }
 
   /**
@@ -307,10 +383,20 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
   async deleteAttribute(userId: string | number, name: string): Promise<number> {
     const id = toUserId(userId, 'userId')
     assertString(name, 'name')
-    return this.#run('delete the attribute', ({ registry, repository }) =>
+    return this.#run('delete the attribute', [], ({ registry, repository }) =>
       registry.deleteAttribute(id, name, (save, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
-        return repository.write(handleOf(save.id), { ...save, userId: owner }, [])
+        const nobody = { session: undefined, owner: undefined }
+        this.#lifecycle.operations.begin()
+        return repository.write({
+          ...save,
+          ...nobody,
+          verb: 'write',
+          sid: save.id,
+          startedAt: undefined,
+          digest: handleOf(save.id),
+          userId: owner,
+        })
       }),
     )
   }
@@ -323,12 +409,12 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
    * for await (const { handle, userId, lastAccessedAt } of store.sessions()) console.log(handle, userId, lastAccessedAt)
    * ```
    */
-  async *sessions(): AsyncGenerator<SessionInfo, void, undefined> {
+  async *sessions(): AsyncGenerator<SessionInfo<T>, void, undefined> {
     const { operations } = this.#lifecycle
     const description = 'list the sessions'
     const { registry } = await operations.run(description, () => this.#lifecycle.ready())
     try {
-      yield* registry.sessions()
+      yield* registry.sessions() as AsyncGenerator<SessionInfo<T>, void, undefined>
     } catch (error) {
       throw operations.toError(error, description)
     }
@@ -350,7 +436,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
 
   /** Clears the cache of every instance. */
   clearCache(): Promise<void> {
-    return this.#run('clear the caches', async () => {
+    return this.#run('clear the caches', [], async () => {
       await this.#lifecycle.notify(clearPayload)
       this.#lifecycle.cache?.clear()
     })
@@ -372,7 +458,7 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
         lastHeartbeatAge: trust.lastHeartbeatAge,
       },
       notifications: {
-        sent: components?.repository.notificationsSent ?? 0,
+        sent: components?.queries.announced ?? 0,
         received: trust.received,
         queueUsage: await this.#queueUsage().catch(() => undefined),
       },
@@ -389,11 +475,25 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     }
   }
 
+  /**
+   * Returns whether sessions can be read and saved, with what a readiness probe or a dashboard wants to know. Asks the
+   * database. Never rejects, and resolves within the time that a connection and a statement may take.
+   *
+   * @example
+   * ```ts
+   * const { healthy, error } = await store.health()
+   * ctx.status = healthy ? 200 : 503
+   * ```
+   */
+  health(): Promise<Health> {
+    return checkHealth(this.#lifecycle)
+  }
+
   #queueUsage(): Promise<number> {
     const { operations, connection } = this.#lifecycle
     return operations.run('read the usage of the notification queue', async () => {
       const [row] = await connection.query('select pg_notification_queue_usage()::float8 as usage')
-      return row?.usage as number
+      return Number(row?.usage)
     })
   }
 
@@ -409,29 +509,54 @@ export class PgStore extends EventEmitter<PgStoreEvents> implements SessionStore
     return this.close()
   }
 
-  #run<T>(description: string, work: (components: Components) => Promise<T>): Promise<T> {
-    return this.#lifecycle.operations.run(description, async () => work(await this.#lifecycle.ready()))
+  #run<T>(
+    description: string,
+    secrets: string[],
+    work: (components: Components) => Promise<T>,
+    recorder?: CallRecorder,
+  ): Promise<T> {
+    const { operations } = this.#lifecycle
+    return operations.run(description, async () => work(await this.#lifecycle.ready()), secrets, recorder)
   }
 
-  /** Runs what concerns one session, under the id that the table has for it. */
-  async #onSession<T>(
-    sid: string,
-    { storedId }: SessionIds,
-    method: keyof typeof verbs,
-    work: (components: Components, id: string) => Promise<T>,
-    secret = '',
-  ): Promise<T | undefined> {
-    // The table can't hold this id, so there is nothing to ask it.
-    if (storedId === undefined) return undefined
-    const { operations, calls } = this.#lifecycle
-    const run = async (): Promise<T> => {
-      const components = this.#lifecycle.components ?? (await this.#lifecycle.ready())
-      if (components.table.hasRawIds && storedId !== sid) {
-        const raw = rawId(sid)
-        if (raw !== undefined) await components.queries.hashRawId(raw, storedId)
-      }
-      return work(components, storedId)
+  /** Starts what concerns one session. The repository says when it is done; see `onSettled`. */
+  #start<T>(call: SessionCall, work: (repository: SessionRepository) => Promise<T>): Promise<T> {
+    const { active, operations } = this.#lifecycle
+    if (active !== undefined && !active.table.hasRawIds) {
+      operations.begin()
+      return work(active.repository)
     }
-    return operations.run(`${verbs[method]} the session`, run, [sid, storedId, secret], calls[method])
+    return this.#startAfter(call, undefined, work)
   }
+
+  /** The same once the table is set up and `prepare` is done. */
+  #startAfter<T>(
+    call: SessionCall,
+    prepare: ((components: Components) => Promise<void>) | undefined,
+    work: (repository: SessionRepository) => Promise<T>,
+  ): Promise<T> {
+    const { operations, calls } = this.#lifecycle
+    const { verb, sid, id, startedAt = 0 } = call
+    const start = async (): Promise<T> => {
+      let components: Components
+      try {
+        components = await this.#lifecycle.ready()
+        await hashRawId(components, sid, id)
+        await prepare?.(components)
+      } catch (error) {
+        // A call that gets further is recorded with its batch.
+        calls[methods[verb]].record(tickNow() - startedAt, true)
+        throw error
+      }
+      operations.begin()
+      return work(components.repository)
+    }
+    return operations.run(`${verb} the session`, start, [sid, id])
+  }
+}
+
+/** A row that older software wrote under the raw id is renamed when it is used. */
+async function hashRawId({ table, queries }: Components, sid: string, id: string): Promise<void> {
+  const raw = table.hasRawIds && id !== sid ? rawId(sid) : undefined
+  if (raw !== undefined) await queries.hashRawId(raw, id)
 }

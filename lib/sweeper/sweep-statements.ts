@@ -81,7 +81,7 @@ export class SweepStatements {
     const version = columns.has('version')
     this.recordSweep =
       `insert into ${name} as t (id, expiry, session${version ? ', version' : ''})` +
-      ` select '${sweepRecordId}', now(), $1::json${version ? ', 1' : ''} on conflict (id) do update` +
+      ` select '${sweepRecordId}', now(), $1::text::json${version ? ', 1' : ''} on conflict (id) do update` +
       ` set expiry = excluded.expiry, session = excluded.session${version ? ', version = t.version + 1' : ''}`
   }
 }

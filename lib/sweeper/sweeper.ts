@@ -4,7 +4,7 @@ import type { Connection } from '../postgres/connection.js'
 import type { Table } from '../schema/table.js'
 import type { Codec, Row } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
-import { codeOf } from '../util/driver-errors.js'
+import { codeOf, messageOf } from '../util/driver-errors.js'
 import { ExpiredHook } from './expired-hook.js'
 import { SweepLock } from './sweep-lock.js'
 import { type SweepLimits, SweepStatements } from './sweep-statements.js'
@@ -50,6 +50,11 @@ export interface SweeperOptions {
   readonly onProgress?: (progress: number, result: SweepResult) => void
   readonly onSwept?: (result: SweepResult) => void
   readonly warn: (error: Error) => void
+}
+
+/** Whether the server allows no further connection, as the socket server of PGlite, which has one. */
+function isRefused(error: unknown): boolean {
+  return codeOf(error) === '53300' || messageOf(error).startsWith('Connection terminated')
 }
 
 /** The state of a running sweep. */
@@ -98,7 +103,7 @@ export class Sweeper {
     if (lock === 'taken') return undefined
     try {
       const [last] = await connection.query(statements.lastSweep)
-      const lastSweepAgo = last?.ago as number | undefined
+      const lastSweepAgo = last && Number(last.ago)
       if (lastSweepAgo !== undefined && lastSweepAgo >= 0 && lastSweepAgo < unlessWithin) return undefined
       const sweep: Sweep = {
         statements,
@@ -125,11 +130,19 @@ export class Sweeper {
     }
   }
 
-  /** A query function can't hold the lock for the whole sweep; it only checks that no other instance does. */
+  /**
+   * A query function can't hold the lock for the whole sweep, and a server may have no connection left for it: then this only
+   * checks that no other instance has it.
+   */
   async #takeLock({ name }: Table): Promise<SweepLock | 'taken' | undefined> {
     const { connection } = this.#options
     const { clientConfig, connectTimeoutMs } = connection
-    if (clientConfig) return (await SweepLock.take(clientConfig, name, connectTimeoutMs)) ?? 'taken'
+    if (clientConfig)
+      try {
+        return (await SweepLock.take(clientConfig, name, connectTimeoutMs)) ?? 'taken'
+      } catch (error) {
+        if (!isRefused(error)) throw error
+      }
     const text = `select pg_try_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1)) as held`
     const [row] = await connection.query(text, [`sweep ${name}`])
     return row?.held === true ? undefined : 'taken'
@@ -148,7 +161,7 @@ export class Sweeper {
   async #deleteByPages(sweep: Sweep, { name }: Table): Promise<void> {
     const { connection, batchSize } = this.#options
     const [size] = await connection.query(sweep.statements.countPages, [name])
-    const pages = size?.pages as number
+    const pages = Number(size?.pages)
     const targetMs = sweep.hook ? targetHookBatchMs : targetBatchMs
     let batchPages = firstBatchPages
     for (let page = 0; page < pages && !this.#stop.signal.aborted; ) {
@@ -178,7 +191,7 @@ export class Sweeper {
     const execute = async (text: string): Promise<number> => {
       const [row] = await connection.query(text, range)
       if (row?.contended === true) sweep.lastContentionAt = performance.now()
-      return row?.deleted as number
+      return Number(row?.deleted)
     }
     try {
       return await execute(statements.deleteRange)

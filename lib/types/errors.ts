@@ -1,6 +1,17 @@
 // The errors that the package throws.
 
 /**
+ * The session store can't serve a request now. Koa answers 503 to a request that fails with it, with the headers, and
+ * doesn't show the message to the client.
+ */
+abstract class UnavailableError extends Error {
+  readonly status = 503
+  readonly expose = false
+  /** Within this many seconds the store tries again. How long an outage will last is unknown. */
+  readonly headers: Readonly<Record<string, string>> = { 'Retry-After': '5' }
+}
+
+/**
  * A session is larger than `maxBytes`, or one of its attributes is larger than `maxAttributeBytes`. Nothing was written: the
  * stored session is unchanged.
  */
@@ -40,7 +51,7 @@ export class ConflictError extends Error {
 }
 
 /** The session table can't be used. The message says why and what to run. The next call of the store tries again. */
-export class SetupError extends Error {
+export class SetupError extends UnavailableError {
   override readonly name = 'SetupError'
   readonly code = 'ERR_SESSION_SETUP'
 }
@@ -52,8 +63,10 @@ export class SetupError extends Error {
  *
  * The error has a `code` of its own because koa-generic-session treats `ENOENT`, the driver's code for a missing unix
  * socket, as "no such session", which would sign users out.
+ *
+ * `status` is 503, and `headers` has `Retry-After`: Koa answers with both.
  */
-export class DatabaseError extends Error {
+export class DatabaseError extends UnavailableError {
   override readonly name = 'DatabaseError'
   readonly code = 'ERR_SESSION_DATABASE'
 }

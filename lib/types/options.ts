@@ -20,7 +20,8 @@ export type QueryFunction = (
 
 /**
  * How to reach the database: a connection string, a configuration object as `pg.Pool` takes it, an existing `pg.Pool` (never
- * closed by the store), or a function that runs a statement.
+ * closed by the store), or a function that runs a statement. Without any, `DATABASE_URL` or, if that isn't set, libpq's
+ * variables (`PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`) say where it is.
  */
 export type ConnectionSource = string | PoolConfig | Pool | QueryFunction
 
@@ -30,7 +31,7 @@ export type ConnectionSource = string | PoolConfig | Pool | QueryFunction
  * @example
  * new PgStore(url, { ttl: 7 * 24 * 60 * 60 * 1000, maxSessionsPerUser: 5, cleanup: '0 3 * * *' })
  */
-export interface PgStoreOptions {
+export interface PgStoreOptions<T extends object = Session> {
   /**
    * The schema of the session table.
    * @default 'public'
@@ -82,7 +83,7 @@ export interface PgStoreOptions {
    * @example
    * userId: (session) => session.account?.email
    */
-  userId?: ((session: Session) => string | number | null | undefined) | undefined
+  userId?: ((session: T) => string | number | null | undefined) | undefined
   /**
    * Returns what to remember of a session's device, such as its address and browser: a value that JSON can hold, of at most
    * 2,048 characters, or `undefined` to keep what is remembered. Called by each save, with Koa's context if the middleware
@@ -110,7 +111,7 @@ export interface PgStoreOptions {
    * @example
    * cleanup: { cron: '0 3 * * *', timezone: 'Europe/Berlin' }
    */
-  cleanup?: string | false | CleanupOptions | undefined
+  cleanup?: string | false | CleanupOptions<T> | undefined
   /**
    * Sweep every this many ms, instead of by a cron expression; the name is `koa-pg-session`'s. Less than 2^31.
    * @default undefined
@@ -202,7 +203,7 @@ export interface CacheOptions {
 }
 
 /** The option `cleanup`. */
-export interface CleanupOptions {
+export interface CleanupOptions<T extends object = Session> {
   /**
    * When to sweep: five fields, or six with seconds first. `false`: only when `sweep()` is called.
    * @default '*\/15 * * * *'
@@ -228,7 +229,7 @@ export interface CleanupOptions {
    * stays until the next sweep. May receive a session twice if the process or the database fails in between.
    * @default undefined
    */
-  onExpired?: ((session: ExpiredSession) => unknown) | undefined
+  onExpired?: ((session: ExpiredSession<T>) => unknown) | undefined
 }
 
 /** What a codec receives besides the value. */

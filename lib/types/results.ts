@@ -2,10 +2,10 @@
 import type { Session } from './session-store.js'
 
 /** An expired session, without its id, as `onExpired` and the event `expire` receive it. A column that the table lacks is `undefined`. */
-export interface ExpiredSession {
+export interface ExpiredSession<T extends object = Session> {
   /** Identifies the session, as in lists. */
   readonly handle: string
-  readonly session: Session
+  readonly session: T
   readonly userId: string | undefined
   readonly createdAt: Date | undefined
   /** Accurate to `touch.interval`. */
@@ -51,11 +51,11 @@ export interface DestroyedSession {
 }
 
 /** A session in a list, as `sessions()` and `sessionsOf()` return it. */
-export interface SessionInfo {
+export interface SessionInfo<T extends object = Session> {
   /** Identifies the session in lists and in `revoke()`. It is not the session id and cannot be used as a cookie. */
   readonly handle: string
   readonly userId: string | undefined
-  readonly session: Session
+  readonly session: T
   /** What the option `device` returned at the session's last save with a context; `undefined` without the option. */
   readonly device: unknown
   readonly createdAt: Date | undefined
@@ -126,4 +126,38 @@ export interface CacheStats {
   readonly trusted: boolean
   /** The age of the last heartbeat that the LISTEN connection received, in ms; `undefined` if there was none. */
   readonly lastHeartbeatAge: number | undefined
+}
+
+/** What `health()` resolves with. */
+export interface Health {
+  /** Whether sessions can be read and saved: the database answered, and the table can be used. */
+  readonly healthy: boolean
+  readonly database: {
+    readonly reachable: boolean
+    /** How long the database took to answer, in ms; `undefined` if it didn't. */
+    readonly ms: number | undefined
+  }
+  readonly table: {
+    /** Whether the table was found, and has the columns and privileges that the store needs. */
+    readonly usable: boolean
+  }
+  /** `false` if the option `cache` is. */
+  readonly cache:
+    | false
+    | {
+        /** Whether sessions are served from the cache now. A store whose cache isn't trusted works, but more slowly. */
+        readonly trusted: boolean
+        /** The age of the last heartbeat that the LISTEN connection received, in ms; `undefined` if there was none. */
+        readonly lastHeartbeatAge: number | undefined
+      }
+  readonly queues: {
+    /** The number of calls that have not settled. */
+    readonly calls: number
+    /** The number of touches that have not been written. */
+    readonly touches: number
+    /** How full the server's notification queue is, from 0 to 1. `undefined` if the database can't be reached. */
+    readonly notifications: number | undefined
+  }
+  /** Why the store isn't healthy. Contains no password and no session. */
+  readonly error: Error | undefined
 }

@@ -30,6 +30,8 @@ export interface CleanupSettings extends Schedule {
   readonly batchSize: number
   readonly grace: number
   readonly onExpired: CleanupOptions['onExpired']
+  /** Whether a scheduled sweep is left out if the store has not been used since the last one. */
+  readonly skipsWhenUnused: boolean
 }
 
 export interface CacheSettings {

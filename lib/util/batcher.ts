@@ -1,22 +1,24 @@
-// Joins calls that are made at the same time into batches; generic, and free of SQL.
+// Joins concurrent calls into batches. Knows nothing of SQL.
 
 export interface BatcherOptions<V, R> {
-  /** Runs a batch, sorted by key, each key once. Resolves with results in the same order; an `Error` rejects its call alone. */
+  /**
+   * Runs a batch: sorted by key, each key once, unless the calls are unordered. Returns the results in the same order; an
+   * `Error` rejects its call alone.
+   */
   readonly run: (calls: readonly BatchCall<V>[]) => Promise<readonly (R | Error)[]>
-  /** The maximum number of calls in a batch. */
   readonly maxBatchSize: number
-  /** The size of a call, and the maximum size of a batch of more than one. Default: unlimited. */
+  readonly maxConcurrentBatches: number
+  /** The size of a call, and the maximum of a batch of more than one. Default: no limit. */
   readonly sizeOf?: (value: V) => number
   readonly maxSize?: number
-  /** The maximum number of batches in flight. */
-  readonly maxConcurrentBatches: number
-  /**
-   * Whether calls for one key that wait share one result, and needn't wait for calls in flight: for reads, whose value is
-   * always the same.
-   */
-  readonly dedupe?: boolean
-  /** Whether one call alone may be the cause of a batch's error: then the batch is halved until it is found. Default: never. */
+  /** Calls with one key may run at the same time, and in one batch: for reads. */
+  readonly isUnordered?: boolean
+  /** Whether one of several calls may have caused this error, so that the batch is divided and run again. Default: never. */
   readonly canBisect?: (error: unknown) => boolean
+  /** Returns the error that a call rejects with. Default: what `run` failed with. */
+  readonly toError?: (error: unknown, call: BatchCall<V>) => Error
+  /** Receives the calls that a batch has settled, and their results. */
+  readonly onSettled?: (calls: readonly BatchCall<V>[], results: readonly (R | Error)[]) => void
 }
 
 export interface BatchCall<V> {
@@ -24,46 +26,53 @@ export interface BatchCall<V> {
   readonly value: V
 }
 
-interface Call<V, R> extends BatchCall<V> {
-  promise: Promise<R> | undefined
+interface PendingCall<V, R> extends BatchCall<V> {
   resolve: (result: R) => void
   reject: (error: unknown) => void
 }
 
 /**
- * While fewer than `maxConcurrentBatches` are in flight, a call is dispatched at once, together with those of the same tick.
- * Otherwise it waits, and is dispatched with all that wait when a batch is done. Without `dedupe`, calls for one key run one
- * after another, in their order.
+ * A call on an idle batcher is dispatched at the end of the tick, together with all calls of that tick. Calls that are made
+ * while the maximum number of batches is in flight wait, and then go together. Calls with one key run one after another, in
+ * their order. Taking a batch costs what the batch holds, however many calls wait.
  */
 export class Batcher<V, R> {
   readonly #options: BatcherOptions<V, R>
-  #waiting: Call<V, R>[] = []
-  /** The waiting calls by key, in their order; only with `dedupe`. */
-  #waitingByKey: Map<string, Call<V, R>> | undefined
-  readonly #inFlightKeys = new Set<string>()
+  /** Calls that can run, from `#head` on. */
+  #ready: PendingCall<V, R>[] = []
+  #head = 0
+  /** The keys that are ready or in flight, each with the calls that wait for it to be free. Unused if the calls are unordered. */
+  readonly #busy = new Map<string, PendingCall<V, R>[] | undefined>()
   #inFlight = 0
   #isScheduled = false
 
   constructor(options: BatcherOptions<V, R>) {
     this.#options = options
-    if (options.dedupe) this.#waitingByKey = new Map()
   }
 
   add(key: string, value: V): Promise<R> {
-    const same = this.#waitingByKey?.get(key)
-    if (same !== undefined) return same.promise as Promise<R>
-    const call: Call<V, R> = { key, value, promise: undefined, resolve: unsettled, reject: unsettled }
-    call.promise = new Promise<R>((resolve, reject) => {
-      call.resolve = resolve
-      call.reject = reject
-    })
-    if (this.#waitingByKey === undefined) this.#waiting.push(call)
-    else this.#waitingByKey.set(key, call)
-    this.#schedule()
-    return call.promise
+    return new Promise<R>((resolve, reject) => this.#enqueue({ key, value, resolve, reject }))
   }
 
-  /** Dispatches on `nextTick`: that collects all calls of this tick, and comes before any I/O. */
+  #enqueue(call: PendingCall<V, R>): void {
+    if (!this.#options.isUnordered) {
+      const { key } = call
+      const waiting = this.#busy.get(key)
+      if (waiting !== undefined) {
+        waiting.push(call)
+        return
+      }
+      if (this.#busy.has(key)) {
+        this.#busy.set(key, [call])
+        return
+      }
+      this.#busy.set(key, undefined)
+    }
+    this.#ready.push(call)
+    this.#schedule()
+  }
+
+  /** Dispatches on nextTick: that collects all calls of this tick without delaying I/O. */
   #schedule(): void {
     if (this.#isScheduled || this.#inFlight >= this.#options.maxConcurrentBatches) return
     this.#isScheduled = true
@@ -81,66 +90,70 @@ export class Batcher<V, R> {
     }
   }
 
-  #nextBatch(): Call<V, R>[] {
-    const batch =
-      this.#waitingByKey === undefined ? this.#nextOrdered() : this.#nextDeduped(this.#waitingByKey)
-    return batch.length > 1 ? batch.sort(byKey) : batch
-  }
-
-  #nextDeduped(waiting: Map<string, Call<V, R>>): Call<V, R>[] {
-    const batch: Call<V, R>[] = []
-    for (const call of waiting.values()) {
-      if (batch.length === this.#options.maxBatchSize) break
-      batch.push(call)
+  #nextBatch(): PendingCall<V, R>[] {
+    const { maxBatchSize, sizeOf, maxSize = Number.POSITIVE_INFINITY, isUnordered } = this.#options
+    const from = this.#head
+    const end = Math.min(this.#ready.length, from + maxBatchSize)
+    let to = from
+    if (sizeOf === undefined) to = end
+    else
+      for (let size = 0; to < end; to++) {
+        size += sizeOf((this.#ready[to] as PendingCall<V, R>).value)
+        if (size > maxSize && to > from) break
+      }
+    const isAll = from === 0 && to === this.#ready.length
+    const calls = isAll ? this.#ready : this.#ready.slice(from, to)
+    if (to === this.#ready.length) {
+      this.#ready = []
+      this.#head = 0
+    } else {
+      this.#head = to
+      // Lets go of what was taken, once that is most of the array.
+      if (to > 1_024 && to * 2 > this.#ready.length) {
+        this.#ready = this.#ready.slice(to)
+        this.#head = 0
+      }
     }
-    // A new map: the table of an emptied one keeps its calls from being garbage-collected.
-    if (batch.length === waiting.size) this.#waitingByKey = new Map()
-    else for (const { key } of batch) waiting.delete(key)
-    return batch
+    return isUnordered || calls.length === 1 ? calls : calls.sort(byKey)
   }
 
-  /** At most one call for a key, and none for a key in flight; the other calls keep their places. */
-  #nextOrdered(): Call<V, R>[] {
-    const { maxBatchSize, sizeOf = () => 0, maxSize = Number.POSITIVE_INFINITY } = this.#options
-    const batch: Call<V, R>[] = []
-    const waiting: Call<V, R>[] = []
-    const seenKeys = new Set<string>()
-    let batchSize = 0
-    for (const call of this.#waiting) {
-      const isFree = !seenKeys.has(call.key) && !this.#inFlightKeys.has(call.key)
-      // Also if the call waits on: a later call for the key must not overtake it.
-      seenKeys.add(call.key)
-      const size = sizeOf(call.value)
-      const fits = batch.length === 0 || (batch.length < maxBatchSize && batchSize + size <= maxSize)
-      if (isFree && fits) {
-        batch.push(call)
-        batchSize += size
-      } else waiting.push(call)
-    }
-    this.#waiting = waiting
-    for (const { key } of batch) this.#inFlightKeys.add(key)
-    return batch
-  }
-
-  async #dispatch(calls: Call<V, R>[]): Promise<void> {
+  async #dispatch(calls: PendingCall<V, R>[]): Promise<void> {
     this.#inFlight++
-    await this.#run(calls)
-    if (this.#waitingByKey === undefined) for (const { key } of calls) this.#inFlightKeys.delete(key)
+    const results = await this.#run(calls)
+    if (!this.#options.isUnordered) for (const call of calls) this.#release(call.key)
     this.#inFlight--
-    if ((this.#waitingByKey?.size ?? this.#waiting.length) > 0) this.#schedule()
+    this.#options.onSettled?.(calls, results)
+    if (this.#ready.length > this.#head) this.#schedule()
   }
 
-  async #run(calls: Call<V, R>[]): Promise<void> {
-    const results = await bisect(calls, this.#options.run, this.#options.canBisect)
-    for (const [n, call] of calls.entries()) {
+  async #run(calls: PendingCall<V, R>[]): Promise<readonly (R | Error)[]> {
+    const { run, canBisect, toError } = this.#options
+    const results = await bisect(calls, run, canBisect)
+    for (let n = 0; n < calls.length; n++) {
+      const call = calls[n] as PendingCall<V, R>
       const result = results[n]
-      if (result instanceof Error) call.reject(result)
+      if (result instanceof Error) call.reject(toError === undefined ? result : toError(result, call))
       else call.resolve(result as R)
     }
+    return results
+  }
+
+  /** The next call for this key becomes ready. */
+  #release(key: string): void {
+    const waiting = this.#busy.get(key)
+    if (waiting === undefined) {
+      this.#busy.delete(key)
+      return
+    }
+    this.#ready.push(waiting.shift() as PendingCall<V, R>)
+    if (waiting.length === 0) this.#busy.set(key, undefined)
   }
 }
 
-/** Runs all calls at once. If that fails, halves them, and again, until each call that fails is alone with its error. */
+/**
+ * Runs all calls at once. If that fails, runs each half by itself, and so on, until every call that fails has failed alone;
+ * its error stands in for its result.
+ */
 export async function bisect<C, R>(
   calls: readonly C[],
   run: (calls: readonly C[]) => Promise<readonly (R | Error)[]>,
@@ -162,5 +175,3 @@ export async function bisect<C, R>(
 function byKey(a: { readonly key: string }, b: { readonly key: string }): number {
   return a.key < b.key ? -1 : 1
 }
-
-function unsettled(): void {}

@@ -29,12 +29,34 @@ export function redact(error: unknown, secrets: readonly string[] = []): Error {
   return copy
 }
 
-/** Returns an error's message. Node's AggregateError, of a host with several addresses, has none of its own. */
+const untrusted =
+  "the server's certificate isn't signed by a known authority. Name its CA: sslrootcert=/path/to/ca.pem in the connection" +
+  " string, or ssl: { ca: readFileSync('ca.pem', 'utf8') } in a configuration"
+
+/** What to do about errors of TLS, whose messages don't say. */
+const tlsAdvice: Record<string, string> = {
+  DEPTH_ZERO_SELF_SIGNED_CERT: untrusted,
+  SELF_SIGNED_CERT_IN_CHAIN: untrusted,
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: untrusted,
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: untrusted,
+  CERT_HAS_EXPIRED: "the server's certificate has expired: renew it",
+  ERR_TLS_CERT_ALTNAME_INVALID:
+    "connect to a host that the server's certificate names, or set ssl: { ca, servername }",
+}
+
+/**
+ * Returns an error's message, with what to do about errors of TLS. Node's AggregateError, of a host with several addresses,
+ * has none of its own.
+ */
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError && error.errors.length > 0)
     return [...new Set(error.errors.map(messageOf))].join('; ')
+  if (error === undefined) return 'the connection was closed'
   if (!(error instanceof Error)) return String(error)
-  return error.message || codeOf(error) || error.name
+  const code = codeOf(error) ?? ''
+  const message = error.message || code || error.name
+  const advice = Object.hasOwn(tlsAdvice, code) ? tlsAdvice[code] : undefined
+  return advice === undefined || message.includes(advice) ? message : `${message}: ${advice}`
 }
 
 /** Returns the code of a driver's error: an SQLSTATE such as `42501`, or one of Node's such as `ECONNREFUSED`. */

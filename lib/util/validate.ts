@@ -1,4 +1,5 @@
 // Checks options and arguments: each check throws a `TypeError` or `RangeError` that names the option and the value.
+import { didYouMean } from './did-you-mean.js'
 
 /** Returns the defaults overridden by the given options, of which `undefined` counts as not given. */
 export function withDefaults<T extends object>(name: string, defaults: T, given: object): T {
@@ -10,7 +11,9 @@ export function withDefaults<T extends object>(name: string, defaults: T, given:
   const unknown = Object.keys(given).find((key) => !known.includes(key))
   if (unknown !== undefined) {
     const prefix = name === 'options' ? '' : `${name}.`
-    throw new TypeError(`option "${prefix}${unknown}" is unknown; known options: ${known.join(', ')}`)
+    throw new TypeError(
+      `option "${prefix}${unknown}" is unknown; known options: ${known.join(', ')}${didYouMean(unknown, known)}`,
+    )
   }
   return {
     ...defaults,

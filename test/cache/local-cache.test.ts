@@ -20,50 +20,50 @@ describe('LocalCache', () => {
 
   it('returns copies of what it was filled with', () => {
     const c = cache()
-    c.commitFill(c.beginFill('a'), { ...stored(1), json: '{"list":[{"n":1}]}' })
-    const first = c.get('a') as { list: { n: number }[] }
+    c.commitFill('a', c.beginFill(), { ...stored(1), json: '{"list":[{"n":1}]}' })
+    const first = c.get('a')?.session as { list: { n: number }[] }
     ;(first.list[0] as { n: number }).n = 2
     first.list.push({ n: 3 })
-    expect(c.get('a')).to.deep.equal({ list: [{ n: 1 }] })
+    expect(c.get('a')?.session).to.deep.equal({ list: [{ n: 1 }] })
   })
 
   it('refuses a fill that an invalidation overtook, and accepts one of its version or newer', () => {
     const c = cache()
-    const [older, same, newer] = [c.beginFill('a'), c.beginFill('a'), c.beginFill('a')]
+    const [older, same, newer] = [c.beginFill(), c.beginFill(), c.beginFill()]
     c.invalidate('a', 5)
-    c.commitFill(older, stored(4))
-    expect(c.get('a')).to.equal(undefined)
-    c.commitFill(same, stored(5))
-    expect(c.get('a')).to.deep.equal({ version: 5 })
-    c.commitFill(newer, stored(6))
-    expect(c.get('a')).to.deep.equal({ version: 6 })
+    c.commitFill('a', older, stored(4))
+    expect(c.get('a')?.session).to.equal(undefined)
+    c.commitFill('a', same, stored(5))
+    expect(c.get('a')?.session).to.deep.equal({ version: 5 })
+    c.commitFill('a', newer, stored(6))
+    expect(c.get('a')?.session).to.deep.equal({ version: 6 })
   })
 
   it('keeps the newer of two fills, whichever is committed first', () => {
     const c = cache()
-    const [first, second] = [c.beginFill('a'), c.beginFill('a')]
-    c.commitFill(second, stored(2))
-    c.commitFill(first, stored(1))
-    expect(c.get('a')).to.deep.equal({ version: 2 })
+    const [first, second] = [c.beginFill(), c.beginFill()]
+    c.commitFill('a', second, stored(2))
+    c.commitFill('a', first, stored(1))
+    expect(c.get('a')?.session).to.deep.equal({ version: 2 })
   })
 
   it('drops only a session that is older than an invalidation', () => {
     const c = cache()
-    c.commitFill(c.beginFill('a'), stored(5))
-    c.commitFill(c.beginFill('b'), stored(5))
+    c.commitFill('a', c.beginFill(), stored(5))
+    c.commitFill('b', c.beginFill(), stored(5))
     expect(c.invalidate('a', 5), 'its own echo').to.equal(undefined)
-    expect(c.get('a')).to.deep.equal({ version: 5 })
+    expect(c.get('a')?.session).to.deep.equal({ version: 5 })
     expect(c.invalidate('a', 6)).to.equal('row')
-    expect(c.get('a')).to.equal(undefined)
-    expect(c.get('b')).to.deep.equal({ version: 5 })
+    expect(c.get('a')?.session).to.equal(undefined)
+    expect(c.get('b')?.session).to.deep.equal({ version: 5 })
   })
 
   it('refuses a fill that began before it was cleared', () => {
     const c = cache()
-    const fill = c.beginFill('a')
+    const fill = c.beginFill()
     c.clear()
-    c.commitFill(fill, stored(9))
-    expect(c.get('a')).to.equal(undefined)
+    c.commitFill('a', fill, stored(9))
+    expect(c.get('a')?.session).to.equal(undefined)
   })
 
   it('loads once for concurrent misses', async () => {
@@ -97,7 +97,7 @@ describe('LocalCache', () => {
       resolvers[1]?.(stored(2))
       resolvers[0]?.(stored(1))
       expect([await before, await after]).to.deep.equal([stored(1), stored(2)])
-      expect(c.get('a')).to.deep.equal({ version: 2 })
+      expect(c.get('a')?.session).to.deep.equal({ version: 2 })
     }
   })
 
@@ -133,38 +133,52 @@ describe('LocalCache', () => {
 
   it('returns a session until it expires or for its ttl, from the start of the load', () => {
     const c = cache({ ttl: 500 })
-    const fill = c.beginFill('short')
+    const fill = c.beginFill()
     now += 50
-    c.commitFill(fill, stored(1, 100))
-    c.commitFill(c.beginFill('long'), stored(1, 10_000))
+    c.commitFill('short', fill, stored(1, 100))
+    c.commitFill('long', c.beginFill(), stored(1, 10_000))
     now += 49
-    expect(c.get('short')).to.deep.equal({ version: 1 })
+    expect(c.get('short')?.session).to.deep.equal({ version: 1 })
     now += 1
-    expect(c.get('short')).to.equal(undefined)
+    expect(c.get('short')?.session).to.equal(undefined)
     now += 399
-    expect(c.get('long')).to.deep.equal({ version: 1 })
+    expect(c.get('long')?.session).to.deep.equal({ version: 1 })
     now += 51
-    expect(c.get('long')).to.equal(undefined)
+    expect(c.get('long')?.session).to.equal(undefined)
   })
 
   it('is bounded in sessions and in characters', () => {
     const few = cache({ max: 10 })
     const small = cache({ maxBytes: 150 })
     for (let i = 0; i < 100; i++)
-      for (const c of [few, small]) c.commitFill(c.beginFill(`${i}`), stored(i + 1))
+      for (const c of [few, small]) c.commitFill(`${i}`, c.beginFill(), stored(i + 1))
     expect(few.size).to.equal(10)
     expect(small.bytes).to.be.within(100, 150)
-    expect(few.get('99')).to.deep.equal({ version: 100 })
-    small.commitFill(small.beginFill('big'), { ...stored(1), json: `{"a":"${'x'.repeat(200)}"}` })
+    expect(few.get('99')?.session).to.deep.equal({ version: 100 })
+    small.commitFill('big', small.beginFill(), { ...stored(1), json: `{"a":"${'x'.repeat(200)}"}` })
     expect(small.get('big')).to.equal(undefined)
   })
 
-  it('forgets fills that were committed', () => {
+  it('refuses what was read before an invalidation of any version, and takes what was read after it', () => {
     const c = cache()
-    for (let i = 0; i < 1_000; i++) c.commitFill(c.beginFill(`${i}`))
-    const fill = c.beginFill('1')
-    c.commitFill(fill, stored(1))
-    expect(c.get('1')).to.deep.equal({ version: 1 })
+    const before = c.beginFill()
+    c.invalidate('a', Number.POSITIVE_INFINITY)
+    const after = c.beginFill()
+    c.commitFill('a', before, stored(9))
+    expect(c.get('a')).to.equal(undefined)
+    c.commitFill('a', after, stored(1))
+    expect(c.get('a')?.session).to.deep.equal({ version: 1 })
+  })
+
+  it('drops fills in flight once it has forgotten what was invalidated', () => {
+    const c = cache()
+    const fill = c.beginFill()
+    c.invalidate('a', 5)
+    for (let i = 0; i < 10_000; i++) c.invalidate(`${i}`, 5)
+    c.commitFill('a', fill, stored(4))
+    expect(c.get('a')).to.equal(undefined)
+    c.commitFill('a', c.beginFill(), stored(5))
+    expect(c.get('a')?.session).to.deep.equal({ version: 5 })
   })
 
   it('copies sessions as JSON does', () => {
@@ -201,7 +215,7 @@ describe('a million sessions in a cache of 10,000', () => {
     const fill = (from: number, to: number): void => {
       for (let n = from; n < to; n++) {
         const digest = `session ${n}`
-        cache.commitFill(cache.beginFill(digest), {
+        cache.commitFill(digest, cache.beginFill(), {
           id: digest,
           json: JSON.stringify({ n, text: `${n}`.padEnd(400, 'x') }),
           version: n + 1,

@@ -1,4 +1,5 @@
 // The command line in child processes: usage, errors, sweep, migrate, stats and doctor.
+import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import pg from 'pg'
@@ -53,15 +54,55 @@ describe('koa-pg-store', () => {
         for (const line of said.out.split('\n')) expect(line.length, line).to.be.at.most(80)
       })
 
+    it('prints its version, with or without a command', async () => {
+      const { version } = JSON.parse(
+        await readFile(new URL('../../../package.json', import.meta.url), 'utf8'),
+      )
+      for (const args of [['--version'], ['-v'], ['stats', '--version']])
+        expect(await run(undefined, ...args)).to.deep.equal({ status: 0, out: `${version}\n`, errors: '' })
+    })
+
+    it('takes options before the command too', async () => {
+      const url = await table(1)
+      const before = await run(undefined, '--url', url, '--json', '--table', 'session', 'stats')
+      expect(before).to.include({ status: 0, errors: '' })
+      expect(JSON.parse(before.out)).to.include({ active: 3 })
+      const help = await run(undefined, '--json', 'stats', '--help')
+      expect(help.out).to.match(/^Usage: koa-pg-store stats/)
+    })
+
+    it('recommends migrate where the table is missing', async () => {
+      const url = await freshDatabase()
+      for (const name of ['stats', 'list', 'sweep']) {
+        const { status, errors } = await run(url, name)
+        expect(status).to.equal(1)
+        expect(errors).to.match(/doesn't exist: run .*002-table.*\. Or run koa-pg-store migrate\n$/)
+      }
+      const { out } = await run(url, 'doctor')
+      expect(out).to.match(/^problem +table: .*doesn't exist.*\n +→ or run koa-pg-store migrate\n/m)
+      expect((await run(url, 'migrate')).status).to.equal(0)
+      expect((await run(url, 'doctor')).out).to.match(/^The store works\.$/m)
+    })
+
+    it('ends doctor with "works, with notes" where something is missing that the store can do without', async () => {
+      const url = await freshDatabase()
+      await sql(url, 'create table session (id text primary key, expiry timestamptz not null, session json)')
+      const { status, out } = await run(url, 'doctor')
+      expect(status).to.equal(0)
+      expect(out).to.match(/^The store works, with 2 notes\.$/m)
+    })
+
     const mistakes: [string[], RegExp][] = [
       [
         ['swep'],
-        /^koa-pg-store: unknown command "swep"; commands: sweep, migrate, stats, list, revoke, doctor\n/,
+        /^koa-pg-store: unknown command "swep"; commands: sweep, migrate, stats, list, revoke, import, export, doctor; did you mean "sweep"\?\n/,
       ],
       [['toString'], /unknown command "toString"/],
-      [['sweep', '--nope'], /^koa-pg-store: Unknown option '--nope'/],
+      [['--table', 'x'], /^koa-pg-store: no command given; commands: sweep, /],
+      [['sweep', '--nope'], /^koa-pg-store: unknown option "--nope"\n/],
+      [['sweep', '--tabel', 'x'], /^koa-pg-store: unknown option "--tabel"; did you mean "--table"\?\n/],
       [['sweep', 'now'], /^koa-pg-store: Unexpected argument 'now'/],
-      [['sweep'], /^koa-pg-store: no database given: set DATABASE_URL=/],
+      [['sweep'], /^koa-pg-store: no database given, and DATABASE_URL is not set: set DATABASE_URL=/],
       [['sweep', '--url', 'mysql://x'], /received one that begins with mysql:/],
       [['stats', '--table', ''], /^koa-pg-store: --table must be a name of 1 to 63 bytes/],
       [
@@ -362,7 +403,7 @@ describe('koa-pg-store', () => {
     it('finds no problems in a new table, with status 0', async () => {
       const said = await run(await table(1), 'doctor')
       expect(said.status, said.out).to.equal(0)
-      expect(said.out).to.match(/^No problems found\.$/m)
+      expect(said.out).to.match(/^The store works\.$/m)
       for (const check of ['connection', 'server', 'clocks', 'table', 'notifications', 'triggers', 'indexes'])
         expect(said.out).to.match(new RegExp(`^ok +${check}: `, 'm'))
     })
@@ -395,7 +436,7 @@ describe('koa-pg-store', () => {
         const said = await run(who, 'doctor')
         expect(said.status).to.equal(1)
         expect(said.out).to.match(finding)
-        expect(said.out).to.match(/^1 problem found\.$/m)
+        expect(said.out).to.match(/^The store doesn't work as it should: 1 problem to solve\.$/m)
         const json = JSON.parse((await run(who, 'doctor', '--json')).out)
         expect(json.healthy).to.equal(false)
         if (!change) await sql(url, 'drop role patient')

@@ -42,13 +42,16 @@ function open(isTTY: boolean, columns = 80, env: NodeJS.ProcessEnv = {}) {
 const esc = '\u001b'
 
 describe('the terminal', () => {
-  it('uses colours on a terminal only, and not with NO_COLOR', () => {
+  it('uses colours on a terminal only, and not with NO_COLOR, unless FORCE_COLOR says so', () => {
     const styled = (isTTY: boolean, env = {}): string => open(isTTY, 80, env).terminal.style('red', 'no')
     expect(styled(true)).to.equal(`${esc}[31mno${esc}[39m`)
     expect(styled(true, { NO_COLOR: '1' })).to.equal('no')
     expect(styled(true, { NO_COLOR: '' })).to.equal(`${esc}[31mno${esc}[39m`)
     expect(styled(true, { TERM: 'dumb' })).to.equal('no')
     expect(styled(false)).to.equal('no')
+    expect(styled(false, { FORCE_COLOR: '1' })).to.equal(`${esc}[31mno${esc}[39m`)
+    expect(styled(false, { FORCE_COLOR: '', NO_COLOR: '1' })).to.equal(`${esc}[31mno${esc}[39m`)
+    expect(styled(true, { FORCE_COLOR: '0' })).to.equal('no')
   })
 
   for (const columns of [5, 20, 24, 40, 200])

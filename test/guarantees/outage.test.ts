@@ -93,7 +93,7 @@ describe('an outage', () => {
       await new Promise((resolve) => setTimeout(resolve, 15_000))
       expect(exitCode).to.equal(undefined)
       const failed = await visit(cookie)
-      expect(failed.status).to.equal(500)
+      expect(failed.status).to.equal(503)
       expect(failed.cookies, 'the user is not signed out').to.deep.equal([])
       await server.start()
       expect(await visit(cookie)).to.include({ status: 200, text: '2' })

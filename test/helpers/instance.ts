@@ -1,11 +1,11 @@
 // Starts instances of the store, in this process or in a child process.
-import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { type ConnectionSource, PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { message, start } from './processes.js'
 import type { Call, Outcome } from './programs/calls.js'
 
 /** Returns a store that is set up and trusts its cache. */
-export async function trusted(url: string, options: PgStoreOptions = {}): Promise<PgStore> {
-  const store = new PgStore(url, options)
+export async function trusted(connection: ConnectionSource, options: PgStoreOptions = {}): Promise<PgStore> {
+  const store = new PgStore(connection, options)
   const trust = new Promise<void>((resolve) => store.once('trust', resolve))
   await store.setup()
   await trust

@@ -5,10 +5,10 @@ import { type PostgresServer, startPostgres } from '../support/postgres/server.j
 let shared: Promise<PostgresServer> | undefined
 let databases = 0
 
-/** Starts a server for one test, which may kill it and must stop it. */
-export function ownServer(settings: Record<string, string> = {}): Promise<PostgresServer> {
+/** Starts a server for one test, which may kill it and must stop it. `sync`: whether its commits wait for the disk. */
+export function ownServer(settings: Record<string, string> = {}, sync = false): Promise<PostgresServer> {
   const bin = process.env.TEST_POSTGRES_BIN
-  return startPostgres({ settings, ...(bin ? { bin } : {}) })
+  return startPostgres({ settings, sync, ...(bin ? { bin } : {}) })
 }
 
 /** Returns the server of this test run; starts it at the first call. */

@@ -11,7 +11,8 @@ export interface LogEntry {
   n: number | null
 }
 
-export async function keepLog(url: string): Promise<void> {
+/** `holdLocksSeconds`: how long each row stays locked before its change is logged. */
+export async function keepLog(url: string, holdLocksSeconds: number): Promise<void> {
   const store = new PgStore(url, { cache: false })
   await store.setup()
   await store.close()
@@ -20,6 +21,7 @@ export async function keepLog(url: string): Promise<void> {
     url,
     `create table log (place bigserial primary key, id text not null, n bigint);
     create function log() returns trigger language plpgsql as $$ begin
+      ${holdLocksSeconds > 0 ? `perform pg_sleep(${holdLocksSeconds});` : ''}
       insert into log (id, n) values (new.id, (new.session->>'n')::bigint);
       return null;
     end $$;

@@ -1,5 +1,6 @@
 // The history checker as a command: npm run history -- --seconds 60 --seed 7 --processes 4 --staleness 400 --trouble
 // Only changes, at full speed, from 64 callers in each of two processes on 50 keys: npm run history -- --changes
+// With each flush of the log delayed by up to 60 ms: npm run history -- --flush-delay 60
 import { parseArgs } from 'node:util'
 import { freshDatabase, stopServer } from '../helpers/server.js'
 import { run } from './run.js'
@@ -14,6 +15,7 @@ const { values } = parseArgs({
     staleness: { type: 'string', default: '400' },
     trouble: { type: 'boolean', default: false },
     changes: { type: 'boolean', default: false },
+    'flush-delay': { type: 'string', default: '0' },
   },
 })
 const { seconds, seed, staleness, trouble, changes } = values
@@ -30,6 +32,7 @@ const options = {
   maxStaleness: Number(staleness),
   trouble,
   changes,
+  flushDelayMs: Number(values['flush-delay']),
 }
 console.log(JSON.stringify(options))
 const { faults, errors, ...outcome } = await run({ url: await freshDatabase(), ...options })

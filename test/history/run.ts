@@ -24,6 +24,10 @@ export interface RunOptions {
   keys?: number
   /** Make only changes, as fast as possible, and check them against a log in PostgreSQL. */
   changes?: boolean
+  /** By how much, in ms at most, each flush of the log is delayed at random. */
+  flushDelayMs?: number
+  /** With `changes`: for how long, in s, PostgreSQL holds the lock of each row besides. */
+  holdLocksSeconds?: number
 }
 
 export interface Outcome {
@@ -52,13 +56,15 @@ export async function run({
   callers = 4,
   keys = 30,
   changes = false,
+  flushDelayMs = 0,
+  holdLocksSeconds = 0,
 }: RunOptions): Promise<Outcome> {
   const port = Number(new URL(url).port)
   const through = (proxy: { port: number }) => at(url, { port: proxy.port })
   // Query results are delayed, notifications are not, so that notifications overtake fills.
   const slowProxy = await startProxy(port, () => Math.random() ** 3 * 60)
   const listenProxies = await Promise.all(Array.from({ length: processes }, () => startProxy(port)))
-  if (changes) await keepLog(url)
+  if (changes) await keepLog(url, holdLocksSeconds)
   const before = await countDeadlocks(url)
   const children = listenProxies.map((proxy, process) => {
     const work: Work = {
@@ -73,6 +79,7 @@ export async function run({
       callers,
       changes,
       maxStaleness,
+      flushDelayMs,
     }
     return start('../../history/worker.js', [JSON.stringify(work)])
   })

@@ -21,6 +21,8 @@ export interface Work {
   /** Make almost only sets, destroys and touches, as fast as possible. */
   changes: boolean
   maxStaleness: number
+  /** By how much, in ms at most, each flush of the log is delayed at random. */
+  flushDelayMs: number
 }
 
 /** The message of a worker when it has finished. */
@@ -33,7 +35,21 @@ export interface Report {
 
 const work = JSON.parse(process.argv[2] ?? '') as Work
 const { PgStore } = (await import(work.library)) as { PgStore: typeof Store }
-const store = new PgStore(work.url, {
+/** Sends the statements that flush the log late: until then the changes are visible, and not acknowledged. */
+class SlowFlushClient extends pg.Client {
+  constructor(config?: string | pg.ClientConfig) {
+    super(config)
+    const query: (...args: unknown[]) => unknown = this.query.bind(this)
+    const flushes = (statement: unknown): boolean =>
+      String(Reflect.get(Object(statement), 'text')).includes('pg_logical_emit_message(')
+    Reflect.set(this, 'query', (...args: unknown[]) =>
+      flushes(args[0]) ? sleep(random() ** 3 * work.flushDelayMs).then(() => query(...args)) : query(...args),
+    )
+  }
+}
+
+const Client = work.flushDelayMs > 0 ? SlowFlushClient : pg.Client
+const store = new PgStore({ connectionString: work.url, Client } satisfies pg.PoolConfig, {
   listen: work.listen,
   cache: { maxStaleness: work.maxStaleness },
   // Don't buffer touches.

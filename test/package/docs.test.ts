@@ -1,4 +1,4 @@
-// Runs the examples of README.md and docs/.
+// Runs the examples of README.md and of the pages in docs/.
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { expect } from 'chai'
 import { encrypted, PgStore } from '../../lib/index.js'
 import { freshDatabase, sql } from '../helpers/server.js'
+import { hasRedis, type RedisServer, startRedis } from '../support/redis.js'
 
 const bin = fileURLToPath(new URL('../../../bin/koa-pg-store.js', import.meta.url))
 
@@ -15,17 +16,24 @@ const keys = {
   SESSION_KEY_2026: randomBytes(32).toString('hex'),
 }
 
+interface Example {
+  readonly cjs: boolean
+  readonly code: string
+}
+
 const root = new URL('../../../', import.meta.url)
 const readme = readFileSync(new URL('README.md', root), 'utf8')
-const pages = readdirSync(new URL('docs/', root), { recursive: true, encoding: 'utf8' })
-  .filter((name) => name.endsWith('.md'))
-  .map((name) => ({ page: `docs/${name}`, text: readFileSync(new URL(`docs/${name}`, root), 'utf8') }))
-const examplesOf = (text: string): { cjs: boolean; code: string }[] =>
-  [...text.matchAll(/^```js( cjs)?\n(.*?)^```$/gms)].map(([, cjs, code]) => ({
+const examples = examplesOf(readme)
+const pages = readdirSync(new URL('docs/', root), { recursive: true, encoding: 'utf8' }).filter((path) =>
+  path.endsWith('.md'),
+)
+
+function examplesOf(text: string): Example[] {
+  return [...text.matchAll(/^```js( cjs)?\n(.*?)^```$/gms)].map(([, cjs, code]) => ({
     cjs: cjs !== undefined,
     code: code ?? '',
   }))
-const examples = examplesOf(readme)
+}
 
 /** Runs a program inside the package, which can import itself; returns its output and its first two HTTP responses. */
 async function run(code: string, extension: string): Promise<{ printed: string; visits: string[] }> {
@@ -66,30 +74,39 @@ async function run(code: string, extension: string): Promise<{ printed: string; 
   }
 }
 
-function runAll(examples: { cjs: boolean; code: string }[]): void {
-  for (const [n, { cjs, code }] of examples.entries())
-    it(`has an example ${n + 1} that works as described`, async () => {
-      const url = await freshDatabase()
-      const { printed, visits } = await run(
-        code.replaceAll('postgres://user:password@localhost/app', url),
-        cjs ? 'cjs' : 'mjs',
-      )
-      if (code.includes('app.listen')) expect(visits).to.deep.equal(['Visit 1', 'Visit 2'])
-      // Comments after console.log say what it prints.
-      const expected = [...code.matchAll(/console\.log\(.*?\) \/\/ (.*)$/gm)].map(([, comment]) => comment)
-      if (expected.length > 0) expect(printed.trim().split('\n')).to.deep.equal(expected)
-    })
+/** Runs an example with a new database, and checks what it prints and serves. */
+async function check({ cjs, code }: Example, redisUrl = ''): Promise<void> {
+  const url = await freshDatabase()
+  const { printed, visits } = await run(
+    code.replaceAll('postgres://user:password@localhost/app', url).replaceAll('redis://localhost', redisUrl),
+    cjs ? 'cjs' : 'mjs',
+  )
+  if (code.includes('app.listen')) expect(visits).to.deep.equal(['Visit 1', 'Visit 2'])
+  // Comments after console.log say what it prints.
+  const expected = [...code.matchAll(/console\.log\(.*?\) \/\/ (.*)$/gm)].map(([, comment]) => comment)
+  if (expected.length > 0) expect(printed.trim().split('\n')).to.deep.equal(expected)
 }
 
-for (const { page, text } of pages)
-  if (examplesOf(text).length > 0) describe(page, () => runAll(examplesOf(text)))
+describe('the pages in docs/', () => {
+  let redis: RedisServer | undefined
+  before(async () => {
+    redis = await startRedis()
+  })
+  after(() => redis?.stop())
+
+  for (const path of pages)
+    for (const [n, example] of examplesOf(readFileSync(new URL(`docs/${path}`, root), 'utf8')).entries())
+      if (hasRedis() || !example.code.includes('redis://localhost'))
+        it(`have an example ${n + 1} in ${path} that works as described`, () => check(example, redis?.url(0)))
+})
 
 describe('the README', () => {
   it('has examples', () => {
     expect(examples.length).to.be.at.least(5)
   })
 
-  runAll(examples)
+  for (const [n, example] of examples.entries())
+    it(`has an example ${n + 1} that works as described`, () => check(example))
 
   it('has a codec module that migrate --reencrypt accepts', async () => {
     const url = await freshDatabase()

@@ -67,7 +67,11 @@ describe('the metrics for Prometheus', () => {
     const url = await freshDatabase()
     const code = exampleWith('prom-client')
       .replace('postgres://user:password@localhost/app', url)
-      .replace('app.listen(3000)', 'const server = app.listen(0, () => console.log(server.address().port))')
+      // Once sessions are served from the cache, so that the counts are the same each time.
+      .replace(
+        'app.listen(3000)',
+        "store.once('trust', () => { const server = app.listen(0, () => console.log(server.address().port)) }); await store.setup()",
+      )
     await withProgram(code, async (printed) => {
       const site = `http://127.0.0.1:${printed.trim()}`
       const browsers = [new Browser(), new Browser()]

@@ -13,7 +13,14 @@ const root = fileURLToPath(new URL('../../../', import.meta.url))
 const tsc = join(dirname(fileURLToPath(import.meta.resolve('typescript/package.json'))), 'bin', 'tsc')
 
 /** The packages that are installed with it, in the versions of this repository. */
-const companions = ['koa', 'koa-generic-session', '@types/koa', '@types/koa-generic-session', '@types/node']
+const companions = [
+  'koa',
+  'koa-generic-session',
+  'koa-session',
+  '@types/koa',
+  '@types/koa-generic-session',
+  '@types/node',
+]
 
 /** Runs a program and returns its output; throws with that if it fails. */
 async function run(file: string, args: string[], cwd: string): Promise<{ stdout: string; stderr: string }> {
@@ -82,13 +89,17 @@ describe('the packed package', function () {
   }
 
   /** Compiles files of the project, in strict mode with skipLibCheck off, and returns the output folder. */
-  async function compile(module: 'nodenext' | 'commonjs', files: Record<string, string>): Promise<string> {
+  async function compile(
+    module: 'nodenext' | 'node16' | 'commonjs' | 'esnext',
+    files: Record<string, string>,
+  ): Promise<string> {
     const folder = await mkdtemp(join(project, `${module}-`))
     const name = folder.slice(project.length + 1)
-    const type = module === 'nodenext' ? 'module' : 'commonjs'
+    const isNode = module.startsWith('node')
+    const type = module === 'commonjs' ? 'commonjs' : 'module'
     const options = { strict: true, skipLibCheck: false, target: 'es2023', types: ['node'] }
     // TypeScript 7 has removed the older resolutions, which ignore `exports`.
-    const moduleResolution = module === 'nodenext' ? 'nodenext' : 'bundler'
+    const moduleResolution = isNode ? module : 'bundler'
     const folders = { rootDir: '.', outDir: 'out' }
     const compilerOptions = { ...options, ...folders, module, moduleResolution }
     await write(join(name, 'package.json'), JSON.stringify({ type }))
@@ -263,6 +274,66 @@ describe('the packed package', function () {
       expect(printed).to.deep.equal([[true, true, true], { visits: 1 }])
     })
 
+    it('has types for every kind of import, where module is node16', async () => {
+      // Without types of its own, CommonJS fails here with TS1479.
+      const { cts, ts } = everyImport
+      await compile('node16', { ...ts, ...cts })
+    })
+
+    it('has types for a bundler', async () => {
+      await compile('esnext', everyImport.ts)
+    })
+
+    for (const module of ['node16', 'nodenext', 'esnext'] as const)
+      it(`compiles the examples of docs/typescript.md, where module is ${module}`, async () => {
+        const page = await readFile(join(root, 'docs', 'typescript.md'), 'utf8')
+        const examples = [...page.matchAll(/^```ts( cts)?\n(.*?)^```$/gms)]
+        expect(examples).to.have.length(4)
+        // Each in a project of its own, as the augmentations of one would reach the others.
+        for (const [, isCts, code = ''] of examples)
+          if (module !== 'esnext' || !isCts)
+            await compile(module, {
+              ...(!isCts && { 'app.ts': code }),
+              ...(module !== 'esnext' && { 'app.cts': code }),
+            })
+      })
+
+    it('has the same names for require as for import', async () => {
+      const names = /^export (?:type )?\{([^}]*)\}/gms
+      const text = await readFile(join(root, 'lib', 'exports.ts'), 'utf8')
+      const exported = [...text.matchAll(names)].flatMap(([, list = '']) =>
+        list.split(',').map((name) => name.replace(/^\s*(type )?/, '').trim()),
+      )
+      const required = await readFile(join(root, 'lib', 'require.cts'), 'utf8')
+      const isType = (name: string): boolean => /^[A-Z]/.test(name) && name !== 'PgStore'
+      for (const name of exported.filter(isType))
+        expect(required).to.match(new RegExp(`export type ${name}\\b`))
+    })
+
+    it('types the session of a PgStore<MySession>, of an import and of a require', async () => {
+      const text = `
+      interface MySession { userId: number; cart?: number[] }
+      export async function mine(): Promise<void> {
+        const store = new PgStore<MySession>('', {
+          userId: (session) => session.userId,
+          cleanup: { onExpired: ({ session }) => console.log(session.cart?.length) },
+        })
+        const session = await store.get('a-session')
+        const cart: number[] | undefined = session?.cart
+        await store.set('a-session', { userId: 7 })
+        await store.create({ userId: 7, cart }, { ttl: 1 })
+        store.on('expire', (expired) => console.log(expired.session.userId.toFixed()))
+        store.once('sweep', ({ deleted }) => console.log(deleted.toFixed()))
+        await once(store, 'connect')
+        for (const { session } of await store.sessionsOf(7)) console.log(session.userId.toFixed())
+        for await (const { session } of store.sessions()) console.log(session.userId.toFixed())
+        const { healthy }: Health = await store.health()
+        console.log(healthy)
+      }`
+      const names = `import { PgStore, type Health } from 'koa-pg-store'\nimport { once } from 'node:events'`
+      await compile('node16', { 'mine.ts': `${names}\n${text}`, 'mine.cts': `${names}\n${text}` })
+    })
+
     it('exports the class as a type too, for every kind of import', async () => {
       const open = 'export const open = (url: string): PgStore => new PgStore(url)\n'
       await compile('nodenext', {
@@ -283,14 +354,28 @@ describe('the packed package', function () {
         export const a = new PgStore('', { tabel: 'session' })
         // @ts-expect-error: not a number
         export const b = new PgStore('', { ttl: '1 day' })
-        // @ts-expect-error: no connection
-        export const c = new PgStore()
+        // @ts-expect-error: no such event
+        b.on('warnings', console.error)
+        // @ts-expect-error: no such event
+        b.once('disconnect', console.error)
         // @ts-expect-error: not a connection
         export const d = new PgStore(5432)
         // @ts-expect-error: not an object
         export const e = b.set('a-session', 'signed in')
         // @ts-expect-error: may be undefined
-        export const f = (await b.get('a-session')).visits`,
+        export const f = (await b.get('a-session')).visits
+        interface MySession { userId: number; cart?: number[] }
+        const mine = new PgStore<MySession>('', { userId: (session) => session.userId })
+        // @ts-expect-error: no such attribute
+        new PgStore<MySession>('', { userId: (session) => session.user })
+        // @ts-expect-error: not a MySession
+        mine.set('a-session', { cart: [7] })
+        // @ts-expect-error: not a MySession
+        mine.create({ userId: '7' })
+        // @ts-expect-error: no such attribute
+        mine.on('expire', ({ session }) => session.name)
+        // @ts-expect-error: no such attribute
+        for (const { session } of await mine.sessionsOf(7)) session.name`,
       })
     })
   })
@@ -355,6 +440,32 @@ describe('the packed package', function () {
     })
   })
 })
+
+const open = 'export const open = (url: string): PgStore => new PgStore(url)\n'
+const others = `
+  export const memory: MemoryStore = new MemoryStore({ ttl: 5 })
+  export const isSetup = (error: unknown): error is SetupError => error instanceof SetupError
+  export const cart: SessionKey<number, number> = sessionKey<number>('cart')
+  export const session: Session = {}
+  export class Own extends MemoryStore {}
+`
+const otherNames = 'MemoryStore, SetupError, sessionKey, type Session, type SessionKey'
+
+/** The ways to import the package, in ES modules and in CommonJS. */
+const everyImport = {
+  ts: {
+    'named.ts': `import { PgStore, ${otherNames} } from 'koa-pg-store'\n${open}${others}`,
+    'default.ts': `import PgStore, { ${otherNames} } from 'koa-pg-store'\n${open}${others}`,
+  },
+  cts: {
+    'named.cts': `import { PgStore, ${otherNames} } from 'koa-pg-store'\n${open}${others}`,
+    'default.cts': `import PgStore from 'koa-pg-store'\n${open}`,
+    'required.cts': `import PgStore = require('koa-pg-store')\n${open}
+      export const memory: PgStore.MemoryStore = new PgStore.MemoryStore()
+      export const named: PgStore.PgStore = new PgStore.PgStore()
+      export const options: PgStore.PgStoreOptions = { ttl: 60_000 }`,
+  },
+}
 
 /** The first program of a new user. */
 const roundTrip = `

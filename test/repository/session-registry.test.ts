@@ -250,8 +250,8 @@ describe('a user’s sessions', () => {
         expect(await store.get(sid), 'nothing brings it back').to.equal(undefined)
         await until(async () => (await old.get(sid)) === undefined)
       }
-      await until(() => payloads.filter((payload) => !payload.startsWith('beat')).length >= 3)
-      for (const payload of payloads) expect(payload).to.match(/^(beat \S+|([\w-]{43}[\da-f]+,?)+)$/)
+      await until(() => payloads.filter((payload) => !payload.startsWith('heartbeat')).length >= 3)
+      for (const payload of payloads) expect(payload).to.match(/^(([\w-]{43}[\da-f]+|heartbeat [\w-]+),?)+$/)
       expect(payloads.join()).not.to.match(/xxx|yyy|zzz/)
     } finally {
       await listener.end()

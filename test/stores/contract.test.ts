@@ -1,5 +1,5 @@
 import RedisStore from 'koa-redis'
-import { CachedStore, MemoryStore, PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { CachedStore, FallbackStore, MemoryStore, PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { freshDatabase } from '../helpers/server.js'
 import { hasRedis, type RedisServer, startRedis } from '../support/redis.js'
 import { contract, type MakeStore } from './contract.js'
@@ -13,6 +13,13 @@ const postgres =
   }
 
 const memory: MakeStore = ({ ttl }) => ({ store: new MemoryStore({ ttl }) })
+
+/** A PgStore that takes sessions over from an empty store. */
+const withFallback: MakeStore = async ({ ttl }) => {
+  const store = new PgStore(await freshDatabase(), { ttl })
+  await store.setup()
+  return { store: new FallbackStore(store, new MemoryStore()), close: () => store.close() }
+}
 
 /** A store with a cache in front of it. */
 const cached =
@@ -33,6 +40,7 @@ const stores: Record<string, MakeStore> = {
   'PgStore, touch.interval: 0': postgres({ touch: { interval: 0 } }),
   'PgStore, hashIds: false': postgres({ hashIds: false }),
   MemoryStore: memory,
+  'FallbackStore(PgStore, MemoryStore)': withFallback,
   'CachedStore(PgStore, MemoryStore)': cached(postgres({ cache: false }), () => new MemoryStore()),
   'CachedStore(PgStore with its cache, MemoryStore)': cached(postgres({}), () => new MemoryStore()),
   'CachedStore(MemoryStore, MemoryStore)': cached(memory, () => new MemoryStore()),

@@ -9,6 +9,14 @@ describe('MemoryStore', () => {
   let time = 0
   const clock = () => time
 
+  it('is an EventEmitter, as koa-generic-session expects of its store', () => {
+    const store = new MemoryStore()
+    const received: string[] = []
+    store.on('disconnect', () => received.push('disconnect'))
+    store.emit('disconnect')
+    expect(received).to.deep.equal(['disconnect'])
+  })
+
   it('expires a session on time, and reports its remaining life', async () => {
     const store = new MemoryStore({ ttl: 1_000 }, clock)
     await store.set('a', { a: 1 })

@@ -191,10 +191,6 @@ describe('new PgStore', () => {
 
   const connections: [unknown, string][] = [
     [
-      undefined,
-      'connection must be a connection string, a pg configuration, a pg.Pool or a query function; received undefined',
-    ],
-    [
       null,
       'connection must be a connection string, a pg configuration, a pg.Pool or a query function; received null',
     ],
@@ -207,6 +203,26 @@ describe('new PgStore', () => {
     ['redis://localhost', 'received one that begins with redis://'],
     ['user:secret@localhost/app', 'received one without postgres://'],
     ['postgres://user:secret@localhost:port/app', "received one that can't be parsed"],
+    ['postgres://user:a@secret/word@localhost/app', 'write "@" as %40, "/" as %2F, "#" as %23'],
+    ['postgres://user:a@secret#word@localhost/app', 'write "@" as %40'],
+    ['postgres://user:a@secret?word@localhost/app', 'write "@" as %40'],
+    ['postgres://user:secret#word@localhost/app', 'write "@" as %40'],
+    [{ connectionString: 'postgres://user:a@secret/word@localhost/app' }, 'write "@" as %40'],
+    [
+      { connectionString: url, schema: 'app' },
+      'connection has the key "schema", which is an option of the store: pass it in the second argument, new PgStore(connection, { schema })',
+    ],
+    [{ hots: 'localhost' }, 'connection has the key "hots", which pg doesn\'t know; did you mean "host"?'],
+    [
+      { conObject: { host: 'localhost' } },
+      "which pg doesn't know; pass its value itself: new PgStore(conObject)",
+    ],
+    [
+      { conString: url },
+      'connection has the key "conString", which pg doesn\'t know; use "connectionString"',
+    ],
+    [{ pool: {}, tableName: 'session' }, 'pass the pool itself: new PgStore(pool)'],
+    [{ host: 'localhost', sslmode: 'require' }, 'use "ssl", or sslmode in a connection string'],
     [{ connectionString: 7 }, 'connection string must look like'],
     [{ connectionString: 'mysql://user:secret@localhost/app' }, 'received one that begins with mysql://'],
     [new pg.Client(), 'received a client: pass (text, values) => client.query(text, values)'],
@@ -220,6 +236,74 @@ describe('new PgStore', () => {
         expect((error as Error).message).not.to.include('secret')
       }
     })
+
+  it('accepts an "@" where it is certain what it means', () => {
+    for (const ok of [
+      'postgres://user:pa@ss@localhost/app',
+      'postgres://user@server:pw@localhost/app',
+      'postgres://localhost/app?user=name@server&password=a/b@c',
+    ])
+      expect(() => new PgStore(ok)).not.to.throw()
+  })
+
+  it('accepts every key of a pg configuration', () => {
+    const config = {
+      host: 'localhost',
+      ssl: false,
+      max: 5,
+      min: 1,
+      statement_timeout: 5_000,
+      keepAlive: true,
+    }
+    expect(() => new PgStore({ ...config, application_name: 'shop', maxLifetimeSeconds: 60 })).not.to.throw()
+  })
+
+  describe('without a connection', () => {
+    const names = ['DATABASE_URL', 'PGHOST', 'PGPORT', 'PGUSER', 'PGPASSWORD', 'PGDATABASE']
+    const saved = names.map((name) => [name, process.env[name]] as const)
+    beforeEach(() => {
+      for (const name of names) delete process.env[name]
+    })
+    afterEach(() => {
+      for (const [name, value] of saved)
+        if (value !== undefined) process.env[name] = value
+        else delete process.env[name]
+    })
+
+    it('uses DATABASE_URL, and otherwise the variables of libpq', async () => {
+      const url = await freshDatabase()
+      process.env.DATABASE_URL = url
+      const one = new PgStore()
+      await one.set('a-session', { n: 1 })
+      await one.close()
+      delete process.env.DATABASE_URL
+      const { hostname, port, username, password, pathname } = new URL(url)
+      Object.assign(process.env, {
+        PGHOST: hostname,
+        PGPORT: port,
+        PGUSER: username,
+        PGDATABASE: pathname.slice(1),
+      })
+      if (password) process.env.PGPASSWORD = password
+      const two = new PgStore(undefined, { cache: false })
+      expect(await two.get('a-session')).to.deep.equal({ n: 1 })
+      await two.close()
+    })
+
+    it('throws if none of them is set, and names DATABASE_URL if that is wrong', () => {
+      expect(() => new PgStore()).to.throw(
+        TypeError,
+        /^no database given, and DATABASE_URL is not set: pass a connection string/,
+      )
+      process.env.DATABASE_URL = ''
+      expect(() => new PgStore()).to.throw(TypeError, /DATABASE_URL is empty/)
+      process.env.DATABASE_URL = 'mysql://localhost'
+      expect(() => new PgStore()).to.throw(
+        TypeError,
+        /^DATABASE_URL string must look like .* begins with mysql:/,
+      )
+    })
+  })
 
   it('does no I/O', async () => {
     // No server listens on this port: connecting would fail.

@@ -5,6 +5,7 @@ import koaSession from 'koa-session'
 import {
   CachedStore,
   type DestroyedSession,
+  FallbackStore,
   type MemoryStore,
   PgStore,
   type Session,
@@ -20,7 +21,12 @@ declare const app: Koa
 
 export async function stores(): Promise<void> {
   const pg = new PgStore('postgres://localhost/app')
-  for (const store of [pg, memory, new CachedStore(pg, memory)] satisfies SessionStore[]) {
+  for (const store of [
+    pg,
+    memory,
+    new CachedStore(pg, memory),
+    new FallbackStore(pg, redis),
+  ] satisfies SessionStore[]) {
     const session = await store.get('sid')
     exact<typeof session, Session | undefined>()
     koaSession({ store }, app)
@@ -33,6 +39,11 @@ export async function stores(): Promise<void> {
   new CachedStore(memory, { get: redis.get, set: redis.set })
   // @ts-expect-error no such option
   new CachedStore(memory, redis, { max: 5 })
+
+  // @ts-expect-error only PgStore can take sessions over
+  new FallbackStore(memory, redis)
+  // @ts-expect-error a ttl is a function
+  new FallbackStore(pg, redis, { ttl: 5 })
 
   const typed = await memory.get<{ user: string }>('sid')
   exact<typeof typed, { user: string } | undefined>()

@@ -51,6 +51,11 @@ declare module 'koa-generic-session1' {
   export default function session(options: Options): Middleware
 }
 
+declare module 'pg811' {
+  import pg from 'pg'
+  export default pg
+}
+
 declare module 'koa-pg-session' {
   export default class PgSession {
     constructor(query: (text: string, values?: unknown[]) => Promise<unknown[]>, options?: object)
@@ -111,4 +116,24 @@ declare module 'autocannon' {
     duration: number
     setupClient(client: { setRequests(requests: Request[]): void }): void
   }): Promise<Result>
+}
+
+declare module 'express-session' {
+  import type { EventEmitter } from 'node:events'
+  import type { IncomingMessage, ServerResponse } from 'node:http'
+
+  export interface SessionData {
+    cookie: object
+    visits?: number
+  }
+
+  export class Store extends EventEmitter {}
+
+  export default function session(options: {
+    store: object
+    secret: string
+    resave: boolean
+    saveUninitialized: boolean
+    cookie?: object
+  }): (req: IncomingMessage, res: ServerResponse, next: () => void) => void
 }

@@ -3,9 +3,11 @@ import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { listenConfig } from '../../postgres/connect.js'
 import type { Connection } from '../../postgres/connection.js'
-import { ensureTable } from '../../schema/migrate.js'
+import { inspect } from '../../schema/inspect.js'
+import { ensureTable, slowCommits } from '../../schema/migrate.js'
 import { qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
 import { SetupError } from '../../types/errors.js'
+import type { PgStoreOptions } from '../../types/options.js'
 import type { Settings } from '../../types/settings.js'
 import { messageOf } from '../../util/driver-errors.js'
 import { withTimeout } from '../../util/timeout.js'
@@ -23,8 +25,8 @@ export interface Finding {
 interface Subject {
   readonly connection: Connection
   readonly settings: Settings
-  /** The connection string of the application's option `listen`, if it has one. */
-  readonly listenUrl: string | undefined
+  /** The application's option `listen`, if it has one. */
+  readonly listen: PgStoreOptions['listen']
 }
 
 export type Check = (subject: Subject) => Promise<Finding[]>
@@ -105,8 +107,9 @@ export async function checkTable(subject: Subject): Promise<{ table?: Table; fou
 }
 
 /** Sends a notification over the connection that makes changes, and receives it on the one that listens. */
-export const checkNotifications: TableCheck = async ({ connection, listenUrl }) => {
-  const client = new pg.Client(listenConfig(listenUrl, connection))
+export const checkNotifications: TableCheck = async ({ connection, listen }) => {
+  if (listen === false) return [ok('notifications', 'not used: the option listen is false')]
+  const client = new pg.Client(listenConfig(listen, connection))
   client.on('error', () => undefined)
   const channel = `koa_pg_store_doctor_${randomBytes(6).toString('hex')}`
   const received = new Promise<void>((resolve) => client.on('notification', () => resolve()))
@@ -136,6 +139,16 @@ export const checkNotifications: TableCheck = async ({ connection, listenUrl }) 
   } finally {
     await withTimeout(client.end(), disconnectTimeoutMs, '').catch(() => undefined)
   }
+}
+
+/** Whether changes can be announced without making the commits of the whole cluster wait for each other. */
+export const checkCommits: TableCheck = async ({ connection, settings }, { canFlush, isDistributed }) => {
+  if (canFlush) return [ok('commits', 'changes of sessions don’t wait for each other')]
+  if (isDistributed)
+    return [
+      note('commits', 'with Citus, changes of sessions are committed one at a time in the whole cluster'),
+    ]
+  return [note('commits', slowCommits(await inspect(connection, settings)))]
 }
 
 export const checkTriggers: TableCheck = async (_, { hasTriggers, isDistributed }) => {

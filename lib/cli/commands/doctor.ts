@@ -6,6 +6,7 @@ import type { Terminal } from '../terminal.js'
 import {
   type Check,
   checkClocks,
+  checkCommits,
   checkConnection,
   checkIndexes,
   checkNotifications,
@@ -21,6 +22,7 @@ import {
 const serverChecks: Record<string, Check> = { server: checkServer, clocks: checkClocks }
 const tableChecks = {
   notifications: checkNotifications,
+  commits: checkCommits,
   triggers: checkTriggers,
   indexes: checkIndexes,
   autovacuum: checkVacuum,
@@ -44,8 +46,16 @@ Options:
   --raw-ids              For stores with hashIds: false.`,
   options: { 'listen-url': { type: 'string' }, 'raw-ids': { type: 'boolean' } },
   async run({ values, terminal, options, connection }) {
-    const settings = readOptions({ ...options, create: false, hashIds: values['raw-ids'] !== true })
-    const subject = { connection, settings, listenUrl: values['listen-url'] as string | undefined }
+    const settings = readOptions({
+      ...options,
+      create: false,
+      hashIds: values['raw-ids'] ? false : options.hashIds,
+    })
+    const subject = {
+      connection,
+      settings,
+      listen: (values['listen-url'] as string | undefined) ?? options.listen,
+    }
     const findings: Finding[] = []
     const add = (found: readonly Finding[]): void => {
       findings.push(...found)
@@ -61,14 +71,19 @@ Options:
         for (const [name, check] of Object.entries(tableChecks))
           add(await run(name, () => check(subject, table)))
     }
-    const problems = findings.filter(({ status }) => status === 'problem').length
+    const count = (status: Finding['status']): number =>
+      findings.filter((finding) => finding.status === status).length
+    const [problems, notes] = [count('problem'), count('note')]
     if (values.json) terminal.json({ healthy: problems === 0, findings })
-    else
-      terminal.line(
-        `\n${problems === 0 ? 'No problems' : problems === 1 ? '1 problem' : `${problems} problems`} found.`,
-      )
+    else terminal.line(`\n${terminal.style('bold', verdict(problems, notes))}`)
     return problems === 0 ? 0 : 1
   },
+}
+
+function verdict(problems: number, notes: number): string {
+  const count = (n: number, noun: string): string => (n === 1 ? `1 ${noun}` : `${n} ${noun}s`)
+  if (problems > 0) return `The store doesn't work as it should: ${count(problems, 'problem')} to solve.`
+  return notes > 0 ? `The store works, with ${count(notes, 'note')}.` : 'The store works.'
 }
 
 /** A check that fails is a problem too, and doesn't keep the others from running. */

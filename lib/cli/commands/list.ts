@@ -1,5 +1,6 @@
 // koa-pg-store list: lists sessions, with the handles by which they can be revoked.
 import type { Connection } from '../../postgres/connection.js'
+import { activeCondition } from '../../schema/expiry.js'
 import { ensureTable } from '../../schema/migrate.js'
 import type { Table } from '../../schema/table.js'
 import { handleOf } from '../../session/session-id.js'
@@ -41,12 +42,13 @@ Options:
     const { values, terminal, options, connection } = context
     const limit = readInteger(values, 'limit', 1) ?? defaultLimit
     const userId = readUserId(context)
-    const table = await ensureTable(connection, readOptions({ ...options, create: false }), () => undefined)
+    const settings = readOptions({ ...options, create: false })
+    const table = await ensureTable(connection, settings, () => undefined)
     if (userId !== undefined) assertUserColumn(table)
     const print = sessionPrinter(terminal, values.json === true)
     let count = 0
     // Reads one more than it prints, to know whether there are more.
-    for await (const row of readRows(connection, table, userId, limit + 1)) {
+    for await (const row of readRows(connection, table, activeCondition(settings), userId, limit + 1)) {
       if (count < limit) print(toListed(row))
       count++
     }
@@ -60,6 +62,7 @@ Options:
 async function* readRows(
   connection: Connection,
   { name, columns }: Table,
+  condition: string,
   userId: string | undefined,
   limit: number,
 ): AsyncGenerator<Row> {
@@ -69,7 +72,7 @@ async function* readRows(
     `select id, ${optional('user_id')} as user_id, ${epochMs('created_at')} as created_at,` +
     ` ${epochMs('last_access')} as last_accessed_at,` +
     ` extract(epoch from expiry::timestamptz - now())::float8 * 1000 as ttl_ms, octet_length(session::text) as bytes` +
-    ` from ${name} where session is not null and expiry > now()` +
+    ` from ${name} where ${condition}` +
     (userId === undefined
       ? ' limit $1'
       : ` and user_id = $2 order by ${optional('last_access', 'last_access desc')}, id limit $1`)

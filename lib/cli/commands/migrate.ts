@@ -1,6 +1,4 @@
 // koa-pg-store migrate: creates or upgrades the table, or prints the SQL for that, and re-encrypts its sessions.
-import { resolve } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { readCodec } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
 import { hashAllIds } from '../../schema/hash-ids.js'
@@ -11,6 +9,7 @@ import type { Codec } from '../../types/options.js'
 import type { Settings } from '../../types/settings.js'
 import { messageOf } from '../../util/driver-errors.js'
 import { type Command, type Context, UsageError } from '../command.js'
+import { importDefault } from '../config.js'
 import { number, type Terminal } from '../terminal.js'
 import { type Reencrypted, reencryptAll } from './reencrypt.js'
 
@@ -39,7 +38,8 @@ Options:
                          the sessions.
   --reencrypt <module>   Encrypt all sessions with the first key. The module, a
                          path from here, is one of yours whose default export
-                         is the application's option codec, such as
+                         is the application's option codec, or has it, as for
+                         --config:
                            export default encrypted({ keys: [newKey, oldKey] })
                          Give the new key to the application first. It may keep
                          running. Sessions that can't be decoded are counted
@@ -57,7 +57,11 @@ Options:
     if (values.print && values.reencrypt !== undefined)
       throw new UsageError('--print and --reencrypt contradict each other: SQL can’t encrypt')
     const codec = values.reencrypt === undefined ? undefined : await loadCodec(values.reencrypt as string)
-    const settings = readOptions({ ...options, hashIds: values['raw-ids'] !== true })
+    const settings = readOptions({
+      ...options,
+      create: true,
+      hashIds: values['raw-ids'] ? false : values['to-hashed-ids'] ? true : options.hashIds,
+    })
     if (values.print) {
       printSql(terminal, settings, values)
       return 0
@@ -124,12 +128,9 @@ async function hashIds(connection: Connection, settings: Settings, terminal: Ter
 
 /** Imports the codec from a module of the application, so that no key is on a command line. */
 async function loadCodec(path: string): Promise<Codec> {
-  let codec: unknown
-  try {
-    codec = ((await import(pathToFileURL(resolve(path)).href)) as { default?: unknown }).default
-  } catch (error) {
-    throw new Error(`--reencrypt: ${path} can’t be loaded: ${messageOf(error)}`, { cause: error })
-  }
+  const value = await importDefault('--reencrypt', path)
+  // A module for --config may be given too.
+  const codec: unknown = Reflect.get(Object(value), 'codec') ?? value
   try {
     return readCodec(codec)
   } catch (error) {

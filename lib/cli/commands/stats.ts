@@ -1,4 +1,5 @@
 // koa-pg-store stats: counts and measures what is in the table.
+import { activeCondition } from '../../schema/expiry.js'
 import { ensureTable } from '../../schema/migrate.js'
 import { qualifiedName, sweepRecordId } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
@@ -49,7 +50,11 @@ once and changes nothing.
     const settings = readOptions({ ...options, create: false })
     const { columns } = await ensureTable(connection, settings, () => undefined)
     const name = qualifiedName(settings)
-    const [row] = await connection.query(selectStatement(name, columns), [name], queryTimeoutMs)
+    const [row] = await connection.query(
+      selectStatement(name, columns, activeCondition(settings)),
+      [name],
+      queryTimeoutMs,
+    )
     const result = parseStats(row as Row)
     if (values.json) terminal.json(result)
     else print(terminal, result)
@@ -81,13 +86,13 @@ function print(terminal: Terminal, result: TableStats): void {
   terminal.histogram(result.expiresIn)
 }
 
-function selectStatement(name: string, columns: ReadonlySet<string>): string {
+function selectStatement(name: string, columns: ReadonlySet<string>, active: string): string {
   const bounds = expiryRanges.map(([, interval]) => `now() + interval '${interval}'`).join(', ')
   const optional = (column: string, sql: string): string => (columns.has(column) ? sql : 'null')
   return `with s as materialized (
-    select session is null as is_destroyed, session is not null and expiry::timestamptz > now() as is_active, ${optional('user_id', 'user_id')} as user_id,
+    select session is null as is_destroyed, ${active} as is_active, ${optional('user_id', 'user_id')} as user_id,
       ${optional('created_at', 'created_at')}::timestamptz as created_at,
-      case when session is not null and expiry::timestamptz > now() then
+      case when ${active} then
         greatest(6, ceil(log(2, greatest(1, octet_length(session::text)))))::int end as size_power,
       width_bucket(expiry::timestamptz, array[${bounds}]) as expiry_range
     from ${name} where id <> '${sweepRecordId}')

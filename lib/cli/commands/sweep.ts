@@ -36,7 +36,10 @@ Options:
   --grace <ms>           Keep sessions for this long after they have expired.
                          Default: 0
   --idle-timeout <ms>    The application's option idleTimeout, if it has one.
-  --max-lifetime <ms>    The application's option maxLifetime, if it has one.`,
+  --max-lifetime <ms>    The application's option maxLifetime, if it has one.
+
+With --config, sessions are passed to the application's onExpired before they
+are deleted.`,
   options: {
     watch: { type: 'boolean' },
     cron: { type: 'string' },
@@ -55,17 +58,21 @@ Options:
 function readSettings({ values, options }: Context): Settings {
   if (!values.watch && (values.cron !== undefined || values.timezone !== undefined))
     throw new UsageError('--cron and --timezone need --watch')
+  // Not when the application sweeps: it doesn't where this command is its worker.
+  const cleanup = typeof options.cleanup === 'object' ? options.cleanup : {}
   try {
     return readOptions({
       ...options,
       create: false,
-      idleTimeout: readInteger(values, 'idle-timeout', 1),
-      maxLifetime: readInteger(values, 'max-lifetime', 1),
+      idleTimeout: readInteger(values, 'idle-timeout', 1) ?? options.idleTimeout,
+      maxLifetime: readInteger(values, 'max-lifetime', 1) ?? options.maxLifetime,
+      cleanupTime: undefined,
       cleanup: {
+        ...cleanup,
         cron: values.cron as string | undefined,
-        timezone: values.timezone as string | undefined,
-        batchSize: readInteger(values, 'batch-size', 1),
-        grace: readInteger(values, 'grace', 0),
+        timezone: (values.timezone as string | undefined) ?? cleanup.timezone,
+        batchSize: readInteger(values, 'batch-size', 1) ?? cleanup.batchSize,
+        grace: readInteger(values, 'grace', 0) ?? cleanup.grace,
       },
     })
   } catch (error) {
@@ -102,7 +109,8 @@ class Worker {
       connection: context.connection,
       limits: { ...settings, grace: settings.cleanup.grace },
       batchSize: settings.cleanup.batchSize,
-      onExpired: () => undefined,
+      codec: settings.codec,
+      onExpired: () => settings.cleanup.onExpired,
       onProgress: (done, soFar) => this.#printProgress(done, soFar),
       warn: (error) => this.#terminal.note(error.message),
     })

@@ -1,0 +1,45 @@
+// One object for each call of a store that concerns one session: what the batches run and settle.
+import type { SessionIds } from '../cache/id-cache.js'
+import type { MergeBase } from '../cache/merge-bases.js'
+
+/** What a call of the store concerns. */
+export interface SessionCall {
+  readonly verb: 'read' | 'write' | 'destroy'
+  /** The session id as the caller gave it: a secret. */
+  readonly sid: string
+  /** Its key in the cache and in notifications. */
+  readonly digest: string
+  /** Its id in the table. */
+  readonly id: string
+  /** By the monotonic clock; `undefined`: `stats()` doesn't count the call. */
+  readonly startedAt: number | undefined
+}
+
+export interface ReadCall extends SessionCall {
+  readonly verb: 'read'
+  /** Reads from the database even if the session is cached. */
+  readonly fresh: boolean
+  /** koa-session's context, which is to remember the merge base. */
+  readonly owner: object | undefined
+  /** Its `loadedAt` is set if there is a session. */
+  readonly ids: SessionIds
+}
+
+export interface WriteCall extends SessionCall {
+  readonly verb: 'write'
+  readonly json: string
+  readonly ttlMs: number | null
+  readonly userId: string | undefined
+  /** If the session object and its owner have none. */
+  readonly base: MergeBase | 'replaced' | undefined
+  readonly session: object | undefined
+  readonly owner: object | undefined
+  /** Overrides the option. */
+  readonly concurrency?: 'merge'
+}
+
+export interface DestroyCall extends SessionCall {
+  readonly verb: 'destroy'
+  /** Called if there was a session. */
+  readonly onDestroyed?: () => void
+}
