@@ -44,6 +44,9 @@ const poolKeys = {
   scramMaxIterations: true,
 } satisfies Record<keyof PoolConfig, true> & Record<string, true>
 
+/** What a parsed connection string has beside the `ssl` that was made of it. */
+const parsedKeys = ['sslmode', 'sslcert', 'sslkey', 'sslrootcert', 'uselibpqcompat', 'channel_binding']
+
 /** What other stores call it, and what libpq has in connection strings only. */
 const advice: Record<string, string> = {
   conString: 'use "connectionString", or pass the string itself',
@@ -64,7 +67,7 @@ const advice: Record<string, string> = {
 
 /** Throws a `TypeError` that names the first key that pg doesn't know. `storeOptions` are the names of the store's options. */
 export function assertKnownKeys(config: object, name: string, storeOptions: readonly string[]): void {
-  const known = Object.keys(poolKeys)
+  const known = [...Object.keys(poolKeys), ...('ssl' in config ? parsedKeys : [])]
   const unknown = Object.keys(config).find((key) => !known.includes(key))
   if (unknown === undefined) return
   const key = `${name} has the key ${JSON.stringify(unknown)}, which`

@@ -261,7 +261,7 @@ describe('koa-pg-store migrate --reencrypt', () => {
     await listener.connect()
     const notifications: string[] = []
     listener.on('notification', ({ payload = '' }) => {
-      if (!payload.startsWith('beat ')) notifications.push(payload)
+      if (!payload.startsWith('heartbeat ')) notifications.push(payload)
     })
     await listener.query(`listen ${channelOf({ schema: 'public', table: 'session' })}`)
     const before = await rows(url)

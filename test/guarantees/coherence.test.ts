@@ -17,7 +17,7 @@ async function collectPayloads(
   await client.connect()
   const received: string[] = []
   client.on('notification', ({ payload }) => {
-    if (!payload?.startsWith('beat ')) received.push(payload ?? '')
+    if (!payload?.startsWith('heartbeat ')) received.push(payload ?? '')
   })
   await client.query(`listen ${channelOf({ schema: 'public', table })}`)
   return { payloads: received, end: () => client.end() }

@@ -42,6 +42,7 @@ async function useEverything(connection: ConnectionSource, rows: (text: string) 
   const warnings: string[] = []
   store.on('warning', ({ message }) => warnings.push(message))
   try {
+    await store.setup()
     await store.set('a-session-of-7', { userId: 7, visits: 1 }, 60_000)
     const session = await store.get<{ visits: number }>('a-session-of-7', { fresh: true })
     expect(session).to.deep.equal({ userId: 7, visits: 1 })

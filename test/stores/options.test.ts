@@ -256,6 +256,8 @@ describe('new PgStore', () => {
       keepAlive: true,
     }
     expect(() => new PgStore({ ...config, application_name: 'shop', maxLifetimeSeconds: 60 })).not.to.throw()
+    const parsed = { ...config, ssl: {}, sslmode: 'require' } as pg.PoolConfig
+    expect(() => new PgStore(parsed)).not.to.throw()
   })
 
   describe('without a connection', () => {
