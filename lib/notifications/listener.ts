@@ -113,7 +113,7 @@ export class Listener {
   #newToken(): string {
     const token = randomBytes(9).toString('base64url')
     this.#lastSentAt = performance.now()
-    // A change that notifies nobody takes its heartbeat with it.
+    // A change that sends no notification doesn't send its heartbeat either: forget those that never came back.
     if (this.#sent.size >= 8) this.#sent.clear()
     this.#sent.set(token, { monotonic: this.#lastSentAt, wall: Date.now() })
     return token

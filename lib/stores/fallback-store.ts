@@ -110,19 +110,20 @@ export class FallbackStore extends EventEmitter<{ warning: [Error] }> implements
     assertSessionId(sid)
     const found = await read()
     if (found !== undefined) return found
-    return (await this.#copy(sid)) ? read() : undefined
+    await this.#copy(sid)
+    // Also if the old store had nothing: another instance may have taken the session over since the first read.
+    return read()
   }
 
-  /** Copies a session from the old store. Resolves with whether the old store had it. */
-  async #copy(sid: string): Promise<boolean> {
+  /** Copies a session from the old store, if it is there. */
+  async #copy(sid: string): Promise<void> {
     const found = await this.#callOld(this.#readOld(sid))
-    if (found === undefined) return false
+    if (found === undefined) return
     await this.#store.add(sid, withKoaCookie(found.session), found.ttl)
     if (!this.#keep)
       await this.#callOld(this.#old.destroy(sid)).catch((error: Error) => {
         this.emit('warning', new Error(`the old store still has a copied session: ${error.message}`))
       })
-    return true
   }
 
   async #readOld(sid: string): Promise<{ session: Session; ttl: Ttl } | undefined> {

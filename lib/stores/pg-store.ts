@@ -386,11 +386,11 @@ export class PgStore<T extends object = Session>
     return this.#run('delete the attribute', [], ({ registry, repository }) =>
       registry.deleteAttribute(id, name, (save, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
-        const nobody = { session: undefined, owner: undefined }
         this.#lifecycle.operations.begin()
         return repository.write({
           ...save,
-          ...nobody,
+          session: undefined,
+          owner: undefined,
           verb: 'write',
           sid: save.id,
           startedAt: undefined,

@@ -104,6 +104,20 @@ describe('FallbackStore', () => {
     expect(await pgStore.count()).to.equal(1)
   })
 
+  it('finds a session that another instance takes over between its two reads', async () => {
+    old.sessions.set(sid, { n: 1 })
+    const between = async (id: string) => {
+      const session = await pgStore.get(id)
+      if (old.sessions.has(sid)) await store.get(sid)
+      return session
+    }
+    const slowStore = new Proxy(pgStore, {
+      get: (target, name) => (name === 'get' ? between : Reflect.get(target, name, target).bind(target)),
+    })
+    expect(await new FallbackStore(slowStore, old).get(sid)).to.deep.equal({ n: 1 })
+    expect(old.reads).to.equal(2)
+  })
+
   it('destroys a session in both stores, and no read in flight, here or elsewhere, copies it again', async () => {
     old.sessions.set(sid, { n: 1 })
     const other = new FallbackStore(await fixture.makeStore(), old)

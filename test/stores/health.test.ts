@@ -10,16 +10,18 @@ describe('health()', () => {
     await using store = await trusted(await freshDatabase())
     await store.set('a-session', { n: 1 })
     await store.touch('a-session', 172_800_000)
-    const { database, cache, ...health } = await store.health()
+    const { database, cache, queues, ...health } = await store.health()
     expect(database.reachable).to.equal(true)
     expect(database.ms).to.be.above(0)
+    expect(queues).to.include({ calls: 0, touches: 1 })
+    // PostgreSQL's queue may hold a notification.
+    expect(queues.notifications).to.be.within(0, 0.1)
     if (!cache) throw new Error('there is a cache')
     expect(cache.trusted).to.equal(true)
     expect(cache.lastHeartbeatAge).to.be.within(0, 5_000)
     expect(health).to.deep.equal({
       healthy: true,
       table: { usable: true },
-      queues: { calls: 0, touches: 1, notifications: 0 },
       error: undefined,
     })
   })
