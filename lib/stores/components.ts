@@ -6,7 +6,7 @@ import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
 import type { BatchObserver } from '../repository/batching.js'
 import type { Change } from '../repository/row-mapper.js'
-import type { WriteCall } from '../repository/session-calls.js'
+import type { SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionQueries } from '../repository/session-queries.js'
 import { SessionRegistry } from '../repository/session-registry.js'
 import { SessionRepository } from '../repository/session-repository.js'
@@ -19,6 +19,7 @@ import { handleOf } from '../session/session-id.js'
 import { findUserId } from '../session/user-id.js'
 import type { Conflict, DestroyedSession } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
+import type { BatchCall } from '../util/batcher.js'
 import type { CallRecorder } from '../util/call-stats.js'
 import { tickNow } from '../util/tick-clock.js'
 import type { OperationTracker } from './operations.js'
@@ -97,9 +98,10 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     onSettled: (settled, results) => {
       operations.end(settled.length)
       const now = tickNow()
-      for (const [n, { value }] of settled.entries())
-        if (value.startedAt !== undefined)
-          calls[methods[value.verb]].record(now - value.startedAt, results[n] instanceof Error)
+      for (let n = 0; n < settled.length; n++) {
+        const { verb, startedAt } = (settled[n] as BatchCall<SessionCall>).value
+        if (startedAt !== undefined) calls[methods[verb]].record(now - startedAt, results[n] instanceof Error)
+      }
     },
   })
   const registry = new SessionRegistry({
