@@ -39,7 +39,11 @@ async function withProgram(
   const child = spawn(process.execPath, [file], { stdio: ['ignore', 'pipe', 'inherit'] })
   const exited = once(child, 'exit')
   try {
-    const [printed] = (await once(child.stdout.setEncoding('utf8'), 'data')) as [string]
+    const failed = exited.then(([code]) => expect.fail(`it exited with ${code} and printed nothing`))
+    const [printed] = (await Promise.race([once(child.stdout.setEncoding('utf8'), 'data'), failed])) as [
+      string,
+    ]
+    failed.catch(() => undefined)
     await use(printed, child)
   } finally {
     child.kill()
@@ -70,7 +74,7 @@ describe('the metrics for Prometheus', () => {
       // Once sessions are served from the cache, so that the counts are the same each time.
       .replace(
         'app.listen(3000)',
-        "store.once('trust', () => { const server = app.listen(0, () => console.log(server.address().port)) }); await store.setup()",
+        "const server = app.listen(0); store.once('trust', () => console.log(server.address().port)); await store.setup()",
       )
     await withProgram(code, async (printed) => {
       const site = `http://127.0.0.1:${printed.trim()}`
