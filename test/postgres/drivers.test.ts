@@ -39,8 +39,10 @@ describe('a store over', function () {
   this.timeout(60_000)
   let pglite: Database
 
-  before(() => {
+  before(async () => {
     pglite = new PGlite()
+    // It starts in this process, and keeps it from everything else for seconds.
+    await pglite.query('select 1')
   })
 
   after(() => pglite.close())
