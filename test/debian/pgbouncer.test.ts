@@ -4,7 +4,6 @@ import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { run } from '../helpers/command.js'
 import { trusted } from '../helpers/instance.js'
-import { rejection } from '../helpers/rejection.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 import { useEverything } from '../helpers/use-everything.js'
@@ -129,20 +128,6 @@ describe('a store through PgBouncer in session mode', () => {
       await useEverything(through, (text) => sql(url, text))
       await using store = await trusted(through)
       expect((await store.health()).cache).to.include({ trusted: true })
-    } finally {
-      await pooler.stop()
-    }
-  })
-})
-
-describe('a store through PgBouncer in statement mode', () => {
-  it('is not supported: what needs a transaction rejects, and says why', async () => {
-    const url = await freshDatabase()
-    const pooler = await startPgBouncer(url, 'statement')
-    try {
-      await using store = new PgStore(pooler.through(url), { cache: false })
-      const { message } = await rejection(store.sweep())
-      expect(message).to.equal("can't sweep: transaction blocks not allowed in statement pooling mode")
     } finally {
       await pooler.stop()
     }

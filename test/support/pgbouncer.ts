@@ -17,10 +17,7 @@ export interface PgBouncer {
 }
 
 /** Starts a pooler with four connections to each database. Its clients log in as they do at the server itself. */
-export async function startPgBouncer(
-  server: string,
-  mode: 'session' | 'transaction' | 'statement',
-): Promise<PgBouncer> {
+export async function startPgBouncer(server: string, mode: 'session' | 'transaction'): Promise<PgBouncer> {
   const user = await unprivilegedUser()
   const folder = await mkdtemp(join(tmpdir(), 'koa-pg-store-pgbouncer-'))
   const { hostname, port: serverPort, username, password } = new URL(server)
