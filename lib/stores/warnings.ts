@@ -19,6 +19,7 @@ const kinds = {
   },
   touch: { code: 'KOA_PG_STORE_TOUCH', ended: 'touches are written again' },
   sweep: { code: 'KOA_PG_STORE_SWEEP', ended: 'expired sessions are deleted again' },
+  listener: { code: 'KOA_PG_STORE_LISTENER', ended: undefined },
   onExpired: { code: 'KOA_PG_STORE_ON_EXPIRED', ended: undefined },
 } as const
 
