@@ -137,7 +137,7 @@ describe('the search for users', () => {
     const running = one.run()
     await until(
       async () =>
-        (await sql(url, `select from session where session::text like '%"passes":1%'`)).length === 1,
+        (await sql(url, `select from session where session::text like '%"lastId":null%'`)).length === 1,
     )
     await (await fill({ settings: readOptions({}) })).runOnce()
     await running
