@@ -111,7 +111,8 @@ export class PoolConnection implements Connection {
         return await lease.use(() => work(lease))
       } catch (error) {
         const wasPrepared = typeof statement !== 'string' && this.#stopPreparing(error, prepares)
-        if (attempt > this.#pool.options.max || !(wasPrepared || this.#canRetry(statement, error))) throw error
+        if (attempt > this.#pool.options.max || !(wasPrepared || this.#canRetry(statement, error)))
+          throw error
       }
       // A server that shuts down closes its connections one after the other. Give the pool a turn to notice.
       await new Promise((resolve) => setImmediate(resolve))
