@@ -3,7 +3,7 @@
 import { fromColumn } from '../codec/codec.js'
 import type { Connection } from '../postgres/connection.js'
 import { joinValues, listParam } from '../postgres/sql-params.js'
-import { sweepRecordId, type Table } from '../schema/table.js'
+import { notRecordSql, type Table } from '../schema/table.js'
 import { splitDevice } from '../session/device.js'
 import { parse } from '../session/json.js'
 import { digestOf, handleOf } from '../session/session-id.js'
@@ -14,7 +14,7 @@ import type { Session } from '../types/session-store.js'
 import { maxBatchSize } from './batching.js'
 import type { Change } from './row-mapper.js'
 import type { SessionQueries } from './session-queries.js'
-import { digestSql } from './session-statements.js'
+import { digestSql, hashedIdSql } from './session-statements.js'
 import type { SaveRequest } from './session-writer.js'
 
 /** How many sessions are in memory at a time: each may have a megabyte. */
@@ -38,7 +38,6 @@ export interface SessionRegistryOptions {
   readonly connection: Connection
   readonly table: Table
   readonly queries: SessionQueries
-  readonly hashIds: boolean
   readonly codec: Codec | undefined
   /** The SQL condition that a session is active. */
   readonly activeCondition: string
@@ -111,10 +110,14 @@ export class SessionRegistry {
   async *#storedSessionsOf(userId: string): AsyncGenerator<{ id: string; json: string; version: number }[]> {
     const { table } = this.#options
     const version = table.columns.has('version') ? 'version' : '0 as version'
-    const select = `select id, session::text as session, ${version} from ${table.name} where id = any(${listParam('$1')}) and user_id = $2 and session is not null`
-    const ids = (await this.#rowsOf(userId)).map(({ id }) => id)
-    for (let n = 0; n < ids.length; n += readBatchSize) {
-      const rows = await this.#query(select, [joinValues(ids.slice(n, n + readBatchSize)), userId])
+    // The id of a row may be replaced by its digest after it was read.
+    const condition = table.hasRawIds ? `id in (u.id, ${hashedIdSql('u.id')})` : 'id = u.id'
+    const select =
+      `select t.id, t.session::text as session, ${version} from unnest(${listParam('$1')}) as u (id)` +
+      ` join ${table.name} as t on t.${condition} where user_id = $2 and session is not null`
+    const rowIds = (await this.#rowsOf(userId)).map(({ id }) => id)
+    for (let n = 0; n < rowIds.length; n += readBatchSize) {
+      const rows = await this.#query(select, [joinValues(rowIds.slice(n, n + readBatchSize)), userId])
       yield await Promise.all(
         rows.map(async (row) => ({
           id: row.id as string,
@@ -132,13 +135,14 @@ export class SessionRegistry {
     return (await this.#query(select, [userId])).map(toSessionRow)
   }
 
-  /** Resolves with the user of the session that the table has under this id, if any. */
-  async userOf(id: string): Promise<string | undefined> {
+  /** Resolves with the user of the session that the table has under one of these ids, if any. */
+  async userOf(ids: readonly string[]): Promise<string | undefined> {
     const { name, columns } = this.#options.table
     if (!columns.has('user_id')) return undefined
     const { connection } = this.#options
-    const [row] = await connection.query(`select user_id from ${name} where id = $1`, [id])
-    return (row?.user_id as string | null | undefined) ?? undefined
+    const select = `select user_id from ${name} where id = any(${listParam('$1')}) and user_id is not null`
+    const [row] = await connection.query(select, [joinValues(ids)])
+    return row?.user_id as string | undefined
   }
 
   /**
@@ -156,7 +160,7 @@ export class SessionRegistry {
 
   /** Destroys every session. Resolves with the number of active sessions that were destroyed. */
   async destroyAll(): Promise<number> {
-    // The first pass may miss a row that another request moves from its raw id to its digest.
+    // The first pass, in the order of ids, may miss a row whose raw id is replaced by its digest.
     const passes = this.#options.table.hasRawIds ? 2 : 1
     let count = 0
     for (let pass = 1; pass <= passes; pass++) count += await this.#destroyOnce()
@@ -165,7 +169,7 @@ export class SessionRegistry {
 
   async #destroyOnce(): Promise<number> {
     const { table } = this.#options
-    const select = `select ${this.#rowColumns} from ${table.name} where session is not null and id > $1 and id <> '${sweepRecordId}' order by id limit ${idBatchSize}`
+    const select = `select ${this.#rowColumns} from ${table.name} where session is not null and id > $1 and ${notRecordSql()} order by id limit ${idBatchSize}`
     let count = 0
     for (let lastId = ''; ; ) {
       const rows = (await this.#query(select, [lastId])).map(toSessionRow)
@@ -178,17 +182,18 @@ export class SessionRegistry {
 
   /** Destroys the session with this handle. Resolves with whether there was one. */
   async revoke(handle: string): Promise<boolean> {
-    const { table, hashIds } = this.#options
+    const { table } = this.#options
     const select = `select ${this.#rowColumns} from ${table.name} where session is not null and`
-    const destroyAny = async (condition: string, value: string): Promise<boolean> =>
-      (await this.#destroy((await this.#query(`${select} ${condition}`, [value])).map(toSessionRow))) > 0
+    const find = async (condition: string, value: string): Promise<SessionRow[]> =>
+      (await this.#query(`${select} ${condition}`, [value])).map(toSessionRow)
     if (!/^[\w-]{43}$/.test(handle)) return false
-    if (hashIds && (await destroyAny('id = $1', `sha256:${handle}`))) return true
-    if (hashIds && !table.hasRawIds) return false
+    const id = `sha256:${handle}`
+    // Destroyed also if it isn't found: until then its row may be moved from the raw id to the digest.
+    const [row = { id, isActive: true, userId: undefined }] = await find('id = $1', id)
+    if ((await this.#destroy([row])) > 0) return true
+    if (!table.hasRawIds && !table.insertsRawIds) return false
     // Raw ids have no index by digest: the query hashes every row's id.
-    if (await destroyAny(`${digestSql} = $1`, handle)) return true
-    // Another request may have moved the row from its raw id to its digest since the first attempt.
-    return hashIds && destroyAny('id = $1', `sha256:${handle}`)
+    return (await this.#destroy(await find(`${digestSql} = $1`, handle))) > 0
   }
 
   /** In batches, each a transaction of its own, so that no row is locked for long. */
@@ -196,7 +201,7 @@ export class SessionRegistry {
     rows: readonly SessionRow[],
     destroy = (ids: string[]) => this.#options.queries.destroyAll(ids),
   ): Promise<number> {
-    let count = 0
+    const handles = new Set<string>()
     const byId = new Map(rows.map((row) => [row.id, row]))
     const ids = [...byId.keys()].sort()
     for (let n = 0; n < ids.length; n += maxBatchSize) {
@@ -204,12 +209,14 @@ export class SessionRegistry {
       this.#options.onDestroyed(destroyed)
       for (const { id } of destroyed) {
         const row = byId.get(id)
-        if (!row?.isActive) continue
-        count++
-        this.#options.onRevoked?.(handleOf(id), row.userId)
+        const handle = handleOf(id)
+        // A session may have two rows, under its raw id and its digest.
+        if (!row?.isActive || handles.has(handle)) continue
+        handles.add(handle)
+        this.#options.onRevoked?.(handle, row.userId)
       }
     }
-    return count
+    return handles.size
   }
 
   /** Iterates over all active sessions, in no order. */
@@ -262,8 +269,7 @@ export class SessionRegistry {
 
   /** The JSON of a row's session. */
   async #decode({ id, session }: Row): Promise<string> {
-    const { codec } = this.#options
-    return codec ? fromColumn(codec, session as string, { id: handleOf(id as string) }) : (session as string)
+    return fromColumn(this.#options.codec, session as string, { id: handleOf(id as string) })
   }
 }
 

@@ -32,6 +32,8 @@ export const methods = { read: 'get', write: 'set', destroy: 'destroy' } as cons
 
 export interface Components {
   readonly table: Table
+  /** Whether statements are given ids as the option `hashIds` says: `SessionIds.storedId`. */
+  readonly takesStoredIds: boolean
   readonly queries: SessionQueries
   readonly repository: SessionRepository
   readonly registry: SessionRegistry
@@ -92,7 +94,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     onCreated,
     idleTimeout: settings.idleTimeout,
     toError: (error, call) => {
-      const secrets = [call.sid, call.id, call.verb === 'write' ? (call as WriteCall).json : '']
+      const secrets = [call.sid, call.id, call.digest, call.verb === 'write' ? (call as WriteCall).json : '']
       return operations.toError(error, `${call.verb} the session`, secrets)
     },
     onSettled: (settled, results) => {
@@ -113,5 +115,6 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     onDestroyed: onChanged,
     onRevoked: (handle, userId) => onRevoked({ handle, userId, reason: 'revoked' }),
   })
-  return { table, queries, repository, registry }
+  const takesStoredIds = !table.hasRawIds && table.insertsRawIds === !settings.hashIds
+  return { table, takesStoredIds, queries, repository, registry }
 }

@@ -8,10 +8,7 @@ import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
 import { TouchBuffer } from '../repository/touch-buffer.js'
-import { hashStoredIds } from '../schema/hash-ids.js'
 import { ensureTable } from '../schema/migrate.js'
-import { psqlCommand } from '../schema/table.js'
-import { createUserIndex } from '../schema/user-index.js'
 import { Sweeper } from '../sweeper/sweeper.js'
 import { SetupError } from '../types/errors.js'
 import type { ConnectionSource } from '../types/options.js'
@@ -22,6 +19,7 @@ import { codeOf, messageOf } from '../util/driver-errors.js'
 import { cronProblem, cronReady, schedule } from '../util/schedule.js'
 import { withTimeout } from '../util/timeout.js'
 import { isTraced, type TraceContext, type TracedOperation, trace } from '../util/tracing.js'
+import { BackgroundJobs } from './background-jobs.js'
 import { type Calls, type Components, createComponents } from './components.js'
 import type { PgStoreEvents } from './events.js'
 import { OperationTracker } from './operations.js'
@@ -58,12 +56,11 @@ export class Lifecycle {
   readonly #warnings: Warnings
   readonly #bases = new MergeBases()
   readonly #sweeper: Sweeper
+  readonly #jobs: BackgroundJobs
   readonly #stop = new AbortController()
   #components: Components | undefined
   #setup: Promise<Components> | undefined
   #isScheduled = false
-  #hashing: Promise<void> | undefined
-  #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
   constructor(source: ConnectionSource | undefined, settings: Settings, events: EventEmitter<PgStoreEvents>) {
@@ -129,6 +126,15 @@ export class Lifecycle {
         events.emit('sweep', result)
       },
       warn: warnings.of('onExpired'),
+    })
+    this.#jobs = new BackgroundJobs({
+      connection: this.connection,
+      settings,
+      warnings,
+      signal: this.#stop.signal,
+      onIdsChanged: () => {
+        this.#attemptSetup().catch(warnings.of('table'))
+      },
     })
   }
 
@@ -199,9 +205,7 @@ export class Lifecycle {
     cache?.clear()
     this.#components = components
     if (table.isLocked) this.#retryUpgrade()
-    if (table.hasRawIds && settings.create)
-      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, this.#warnings.of('ids'))
-    if (table.lacksUserIndex) this.#createUserIndex()
+    this.#jobs.start(table)
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
     this.#events.emit('connect')
@@ -249,7 +253,7 @@ export class Lifecycle {
     await this.#sweeper.stop()
     await this.operations.drained()
     await this.touches.stop()
-    await Promise.allSettled([this.#setup, this.#hashing])
+    await Promise.allSettled([this.#setup, this.#jobs.ended()])
     this.trust.stop()
     await this.connection.end()
   }
@@ -288,21 +292,6 @@ export class Lifecycle {
     }, upgradeRetryMs)
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
-  }
-
-  /** Until it is there, a user's sessions are found by a scan. */
-  #createUserIndex(): void {
-    this.#indexing ??= createUserIndex(this.connection, this.settings, this.#stop.signal)
-      .catch((error) => {
-        const command = psqlCommand('007-users', this.settings)
-        this.#warnings.warn(
-          'index',
-          new Error(`the index on user_id could not be created: ${messageOf(error)}. Run ${command}`),
-        )
-      })
-      .finally(() => {
-        this.#indexing = undefined
-      })
   }
 
   /** Emits what an audit log needs. The change is made: a listener that throws must not make the call reject. */

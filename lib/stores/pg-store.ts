@@ -150,7 +150,7 @@ export class PgStore<T extends object = Session>
       // The table can't hold this id, so there is nothing to ask it.
       if (id === undefined) return Promise.resolve(undefined)
       const call: ReadCall = { verb: 'read', sid, digest, id, startedAt: tickNow(), fresh, owner, ids }
-      return this.#start(call, (repository) => repository.read(call))
+      return this.#start(call, (repository, read) => repository.read(read))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -206,7 +206,7 @@ export class PgStore<T extends object = Session>
         session,
         owner,
       }
-      return this.#start(call, (repository) => repository.write(call))
+      return this.#start(call, (repository, write) => repository.write(write))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -230,10 +230,8 @@ export class PgStore<T extends object = Session>
     const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
     const { digest, storedId: id } = idCache.resolve(sid)
     if (id === undefined) return
-    const work = async (components: Components): Promise<void> => {
-      await hashRawId(components, sid, id)
-      await touches.touch(digest, id, ttlMs)
-    }
+    const work = (components: Components): Promise<void> =>
+      touches.touch(digest, idIn(components, sid, digest), ttlMs)
     await this.#run('touch the session', [sid, id], work, this.#lifecycle.calls.touch)
   }
 
@@ -250,7 +248,7 @@ export class PgStore<T extends object = Session>
       if (id === undefined) return Promise.resolve()
       const call: DestroyCall = { verb: 'destroy', sid, digest, id, startedAt: tickNow() }
       if (this.listenerCount('destroy') > 0) return this.#destroyAndReport(call)
-      return this.#start(call, (repository) => repository.destroy(call))
+      return this.#start(call, (repository, destroy) => repository.destroy(destroy))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -261,10 +259,12 @@ export class PgStore<T extends object = Session>
     let userId: string | undefined
     const onDestroyed = (): void =>
       this.#lifecycle.report('destroy', { handle: call.digest, userId, reason: 'logout' })
-    const findUser = async ({ registry }: Components): Promise<void> => {
-      userId = await registry.userOf(call.id)
+    const findUser = async (components: Components): Promise<void> => {
+      userId = await components.registry.userOf([call.id, idIn(components, call.sid, call.digest)])
     }
-    return this.#startAfter(call, findUser, (repository) => repository.destroy({ ...call, onDestroyed }))
+    return this.#startAfter({ ...call, onDestroyed }, findUser, (repository, destroy) =>
+      repository.destroy(destroy),
+    )
   }
 
   /**
@@ -299,9 +299,8 @@ export class PgStore<T extends object = Session>
     const json = toStored(session, settings)
     const expires = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
     const userId = findUserId(settings.userId, session as Session)
-    return this.#run('write the session', [sid, id, json], async (components) => {
-      await hashRawId(components, sid, id)
-      const importer = new SessionImporter({ connection, table: components.table, codec: settings.codec })
+    return this.#run('write the session', [sid, id, json], async ({ table }) => {
+      const importer = new SessionImporter({ connection, table, codec: settings.codec })
       return (await importer.insert([{ id, rawId: rawId(sid), json, userId, expires }])).size > 0
     })
   }
@@ -520,20 +519,19 @@ export class PgStore<T extends object = Session>
   }
 
   /** Starts what concerns one session. The repository says when it is done; see `onSettled`. */
-  #start<T>(call: SessionCall, work: (repository: SessionRepository) => Promise<T>): Promise<T> {
-    const { active, operations } = this.#lifecycle
-    if (active !== undefined && !active.table.hasRawIds) {
-      operations.begin()
-      return work(active.repository)
-    }
-    return this.#startAfter(call, undefined, work)
+  #start<C extends SessionCall, T>(
+    call: C,
+    work: (repository: SessionRepository, call: C) => Promise<T>,
+  ): Promise<T> {
+    const { active } = this.#lifecycle
+    return active === undefined ? this.#startAfter(call, undefined, work) : this.#begin(active, call, work)
   }
 
   /** The same once the table is set up and `prepare` is done. */
-  #startAfter<T>(
-    call: SessionCall,
+  #startAfter<C extends SessionCall, T>(
+    call: C,
     prepare: ((components: Components) => Promise<void>) | undefined,
-    work: (repository: SessionRepository) => Promise<T>,
+    work: (repository: SessionRepository, call: C) => Promise<T>,
   ): Promise<T> {
     const { operations, calls } = this.#lifecycle
     const { verb, sid, id, startedAt = 0 } = call
@@ -541,22 +539,30 @@ export class PgStore<T extends object = Session>
       let components: Components
       try {
         components = await this.#lifecycle.ready()
-        await hashRawId(components, sid, id)
         await prepare?.(components)
       } catch (error) {
         // A call that gets further is recorded with its batch.
         calls[methods[verb]].record(tickNow() - startedAt, true)
         throw error
       }
-      operations.begin()
-      return work(components.repository)
+      return this.#begin(components, call, work)
     }
     return operations.run(`${verb} the session`, start, [sid, id])
   }
+
+  #begin<C extends SessionCall, T>(
+    components: Components,
+    call: C,
+    work: (repository: SessionRepository, call: C) => Promise<T>,
+  ): Promise<T> {
+    this.#lifecycle.operations.begin()
+    const { repository, takesStoredIds } = components
+    return work(repository, takesStoredIds ? call : { ...call, id: idIn(components, call.sid, call.digest) })
+  }
 }
 
-/** A row that older software wrote under the raw id is renamed when it is used. */
-async function hashRawId({ table, queries }: Components, sid: string, id: string): Promise<void> {
-  const raw = table.hasRawIds && id !== sid ? rawId(sid) : undefined
-  if (raw !== undefined) await queries.hashRawId(raw, id)
+/** Returns the id that statements are given for a session; see `hasRawIds`. */
+function idIn({ table }: Components, sid: string, digest: string): string {
+  const raw = table.hasRawIds || table.insertsRawIds ? rawId(sid) : undefined
+  return raw ?? `sha256:${digest}`
 }
