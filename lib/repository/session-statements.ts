@@ -3,6 +3,7 @@ import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
 import { announceAny, announceMany, announceOne } from './announce-sql.js'
+import { cappedSql, remainingTtlSql, writtenTtlSql } from './expiry-sql.js'
 
 /** The options that the statements depend on. */
 export interface StatementOptions extends ExpiryLimits {
@@ -10,20 +11,22 @@ export interface StatementOptions extends ExpiryLimits {
 }
 
 /** How long a tombstone stays, so that a save in flight can't bring a destroyed session back. */
-const tombstoneInterval = `interval '1 hour'`
+export const tombstoneInterval = `interval '1 hour'`
 
 /** The version of a change made now. As it is a time, versions grow even if a row is deleted and inserted again. */
-const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
+export const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
 
-const idColumn = [['id', 'text']] as const
+export type Columns = readonly (readonly [name: string, type: string])[]
+
+export const idColumn = [['id', 'text']] as const
 const writeColumns = [
   ['id', 'text'],
   ['session', 'text'],
   ['ttl_ms', 'float8'],
   ['user_id', 'text'],
 ] as const
-const replaceColumns = [...writeColumns, ['base_version', 'bigint']] as const
-const touchColumns = [
+export const replaceColumns = [...writeColumns, ['base_version', 'bigint']] as const
+export const touchColumns = [
   ['id', 'text'],
   ['ttl_ms', 'float8'],
   ['age_ms', 'float8'],
@@ -54,11 +57,9 @@ export class SessionStatements {
    * the number of its id in the list, and the sessions. A row for each would cost Node twice as much to read.
    */
   get readMany(): string {
-    // Citus runs no join with a function.
-    if (this.#table.isDistributed) return this.#read(`t.id = any(${listParam('$1')})`)
     const version = this.#with('version', 't.version') || '0'
     return (
-      `select string_agg(u.n || ' ' || ${version} || ' ' || least(${this.#ttl}, 1e15)::int8, chr(30)) as heads,` +
+      `select string_agg(u.n || ' ' || ${version} || ' ' || least(${remainingTtlSql(this.#options)}, 1e15)::int8, chr(30)) as heads,` +
       ` string_agg(t.session::text, chr(30)) as sessions` +
       ` from unnest(${listParam('$1')}) with ordinality as u (id, n) join ${this.#table.name} as t on t.id = u.id` +
       ` where ${this.activeCondition}`
@@ -68,7 +69,7 @@ export class SessionStatements {
   #read(idCondition: string): string {
     const version = this.#with('version', 't.version') || '0'
     return (
-      `select t.id, t.session::text as session, ${version} as version, ${this.#ttl} as ttl_ms` +
+      `select t.id, t.session::text as session, ${version} as version, ${remainingTtlSql(this.#options)} as ttl_ms` +
       ` from ${this.#table.name} as t where ${idCondition} and ${this.activeCondition}`
     )
   }
@@ -90,13 +91,13 @@ export class SessionStatements {
     // No cache holds a row that was just inserted. `last_access` is the statement's now().
     const outcome =
       version(
-        `t.version, ${this.#writtenTtl} as ttl_ms, t.last_access is distinct from t.created_at as notify`,
+        `t.version, ${writtenTtlSql(this.#options)} as ttl_ms, t.last_access is distinct from t.created_at as notify`,
       ) || unversionedColumns
     return (
       `insert into ${this.#table.name} as t (id, session, expiry${user(', user_id')}${at(', last_access')}${version(', version')})` +
       ` select u.id, u.session::json, now() + u.ttl_ms * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
       `${version(`, ${versionNow}`)} from ${source} order by u.id` +
-      ` on conflict (id) do update set session = excluded.session, expiry = ${this.#capped('excluded.expiry')}` +
+      ` on conflict (id) do update set session = excluded.session, expiry = ${cappedSql(this.#options, 'excluded.expiry')}` +
       user(', user_id = excluded.user_id') +
       at(', last_access = excluded.last_access') +
       version(', version = greatest(excluded.version, t.version + 1)') +
@@ -116,9 +117,9 @@ export class SessionStatements {
 
   #replace(source: string): string {
     const version = (part: string): string => this.#with('version', part)
-    const expiry = this.#capped(`coalesce(now() + u.ttl_ms * interval '1 millisecond', t.expiry)`)
+    const expiry = cappedSql(this.#options, `coalesce(now() + u.ttl_ms * interval '1 millisecond', t.expiry)`)
     // Without a ttl, last_access isn't now(), and Citus can't return now() here: the remaining life is unknown.
-    const ttl = `case when u.ttl_ms is null then 0 else ${this.#writtenTtl} end as ttl_ms`
+    const ttl = `case when u.ttl_ms is null then 0 else ${writtenTtlSql(this.#options)} end as ttl_ms`
     const outcome = version(`t.version, ${ttl}, true as notify`) || unversionedColumns
     return (
       `update ${this.#table.name} as t set session = u.session::json, expiry = ${expiry}` +
@@ -166,11 +167,10 @@ export class SessionStatements {
    * `$1` is a tombstone, which can't be saved again.
    */
   get evict(): string {
-    const lock = this.#table.isDistributed ? '' : ' order by id for update'
     return this.#announce(
       announceAny,
       `with candidates as materialized (select id, last_access, session is null as is_tombstone from ${this.#table.name}` +
-        ` where id = $1 or (user_id = $2 and ${this.activeCondition})${lock}),` +
+        ` where id = $1 or (user_id = $2 and ${this.activeCondition}) order by id for update),` +
         ` surplus as (select id from candidates where id <> $1` +
         ` and not exists (select from candidates where id = $1 and is_tombstone)` +
         ` order by last_access desc, id offset $3::int - 1) ${this.#destroy('surplus as u')}`,
@@ -181,7 +181,7 @@ export class SessionStatements {
 
   /** Writes the last access of active sessions, and moves their expiry, never back. */
   get touch(): string {
-    const expiry = this.#capped(`greatest(t.expiry, now() + u.ttl_ms * interval '1 millisecond')`)
+    const expiry = cappedSql(this.#options, `greatest(t.expiry, now() + u.ttl_ms * interval '1 millisecond')`)
     const lastAccess = `, last_access = greatest(t.last_access, now() - u.age_ms * interval '1 millisecond')`
     return (
       `update ${this.#table.name} as t set expiry = ${expiry}${this.#with('last_access', lastAccess)}` +
@@ -198,48 +198,17 @@ export class SessionStatements {
     )
   }
 
-  /** This expiry, but no later than `maxLifetime` allows. */
-  #capped(expiry: string): string {
-    const { maxLifetime } = this.#options
-    if (maxLifetime === undefined) return expiry
-    // Only with immutable functions: Citus rejects `created_at + interval`.
-    const createdAt = `extract(epoch from (t.created_at - timestamptz 'epoch'))::float8`
-    return `least(${expiry}, to_timestamp(${createdAt} + ${maxLifetime / 1000}))`
-  }
-
-  /**
-   * How many ms a session has to live if it isn't used. Calculated in numbers: `extract` and intervals cost PostgreSQL ten
-   * times as much as `date_part`. The expiry in a koa-pg-session table may have no time zone.
-   */
-  get #ttl(): string {
-    const { maxLifetime, idleTimeout } = this.#options
-    const end = (column: string, ms: number | undefined): string =>
-      ms === undefined ? '' : `, date_part('epoch', t.${column}) + ${ms / 1000}`
-    const ends = `date_part('epoch', t.expiry::timestamptz)${end('created_at', maxLifetime)}${end('last_access', idleTimeout)}`
-    return `(least(${ends}) - date_part('epoch', now())) * 1000`
-  }
-
-  /**
-   * The same for a session that was just written; 0 where that is what was asked for. Without `now()`, which Citus doesn't let
-   * an upsert return.
-   */
-  get #writtenTtl(): string {
-    if (this.#options.maxLifetime === undefined) return '0::float8'
-    return `date_part('epoch', t.expiry - t.last_access) * 1000`
-  }
-
   /** A part that needs a column which a koa-pg-session table lacks. */
   #with(column: string, part: string): string {
     return this.#table.columns.has(column) ? part : ''
   }
 
   /**
-   * The rows of `source` that are to be changed, locked in the order of ids where that is possible. `source` is joined with
+   * The rows of `source` that are to be changed, locked in the order of ids. `source` is joined with
    * nothing but ids: without statistics PostgreSQL could choose to compare thousands of rows with each other.
    */
   #inOrder(source: string, condition: string): string {
-    const lock = this.#table.isDistributed ? '' : ' order by s.id for update of s'
-    return `(select u.* from ${source} join ${this.#table.name} as s on s.id = u.id where ${alias(condition)}${lock}) as u`
+    return `(select u.* from ${source} join ${this.#table.name} as s on s.id = u.id where ${alias(condition)} order by s.id for update of s) as u`
   }
 
   /** A statement that changes rows, together with the notification of it where one statement can do both. */
@@ -250,7 +219,7 @@ export class SessionStatements {
 
   /** Whether the statements that change rows take a suffix of their payload as a last parameter. */
   get notifiesInline(): boolean {
-    return this.#table.columns.has('version') && !this.#table.isDistributed
+    return this.#table.columns.has('version')
   }
 
   /** The digest of a row that was changed under the id that this store gives it. */
@@ -268,6 +237,6 @@ export const digestSql =
   ` else rtrim(translate(encode(sha256(pg_catalog.convert_to(id, 'UTF8'::name)), 'base64'), '+/', '-_'), '=') end`
 
 /** The condition on `s`: the values to be written have columns of the same names. */
-function alias(condition: string): string {
+export function alias(condition: string): string {
   return condition.replace(/\b(session|expiry|user_id|created_at|last_access)\b/g, 's.$1')
 }

@@ -4,6 +4,7 @@ import type { MergeBases } from '../cache/merge-bases.js'
 import { channelOf } from '../notifications/payload.js'
 import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
+import { CitusStatements } from '../repository/citus-statements.js'
 import type { Change } from '../repository/row-mapper.js'
 import type { WriteCall } from '../repository/session-calls.js'
 import { SessionQueries } from '../repository/session-queries.js'
@@ -41,7 +42,9 @@ export interface ComponentOptions {
 export function createComponents(table: Table, options: ComponentOptions): Components {
   const { connection, settings, cache, touches, bases, trust, operations, onConflict } = options
   const channel = channelOf(settings)
-  const statements = new SessionStatements(table, settings, channel)
+  const statements = table.isDistributed
+    ? new CitusStatements(table, settings)
+    : new SessionStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, {
     ...settings,
     payloadSuffix: () => trust.payloadSuffix(),
@@ -68,6 +71,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     isTrusted: () => trust.use(),
     propagate,
     touches,
+    shardStarts: table.shardStarts,
     idleTimeout: settings.idleTimeout,
     toError: (error, call) => {
       const secrets = [call.sid, call.id, call.verb === 'write' ? (call as WriteCall).json : '']

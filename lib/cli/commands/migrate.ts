@@ -1,6 +1,7 @@
 // koa-pg-store migrate: creates or upgrades the table, or prints the SQL for that, and re-encrypts its sessions.
 import { readCodec } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
+import { distribute } from '../../schema/distribute.js'
 import { hashAllIds } from '../../schema/hash-ids.js'
 import { ensureTable, recordHashed, upgradeStatement } from '../../schema/migrate.js'
 import { qualifiedName } from '../../schema/table.js'
@@ -17,7 +18,7 @@ export const migrate: Command = {
   summary: 'Create the session table, or upgrade one of koa-pg-session',
   help: `
 Usage: koa-pg-store migrate [--print] [--raw-ids | --to-hashed-ids]
-                            [--reencrypt <module>]
+                            [--distribute] [--reencrypt <module>]
 
 Creates schema, table and triggers where they are missing, and adds to a table
 of koa-pg-session what it lacks. Does nothing if nothing is missing, so it can
@@ -36,6 +37,8 @@ Options:
                          Only when neither koa-pg-session nor a store with
                          hashIds: false uses it any more: they would not find
                          the sessions.
+  --distribute           Distribute the table over the workers of a Citus
+                         cluster. Requests wait until the sessions are copied.
   --reencrypt <module>   Encrypt all sessions with the first key. The module, a
                          path from here, is one of yours whose default export
                          is the application's option codec, or has it, as for
@@ -48,6 +51,7 @@ Options:
     print: { type: 'boolean' },
     'raw-ids': { type: 'boolean' },
     'to-hashed-ids': { type: 'boolean' },
+    distribute: { type: 'boolean' },
     reencrypt: { type: 'string' },
   },
   needsDatabase: ({ print }) => print !== true,
@@ -56,6 +60,8 @@ Options:
       throw new UsageError('--raw-ids and --to-hashed-ids contradict each other')
     if (values.print && values.reencrypt !== undefined)
       throw new UsageError('--print and --reencrypt contradict each other: SQL can’t encrypt')
+    if (values.print && values.distribute)
+      throw new UsageError('--print and --distribute contradict each other: use sql/009-distribute.sql')
     const codec = values.reencrypt === undefined ? undefined : await loadCodec(values.reencrypt as string)
     const settings = readOptions({
       ...options,
@@ -67,8 +73,12 @@ Options:
       return 0
     }
     const warnings: string[] = []
-    const table = await ensureTable(connection, settings, ({ message }) => warnings.push(message))
+    let table = await ensureTable(connection, settings, ({ message }) => warnings.push(message))
     const hashedIds = values['to-hashed-ids'] ? await hashIds(connection, settings, terminal) : 0
+    if (values.distribute) {
+      await distribute(connection, settings)
+      table = await ensureTable(connection, settings, () => undefined)
+    }
     const reencrypted =
       codec &&
       (await reencryptAll(connection, table, codec, (done, { written }) =>
@@ -80,13 +90,14 @@ Options:
         table: name,
         columns: [...table.columns],
         triggers: table.hasTriggers,
+        distributed: table.isDistributed,
         hashedIds,
         warnings,
         ...(reencrypted && { reencrypted }),
       })
     else {
       for (const warning of warnings) terminal.note(`${terminal.style('yellow', 'Note:')} ${warning}`)
-      terminal.line(`${name} is ready.`)
+      terminal.line(`${name} is ready${table.isDistributed ? ', distributed by Citus' : ''}.`)
       if (!table.hasTriggers)
         terminal.line(
           'It has no triggers: changes made outside the store are seen only after the cache’s ttl.',
