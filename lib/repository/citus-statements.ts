@@ -146,7 +146,9 @@ export class CitusStatements {
    * shard by the lists of ids.
    */
   #inOrder(columns: Columns, condition: string): string {
-    const lists = columns.map(([, type], n) => `${listParam(`$${n + 1}`)}${type === 'text' ? '' : `::${type}[]`}`)
+    const lists = columns.map(
+      ([, type], n) => `${listParam(`$${n + 1}`)}${type === 'text' ? '' : `::${type}[]`}`,
+    )
     const names = columns.map(([name]) => name).join(', ')
     return (
       `from (select u.* from unnest(${lists.join(', ')}) as u (${names}) join ${this.#table} as s on s.id = u.id` +
