@@ -1,9 +1,21 @@
 // Names the statements of a request's path, so that each connection prepares them once.
 import { hash } from 'node:crypto'
 import type { Statement } from '../postgres/connection.js'
+import type { Table } from '../schema/table.js'
 import { CitusStatements } from './citus-statements.js'
 import { flushIfAskedSql, flushSql } from './flush-sql.js'
-import type { SessionStatements } from './session-statements.js'
+import { SessionStatements, type StatementOptions } from './session-statements.js'
+
+/** Returns the statements that the table takes. */
+export function createStatements(
+  table: Table,
+  options: StatementOptions,
+  channel: string,
+): SessionStatements | CitusStatements {
+  return table.isDistributed
+    ? new CitusStatements(table, options)
+    : new SessionStatements(table, options, channel)
+}
 
 export type PreparedStatements = ReturnType<typeof prepareAll>
 

@@ -4,13 +4,12 @@ import type { MergeBases } from '../cache/merge-bases.js'
 import { channelOf } from '../notifications/payload.js'
 import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
-import { CitusStatements } from '../repository/citus-statements.js'
+import { createStatements } from '../repository/prepared-statements.js'
 import type { Change } from '../repository/row-mapper.js'
 import type { WriteCall } from '../repository/session-calls.js'
 import { SessionQueries } from '../repository/session-queries.js'
 import { SessionRegistry } from '../repository/session-registry.js'
 import { SessionRepository } from '../repository/session-repository.js'
-import { SessionStatements } from '../repository/session-statements.js'
 import { SessionWriter } from '../repository/session-writer.js'
 import type { TouchBuffer } from '../repository/touch-buffer.js'
 import type { Table } from '../schema/table.js'
@@ -42,9 +41,7 @@ export interface ComponentOptions {
 export function createComponents(table: Table, options: ComponentOptions): Components {
   const { connection, settings, cache, touches, bases, trust, operations, onConflict } = options
   const channel = channelOf(settings)
-  const statements = table.isDistributed
-    ? new CitusStatements(table, settings)
-    : new SessionStatements(table, settings, channel)
+  const statements = createStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, {
     ...settings,
     payloadSuffix: () => trust.payloadSuffix(),

@@ -61,7 +61,7 @@ describe('in a cluster of Citus', () => {
   })
 
   it('a session’s row is changed by one task, without a two-phase commit', async () => {
-    const { schema, stores } = await open(1, { touch: { interval: 0 }, cache: false })
+    const { schema, stores } = await open(1, { touch: { interval: 0 } })
     const [store] = stores as [PgStore]
     // Two-phase commits are recorded before they are made.
     const transactions = () => onCluster(`select * from pg_dist_transaction`)

@@ -1,8 +1,8 @@
 // koa-pg-store revoke: destroys sessions from outside the application, and notifies every instance.
 import { channelOf } from '../../notifications/payload.js'
+import { createStatements } from '../../repository/prepared-statements.js'
 import { SessionQueries } from '../../repository/session-queries.js'
 import { SessionRegistry } from '../../repository/session-registry.js'
-import { SessionStatements } from '../../repository/session-statements.js'
 import { ensureTable } from '../../schema/migrate.js'
 import { sweepRecordId, type Table } from '../../schema/table.js'
 import { handleOf } from '../../session/session-id.js'
@@ -51,7 +51,7 @@ is not an error.`,
     // Handles are compared with stored ids as they are, so it doesn't matter which of them are raw.
     const table: Table = { ...existing, hasRawIds: true }
     const channel = channelOf(settings)
-    const statements = new SessionStatements(table, { ...settings, hashIds: false }, channel)
+    const statements = createStatements(table, { ...settings, hashIds: false }, channel)
     let total = 0
     let done = 0
     const registry = new SessionRegistry({
