@@ -1,5 +1,6 @@
-// Notifies other instances of changes that are committed already, where a statement can't notify and change at once.
+// Notifies other instances of changes that are committed already, where no statement can change and notify at once.
 import { payloads, type SessionChange } from '../notifications/payload.js'
+import { LogFlusher } from './log-flusher.js'
 
 /** How soon a notification that failed is sent again, if no change takes it along before. */
 const retryDelayMs = 1_000
@@ -10,9 +11,8 @@ const retryDelayMs = 1_000
  */
 export class Announcer {
   readonly #send: (payloads: readonly string[]) => Promise<unknown>
-  #changes: SessionChange[] = []
-  #running: Promise<unknown> | undefined
-  #next: Promise<void> | undefined
+  readonly #sender = new LogFlusher(() => this.#sendPending())
+  #pending: SessionChange[] = []
   #retry: NodeJS.Timeout | undefined
 
   constructor(send: (payloads: readonly string[]) => Promise<unknown>) {
@@ -21,37 +21,23 @@ export class Announcer {
 
   /** Resolves when the notification of these changes is sent. */
   announce(changes: readonly SessionChange[]): Promise<void> {
-    for (const change of changes) this.#changes.push(change)
-    return this.#flush()
+    for (const change of changes) this.#pending.push(change)
+    return this.#sender.flush()
   }
 
-  #flush(): Promise<void> {
-    if (this.#running === undefined) return this.#start()
-    const startNext = (): Promise<void> => {
-      this.#next = undefined
-      return this.#start()
-    }
-    this.#next ??= this.#running.then(startNext, startNext)
-    return this.#next
-  }
-
-  async #start(): Promise<void> {
-    const changes = this.#changes
+  async #sendPending(): Promise<void> {
+    const changes = this.#pending
     if (changes.length === 0) return
-    this.#changes = []
-    const sending = this.#send(payloads(changes))
-    this.#running = sending
+    this.#pending = []
     try {
-      await sending
+      await this.#send(payloads(changes))
     } catch (error) {
-      this.#changes = [...changes, ...this.#changes]
+      this.#pending = [...changes, ...this.#pending]
       this.#retry ??= setTimeout(() => {
         this.#retry = undefined
-        this.#flush().catch(() => undefined)
+        this.#sender.flush().catch(() => undefined)
       }, retryDelayMs).unref()
       throw error
-    } finally {
-      if (this.#running === sending) this.#running = undefined
     }
   }
 }
