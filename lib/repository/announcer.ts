@@ -19,10 +19,13 @@ export class Announcer {
     this.#send = send
   }
 
-  /** Resolves when the notification of these changes is sent. */
-  announce(changes: readonly SessionChange[]): Promise<void> {
+  /**
+   * Resolves when these changes and those of earlier calls that failed have been sent: a second `destroy` of a session changes
+   * nothing, but must not resolve before other instances know of the first.
+   */
+  async announce(changes: readonly SessionChange[]): Promise<void> {
     for (const change of changes) this.#pending.push(change)
-    return this.#sender.flush()
+    if (this.#pending.length > 0) await this.#sender.flush()
   }
 
   async #sendPending(): Promise<void> {

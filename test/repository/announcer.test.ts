@@ -35,6 +35,17 @@ describe('notifications of changes that are committed already', () => {
     expect(sent).to.deep.equal([[change('a'), change('b')]])
   })
 
+  it('that can’t be sent are sent before a later call without a change resolves, such as a second destroy', async () => {
+    const { announcer, sent, failures } = make()
+    await announcer.announce([])
+    expect(sent).to.deep.equal([])
+    failures.push(new Error('connection lost'), new Error('still lost'))
+    await rejection(announcer.announce([change('a')]))
+    await rejection(announcer.announce([]))
+    await announcer.announce([])
+    expect(sent).to.deep.equal([[change('a')]])
+  })
+
   it('that can’t be sent are tried again, even if no change follows', async () => {
     const { announcer, sent, failures } = make()
     failures.push(new Error('connection lost'), new Error('still lost'))
