@@ -5,6 +5,7 @@
 // - what changes rows may call a stable function, such as now(), only where no column is an argument of it, and never within
 //   `case`, `coalesce`, `do update` or `returning`;
 // - rows to insert are `values`: an `insert … select` would read and write through the coordinator.
+import { unsealedSql } from '../codec/seal.js'
 import { listParam } from '../postgres/sql-params.js'
 import { activeCondition } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
@@ -77,7 +78,7 @@ export class CitusStatements {
       ` values ${Array.from({ length: count }, row).join(', ')}` +
       ` on conflict (id) do update set session = excluded.session, expiry = ${cappedSql(this.#options, 'excluded.expiry')},` +
       ` user_id = excluded.user_id, last_access = excluded.last_access, version = greatest(excluded.version, t.version + 1)` +
-      ` where t.session is not null returning t.id, t.version, ${outcome}`
+      ` where t.session is not null${this.#unsealed} returning t.id, t.version, ${outcome}`
     )
   }
 
@@ -99,9 +100,14 @@ export class CitusStatements {
       `update ${this.#table} as t set session = ${session},` +
       ` expiry = ${cappedSql(this.#options, `least(greatest(t.expiry, ${expiry}), ${expiry})`)}, user_id = ${userId},` +
       ` last_access = greatest(t.last_access, ${lastAccess}), version = greatest(${versionNow}, t.version + 1)` +
-      ` ${rows} and t.session is not null and (${baseVersion} is null or t.version = ${baseVersion})` +
+      ` ${rows} and t.session is not null and (t.version = ${baseVersion} or ${baseVersion} is null${this.#unsealed})` +
       ` returning t.id, t.version, ${writtenTtl} as ttl_ms, true as notify`
     )
+  }
+
+  /** Without a codec, nothing is written over a session that a codec has encoded, unless that version was read. */
+  get #unsealed(): string {
+    return this.#options.codec === undefined ? ` and ${unsealedSql('t.session')}` : ''
   }
 
   get destroyOne(): string {

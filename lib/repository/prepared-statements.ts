@@ -43,14 +43,12 @@ interface Differing {
   readonly writeMany: Statement | ((count: number) => Statement)
   readonly evict?: Statement
   readonly surplus?: Statement
-  readonly hashRawId?: Statement
 }
 
 function forPostgres(statements: SessionStatements): Differing {
   return {
     writeMany: prepared(statements.writeMany),
     evict: prepared(statements.evict),
-    hashRawId: prepared(statements.hashRawId),
   }
 }
 

@@ -3,7 +3,8 @@
 import { fromColumn } from '../codec/codec.js'
 import type { Connection } from '../postgres/connection.js'
 import { joinValues, listParam } from '../postgres/sql-params.js'
-import { sweepRecordId, type Table } from '../schema/table.js'
+import { notRecordSql, type Table } from '../schema/table.js'
+import { splitDevice } from '../session/device.js'
 import { parse } from '../session/json.js'
 import { digestOf, handleOf } from '../session/session-id.js'
 import { SetupError } from '../types/errors.js'
@@ -13,7 +14,7 @@ import type { Session } from '../types/session-store.js'
 import { maxBatchSize } from './batching.js'
 import type { Change } from './row-mapper.js'
 import type { SessionQueries } from './session-queries.js'
-import { digestSql } from './session-statements.js'
+import { digestSql, hashedIdSql } from './session-statements.js'
 import type { SaveRequest } from './session-writer.js'
 
 /** How many sessions are in memory at a time: each may have a megabyte. */
@@ -30,30 +31,36 @@ interface SessionRow {
   readonly id: string
   /** `false`: the session has expired. */
   readonly isActive: boolean
+  readonly userId: string | undefined
 }
 
 export interface SessionRegistryOptions {
   readonly connection: Connection
   readonly table: Table
   readonly queries: SessionQueries
-  readonly hashIds: boolean
   readonly codec: Codec | undefined
   /** The SQL condition that a session is active. */
   readonly activeCondition: string
   readonly onDestroyed: (destroyed: readonly Change[]) => void
+  /** Receives the handle and the user of each active session that was destroyed. */
+  readonly onRevoked?: (handle: string, userId: string | undefined) => void
 }
 
 export class SessionRegistry {
   readonly #options: SessionRegistryOptions
   readonly #selectActive: string
+  /** The columns of a `SessionRow`. */
+  readonly #rowColumns: string
 
   constructor(options: SessionRegistryOptions) {
     this.#options = options
     const { name, columns } = options.table
+    const userId = columns.has('user_id') ? 'user_id' : 'null::text as user_id'
+    this.#rowColumns = `id, ${options.activeCondition} as is_active, ${userId}`
     const ms = (column: string): string =>
       columns.has(column) ? `(extract(epoch from ${column}) * 1000)::float8` : 'null::float8'
     this.#selectActive =
-      `select id, session::text as session, ${columns.has('user_id') ? 'user_id' : 'null::text as user_id'},` +
+      `select id, session::text as session, ${userId},` +
       ` ${columns.has('version') ? 'version' : '0 as version'}, ${ms('created_at')} as created_ms, ${ms('last_access')} as accessed_ms,` +
       ` (extract(epoch from expiry::timestamptz) * 1000)::float8 as expires_ms from ${name} where ${options.activeCondition}`
   }
@@ -103,10 +110,14 @@ export class SessionRegistry {
   async *#storedSessionsOf(userId: string): AsyncGenerator<{ id: string; json: string; version: number }[]> {
     const { table } = this.#options
     const version = table.columns.has('version') ? 'version' : '0 as version'
-    const select = `select id, session::text as session, ${version} from ${table.name} where id = any(${listParam('$1')}) and user_id = $2 and session is not null`
-    const ids = (await this.#rowsOf(userId)).map(({ id }) => id)
-    for (let n = 0; n < ids.length; n += readBatchSize) {
-      const rows = await this.#query(select, [joinValues(ids.slice(n, n + readBatchSize)), userId])
+    // The id of a row may be replaced by its digest after it was read.
+    const condition = table.hasRawIds ? `id in (u.id, ${hashedIdSql('u.id')})` : 'id = u.id'
+    const select =
+      `select t.id, t.session::text as session, ${version} from unnest(${listParam('$1')}) as u (id)` +
+      ` join ${table.name} as t on t.${condition} where user_id = $2 and session is not null`
+    const rowIds = (await this.#rowsOf(userId)).map(({ id }) => id)
+    for (let n = 0; n < rowIds.length; n += readBatchSize) {
+      const rows = await this.#query(select, [joinValues(rowIds.slice(n, n + readBatchSize)), userId])
       yield await Promise.all(
         rows.map(async (row) => ({
           id: row.id as string,
@@ -120,25 +131,36 @@ export class SessionRegistry {
   /** All of a user's sessions, also expired ones: a request in flight may still save them. */
   async #rowsOf(userId: string): Promise<SessionRow[]> {
     this.#assertUserColumn()
-    const { table, activeCondition } = this.#options
-    const select = `select id, ${activeCondition} as is_active from ${table.name} where session is not null and user_id = $1`
+    const select = `select ${this.#rowColumns} from ${this.#options.table.name} where session is not null and user_id = $1`
     return (await this.#query(select, [userId])).map(toSessionRow)
+  }
+
+  /** Resolves with the user of the session that the table has under one of these ids, if any. */
+  async userOf(ids: readonly string[]): Promise<string | undefined> {
+    const { name, columns } = this.#options.table
+    if (!columns.has('user_id')) return undefined
+    const { connection } = this.#options
+    const select = `select user_id from ${name} where id = any(${listParam('$1')}) and user_id is not null`
+    const [row] = await connection.query(select, [joinValues(ids)])
+    return row?.user_id as string | undefined
   }
 
   /**
    * Destroys a user's sessions, except the one with this id or handle. Resolves with the number of active sessions that were
-   * destroyed.
+   * destroyed, or with `undefined`, having destroyed none, if the user has no such session to except.
    */
-  async destroySessionsOf(userId: string, except: string | undefined): Promise<number> {
+  async destroySessionsOf(userId: string, except: string | undefined): Promise<number | undefined> {
     const kept = except === undefined ? [] : [except, digestOf(except)]
-    const rows = (await this.#rowsOf(userId)).filter(({ id }) => !kept.includes(handleOf(id)))
+    const all = await this.#rowsOf(userId)
+    const rows = all.filter(({ id }) => !kept.includes(handleOf(id)))
+    if (except !== undefined && rows.length === all.length) return undefined
     // Checks the user again: a session may belong to another one by now.
     return this.#destroy(rows, (ids) => this.#options.queries.destroyAllOf(userId, ids))
   }
 
   /** Destroys every session. Resolves with the number of active sessions that were destroyed. */
   async destroyAll(): Promise<number> {
-    // The first pass may miss a row that another request moves from its raw id to its digest.
+    // The first pass, in the order of ids, may miss a row whose raw id is replaced by its digest.
     const passes = this.#options.table.hasRawIds ? 2 : 1
     let count = 0
     for (let pass = 1; pass <= passes; pass++) count += await this.#destroyOnce()
@@ -146,8 +168,8 @@ export class SessionRegistry {
   }
 
   async #destroyOnce(): Promise<number> {
-    const { table, activeCondition } = this.#options
-    const select = `select id, ${activeCondition} as is_active from ${table.name} where session is not null and id > $1 and id <> '${sweepRecordId}' order by id limit ${idBatchSize}`
+    const { table } = this.#options
+    const select = `select ${this.#rowColumns} from ${table.name} where session is not null and id > $1 and ${notRecordSql()} order by id limit ${idBatchSize}`
     let count = 0
     for (let lastId = ''; ; ) {
       const rows = (await this.#query(select, [lastId])).map(toSessionRow)
@@ -160,18 +182,18 @@ export class SessionRegistry {
 
   /** Destroys the session with this handle. Resolves with whether there was one. */
   async revoke(handle: string): Promise<boolean> {
-    const { table, hashIds } = this.#options
-    const destroyAny = async (ids: string[]): Promise<boolean> =>
-      (await this.#destroy(ids.map((id) => ({ id, isActive: true })))) > 0
+    const { table } = this.#options
+    const select = `select ${this.#rowColumns} from ${table.name} where session is not null and`
+    const find = async (condition: string, value: string): Promise<SessionRow[]> =>
+      (await this.#query(`${select} ${condition}`, [value])).map(toSessionRow)
     if (!/^[\w-]{43}$/.test(handle)) return false
-    if (hashIds && (await destroyAny([`sha256:${handle}`]))) return true
-    if (hashIds && !table.hasRawIds) return false
+    const id = `sha256:${handle}`
+    // Destroyed also if it isn't found: until then its row may be moved from the raw id to the digest.
+    const [row = { id, isActive: true, userId: undefined }] = await find('id = $1', id)
+    if ((await this.#destroy([row])) > 0) return true
+    if (!table.hasRawIds && !table.insertsRawIds) return false
     // Raw ids have no index by digest: the query hashes every row's id.
-    const find = `select id from ${table.name} where session is not null and ${digestSql} = $1`
-    const rows = await this.#query(find, [handle])
-    if (await destroyAny(rows.map(({ id }) => id as string))) return true
-    // Another request may have moved the row from its raw id to its digest since the first attempt.
-    return hashIds && destroyAny([`sha256:${handle}`])
+    return (await this.#destroy(await find(`${digestSql} = $1`, handle))) > 0
   }
 
   /** In batches, each a transaction of its own, so that no row is locked for long. */
@@ -179,15 +201,22 @@ export class SessionRegistry {
     rows: readonly SessionRow[],
     destroy = (ids: string[]) => this.#options.queries.destroyAll(ids),
   ): Promise<number> {
-    let count = 0
-    const isActiveById = new Map(rows.map(({ id, isActive }) => [id, isActive]))
-    const ids = [...isActiveById.keys()].sort()
+    const handles = new Set<string>()
+    const byId = new Map(rows.map((row) => [row.id, row]))
+    const ids = [...byId.keys()].sort()
     for (let n = 0; n < ids.length; n += maxBatchSize) {
       const destroyed = await destroy(ids.slice(n, n + maxBatchSize))
       this.#options.onDestroyed(destroyed)
-      count += destroyed.filter(({ id }) => isActiveById.get(id)).length
+      for (const { id } of destroyed) {
+        const row = byId.get(id)
+        const handle = handleOf(id)
+        // A session may have two rows, under its raw id and its digest.
+        if (!row?.isActive || handles.has(handle)) continue
+        handles.add(handle)
+        this.#options.onRevoked?.(handle, row.userId)
+      }
     }
-    return count
+    return handles.size
   }
 
   /** Iterates over all active sessions, in no order. */
@@ -221,14 +250,16 @@ export class SessionRegistry {
 
   /** Empty for what other software has stored that isn't a session. */
   async #toSessionInfo(row: Row): Promise<SessionInfo[]> {
-    const session = parse(await this.#decode(row))
-    if (session === undefined) return []
+    const stored = parse(await this.#decode(row))
+    if (stored === undefined) return []
+    const { session, device } = splitDevice(stored)
     const date = (ms: unknown): Date | undefined => (ms == null ? undefined : new Date(Number(ms)))
     return [
       {
         handle: handleOf(row.id as string),
         userId: (row.user_id as string | null) ?? undefined,
         session,
+        device,
         createdAt: date(row.created_ms),
         lastAccessedAt: date(row.accessed_ms),
         expiresAt: new Date(Number(row.expires_ms)),
@@ -238,11 +269,14 @@ export class SessionRegistry {
 
   /** The JSON of a row's session. */
   async #decode({ id, session }: Row): Promise<string> {
-    const { codec } = this.#options
-    return codec ? fromColumn(codec, session as string, { id: handleOf(id as string) }) : (session as string)
+    return fromColumn(this.#options.codec, session as string, { id: handleOf(id as string) })
   }
 }
 
-function toSessionRow({ id, is_active }: Row): SessionRow {
-  return { id: id as string, isActive: is_active as boolean }
+function toSessionRow({ id, is_active, user_id }: Row): SessionRow {
+  return {
+    id: id as string,
+    isActive: is_active as boolean,
+    userId: (user_id as string | null) ?? undefined,
+  }
 }

@@ -26,10 +26,13 @@ export interface SaveResult {
   readonly version: number
   /** 0: as long as was asked for. */
   readonly ttlMs: number
+  /** Whether the session was inserted. */
+  readonly isNew: boolean
 }
 
 export interface SessionWriterOptions {
   readonly queries: SessionQueries
+  readonly codec?: unknown
   readonly concurrency: 'merge' | 'last-write' | 'reject'
   readonly maxSessionsPerUser: number | undefined
   readonly userIdOf: (session: Session) => string | undefined
@@ -40,7 +43,7 @@ export interface SessionWriterOptions {
   /** Returns the current state of a session, if the cache has it. */
   readonly peek: (digest: string) => Current | undefined
   /** Receives the sessions that were destroyed because their user had too many. */
-  readonly onEvicted: (evicted: readonly Change[]) => void
+  readonly onEvicted: (evicted: readonly Change[], userId: string | undefined) => void
   readonly onConflict: (conflict: Conflict) => void
 }
 
@@ -62,6 +65,18 @@ export class SessionWriter {
 
   /** Saves sessions, each once in the list, and resolves with what came of each, in their order. */
   async saveAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
+    const outcomes = await this.#saveAll(requests)
+    if (this.#options.codec !== undefined || !outcomes.includes(undefined)) return outcomes
+    // Nothing is written over what a codec has encoded that this store doesn't have: the read rejects.
+    const readError = (id: string): Promise<undefined | Error> =>
+      this.#options.read(id).then(
+        () => undefined,
+        (error) => error as Error,
+      )
+    return Promise.all(outcomes.map((outcome, n) => outcome ?? readError((requests[n] as SaveRequest).id)))
+  }
+
+  async #saveAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
     const unconditional: SaveRequest[] = []
     const based: SaveRequest[] = []
     const limited: SaveRequest[] = []
@@ -110,7 +125,7 @@ export class SessionWriter {
     const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
     const write = async (session: Write | Replacement): Promise<readonly Change[]> => {
       const { written, evicted } = await queries.writeWithLimit(session, maxSessionsPerUser)
-      onEvicted(evicted)
+      onEvicted(evicted, session.userId)
       return written === undefined ? [] : [written]
     }
     if (request.base === undefined)
@@ -220,6 +235,6 @@ function toResults(requests: readonly SaveRequest[], changes: readonly Change[])
   const byId = isInOrder ? undefined : new Map(changes.map((change) => [change.id, change]))
   return requests.map(({ id, json }, n) => {
     const change = byId === undefined ? changes[n] : byId.get(id)
-    return change && { json, version: change.version, ttlMs: change.ttlMs }
+    return change && { json, version: change.version, ttlMs: change.ttlMs, isNew: change.isNew }
   })
 }

@@ -20,6 +20,8 @@ export interface TouchBufferOptions {
   /** Whether sessions expire when they aren't used. */
   readonly countsIdleness: boolean
   readonly write: (touches: Touch[]) => Promise<void>
+  /** Runs the write of a batch of deferred touches. */
+  readonly flush?: (batchSize: number, write: () => Promise<void>) => Promise<void>
   readonly warn: (error: Error) => void
   /** The number of sessions whose expiry is remembered. */
   readonly maxExpiries: number
@@ -169,7 +171,8 @@ export class TouchBuffer {
       ageMs: now - lastAccessedAt,
     }))
     try {
-      await this.#options.write(touches)
+      const write = (): Promise<void> => this.#options.write(touches)
+      await (this.#options.flush?.(touches.length, write) ?? write())
       for (const [digest, { expiresAt }] of batch)
         if (expiresAt !== undefined)
           this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.expiresAt ?? 0))

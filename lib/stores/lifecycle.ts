@@ -8,18 +8,19 @@ import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
 import { TouchBuffer } from '../repository/touch-buffer.js'
-import { hashStoredIds } from '../schema/hash-ids.js'
 import { ensureTable } from '../schema/migrate.js'
-import { psqlCommand } from '../schema/table.js'
-import { createUserIndex } from '../schema/user-index.js'
 import { Sweeper } from '../sweeper/sweeper.js'
+import { SetupError } from '../types/errors.js'
 import type { ConnectionSource } from '../types/options.js'
-import type { ExpiredSession, SweepResult } from '../types/results.js'
+import type { CreatedSession, DestroyedSession, ExpiredSession, SweepResult } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
+import { CallRecorder } from '../util/call-stats.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
-import { schedule } from '../util/schedule.js'
+import { cronProblem, cronReady, schedule } from '../util/schedule.js'
 import { withTimeout } from '../util/timeout.js'
-import { type Components, createComponents } from './components.js'
+import { isTraced, type TraceContext, type TracedOperation, trace } from '../util/tracing.js'
+import { BackgroundJobs } from './background-jobs.js'
+import { type Calls, type Components, createComponents } from './components.js'
 import type { PgStoreEvents } from './events.js'
 import { OperationTracker } from './operations.js'
 import { cacheDefaults, defaults, optionHints } from './options.js'
@@ -41,21 +42,30 @@ export class Lifecycle {
   readonly operations = new OperationTracker(() => {
     this.#components = undefined
   })
+  /** Schema and table, for traces. */
+  readonly tableName: string
+  readonly calls: Calls = {
+    get: new CallRecorder(),
+    set: new CallRecorder(),
+    touch: new CallRecorder(),
+    destroy: new CallRecorder(),
+  }
+  readonly sweeps = { count: 0, deleted: 0 }
   conflicts = 0
   readonly #events: EventEmitter<PgStoreEvents>
   readonly #warnings: Warnings
   readonly #bases = new MergeBases()
   readonly #sweeper: Sweeper
+  readonly #jobs: BackgroundJobs
   readonly #stop = new AbortController()
   #components: Components | undefined
   #setup: Promise<Components> | undefined
   #isScheduled = false
-  #hashing: Promise<void> | undefined
-  #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
   constructor(source: ConnectionSource | undefined, settings: Settings, events: EventEmitter<PgStoreEvents>) {
     this.settings = settings
+    this.tableName = `${settings.schema}.${settings.table}`
     this.#events = events
     const warnings = new Warnings(events)
     this.#warnings = warnings
@@ -78,6 +88,8 @@ export class Lifecycle {
         await (await this.ready()).queries.touch(touches)
         warnings.end('touch')
       },
+      flush: (batchSize, write) =>
+        isTraced('flush') ? trace('flush', { table: this.tableName, batchSize }, write) : write(),
       warn: warnings.of('touch'),
     })
     if (cache) {
@@ -109,9 +121,20 @@ export class Lifecycle {
       onExpired: () => this.#expiredHook(),
       onSwept: (result) => {
         warnings.end('sweep')
+        this.sweeps.count++
+        this.sweeps.deleted += result.deleted
         events.emit('sweep', result)
       },
       warn: warnings.of('onExpired'),
+    })
+    this.#jobs = new BackgroundJobs({
+      connection: this.connection,
+      settings,
+      warnings,
+      signal: this.#stop.signal,
+      onIdsChanged: () => {
+        this.#attemptSetup().catch(warnings.of('table'))
+      },
     })
   }
 
@@ -138,7 +161,8 @@ export class Lifecycle {
   }
 
   #attemptSetup(): Promise<Components> {
-    this.#setup ??= this.#runSetup().finally(() => {
+    const setup = (): Promise<Components> => this.#runSetup()
+    this.#setup ??= this.traced('setup', setup).finally(() => {
       this.#setup = undefined
     })
     return this.#setup
@@ -146,6 +170,7 @@ export class Lifecycle {
 
   async #runSetup(): Promise<Components> {
     const { connection, settings, cache, touches } = this
+    await this.#checkCron()
     let isComplete = true
     const table = await ensureTable(connection, settings, (error) => {
       isComplete = false
@@ -164,18 +189,38 @@ export class Lifecycle {
         this.conflicts++
         this.#events.emit('conflict', conflict)
       },
+      calls: this.calls,
+      onCreated: (handle, userId) => {
+        if (this.#events.listenerCount('create') > 0) this.report('create', { handle, userId })
+      },
+      onRevoked: (session) => this.report('revoke', session),
+      onBatch: (operation, batchSize, run) => {
+        this.calls[operation].recordBatch()
+        return isTraced('batch')
+          ? trace('batch', { table: this.tableName, operation, batchSize }, run)
+          : run()
+      },
     })
     components.queries.announced = this.#components?.queries.announced ?? 0
     cache?.clear()
     this.#components = components
     if (table.isLocked) this.#retryUpgrade()
-    if (table.hasRawIds && settings.create)
-      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, this.#warnings.of('ids'))
-    if (table.lacksUserIndex) this.#createUserIndex()
+    this.#jobs.start(table)
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
     this.#events.emit('connect')
     return components
+  }
+
+  /** In a bundle in ESM format, the constructor can't check the cron expression yet. */
+  async #checkCron(): Promise<void> {
+    const { cron } = this.settings.cleanup
+    await cronReady
+    const problem = cron === undefined ? undefined : cronProblem(cron)
+    if (problem !== undefined)
+      throw new SetupError(
+        `option "cleanup" must be a cron expression such as '*/15 * * * *'; received ${JSON.stringify(cron)} (${problem})`,
+      )
   }
 
   /** Notifies every instance, this one too. */
@@ -189,7 +234,11 @@ export class Lifecycle {
   sweep(unlessWithinMs: number): Promise<SweepResult | undefined> {
     return this.operations.run('sweep', async () => {
       const { table } = await this.ready()
-      return this.#sweeper.run(table, unlessWithinMs)
+      return this.traced('sweep', async (context) => {
+        const result = await this.#sweeper.run(table, unlessWithinMs)
+        if (context !== undefined) context.deleted = result?.deleted ?? 0
+        return result
+      })
     })
   }
 
@@ -204,7 +253,7 @@ export class Lifecycle {
     await this.#sweeper.stop()
     await this.operations.drained()
     await this.touches.stop()
-    await Promise.allSettled([this.#setup, this.#hashing])
+    await Promise.allSettled([this.#setup, this.#jobs.ended()])
     this.trust.stop()
     await this.connection.end()
   }
@@ -226,10 +275,13 @@ export class Lifecycle {
   /** What receives each expired session before it is deleted; `undefined` if nothing wants to. */
   #expiredHook(): ((session: ExpiredSession) => unknown) | undefined {
     const { onExpired } = this.settings.cleanup
-    if (onExpired === undefined && this.#events.listenerCount('expire') === 0) return undefined
+    const listeners = this.#events.listenerCount('expire') + this.#events.listenerCount('destroy')
+    if (onExpired === undefined && listeners === 0) return undefined
     return async (session) => {
       await onExpired?.(session)
       this.#events.emit('expire', session)
+      const { handle, userId } = session
+      this.report('destroy', { handle, userId, reason: 'expired' })
     }
   }
 
@@ -242,19 +294,20 @@ export class Lifecycle {
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
   }
 
-  /** Until it is there, a user's sessions are found by a scan. */
-  #createUserIndex(): void {
-    this.#indexing ??= createUserIndex(this.connection, this.settings, this.#stop.signal)
-      .catch((error) => {
-        const command = psqlCommand('007-users', this.settings)
-        this.#warnings.warn(
-          'index',
-          new Error(`the index on user_id could not be created: ${messageOf(error)}. Run ${command}`),
-        )
-      })
-      .finally(() => {
-        this.#indexing = undefined
-      })
+  /** Emits what an audit log needs. The change is made: a listener that throws must not make the call reject. */
+  report(event: 'create', session: CreatedSession): void
+  report(event: 'destroy' | 'revoke', session: DestroyedSession): void
+  report(event: 'create' | 'destroy' | 'revoke', session: CreatedSession | DestroyedSession): void {
+    try {
+      this.#events.emit(event, session as DestroyedSession)
+    } catch (error) {
+      this.#warnings.warn('listener', new Error(`a listener for "${event}" failed: ${messageOf(error)}`))
+    }
+  }
+
+  /** Runs something, and publishes it if there is a subscriber. */
+  traced<T>(operation: TracedOperation, work: (context?: TraceContext) => Promise<T>): Promise<T> {
+    return isTraced(operation) ? trace(operation, { table: this.tableName }, work) : work()
   }
 }
 

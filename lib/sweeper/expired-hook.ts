@@ -71,8 +71,7 @@ export class ExpiredHook {
   }
 
   #decode({ id, session }: Row): string | Promise<string> {
-    const { codec } = this.#options
-    return codec ? fromColumn(codec, session as string, { id: handleOf(id as string) }) : (session as string)
+    return fromColumn(this.#options.codec, session as string, { id: handleOf(id as string) })
   }
 
   /** There may be a million such sessions, but only few different causes. */
@@ -110,6 +109,7 @@ function countOf(sessions: number): string {
 function toExpiredSession(row: Row, session: ExpiredSession['session']): ExpiredSession {
   const date = (ms: unknown): Date | undefined => (ms == null ? undefined : new Date(Number(ms)))
   return {
+    handle: handleOf(row.id as string),
     session,
     userId: (row.user_id as string | null) ?? undefined,
     createdAt: date(row.created_at),

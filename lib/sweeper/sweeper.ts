@@ -1,6 +1,7 @@
 // Deletes expired sessions in batches. One instance sweeps at a time.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Connection } from '../postgres/connection.js'
+import { retryConflicts } from '../postgres/retry.js'
 import { byShard } from '../schema/shards.js'
 import type { Table } from '../schema/table.js'
 import type { Codec, Row } from '../types/options.js'
@@ -211,11 +212,13 @@ export class Sweeper {
     for (let found = batchSize, deleted = 1; found === batchSize && deleted > 0; ) {
       if (this.#stop.signal.aborted) return
       const startedAt = performance.now()
-      const ids = (await connection.query(findIds, [batchSize])).map(({ id }) => id as string)
+      const ids = (await retryConflicts(() => connection.query(findIds, [batchSize]))).map(
+        ({ id }) => id as string,
+      )
       found = ids.length
       deleted = 0
       for (const some of found === 0 ? [] : byShard(shardStarts, ids, (id) => id))
-        deleted += (await connection.query(deleteIds, [some])).length
+        deleted += (await retryConflicts(() => connection.query(deleteIds, [some]))).length
       await this.#finishBatch(sweep, deleted, performance.now() - startedAt, 0)
     }
   }
@@ -245,11 +248,12 @@ export class Sweeper {
     const startedAt = performance.now()
     let deleted = 0
     if (handled.length > 0) {
+      const { connection } = this.#options
       const { statements, table } = sweep
       const columns = table.isDistributed ? ['id', 'version'] : ['at', 'id', 'version']
       for (const some of byShard(table.shardStarts, handled, ({ id }) => id as string)) {
         const values = columns.map((name) => some.map((row) => row[name]))
-        deleted += (await this.#options.connection.query(statements.deleteUnchanged, values)).length
+        deleted += (await retryConflicts(() => connection.query(statements.deleteUnchanged, values))).length
       }
     }
     await this.#finishBatch(sweep, deleted, elapsedMs + performance.now() - startedAt, progress)

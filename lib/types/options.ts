@@ -85,6 +85,20 @@ export interface PgStoreOptions<T extends object = Session> {
    */
   userId?: ((session: T) => string | number | null | undefined) | undefined
   /**
+   * Returns what to remember of a session's device, such as its address and browser: a value that JSON can hold, of at most
+   * 2,048 characters, or `undefined` to keep what is remembered. Called by each save, with Koa's context if the middleware
+   * passes it (koa-session). With koa-generic-session use `app.currentContext`, as in the second example. Lists show the
+   * value as `device`; it is stored in the session's attribute `~device`. It is personal data: tell your users. A save rejects
+   * with whatever the function throws.
+   * @default undefined (nothing is remembered)
+   * @example
+   * device: (ctx) => ctx && { ip: ctx.ip, browser: ctx.get('user-agent').slice(0, 200) } // koa-session
+   * @example
+   * const app = new Koa({ asyncLocalStorage: true })
+   * const store = new PgStore(url, { device: (ctx = app.currentContext as Koa.Context) => ctx && { ip: ctx.ip } })
+   */
+  device?: DeviceFunction | undefined
+  /**
    * The maximum number of sessions of one user. When a sign-in exceeds it, the user's least recently used sessions are
    * destroyed.
    * @default undefined (no limit)
@@ -115,7 +129,8 @@ export interface PgStoreOptions<T extends object = Session> {
   maxAttributeBytes?: number | undefined
   /**
    * Store SHA-256 digests of session ids, so that whoever reads the table can't take over a session. Use `false` for a table
-   * that `koa-pg-session` uses as well. Switching a table from `true` to `false` signs all users out.
+   * that `koa-pg-session` uses as well. Stores with either find all sessions of a table. On a table of digests, `false` has no
+   * effect.
    * @default true
    */
   hashIds?: boolean | undefined
@@ -147,6 +162,15 @@ export interface PgStoreOptions<T extends object = Session> {
    */
   prepare?: boolean | undefined
 }
+
+/** What the option `device` can rely on of Koa's context. */
+export interface DeviceContext {
+  readonly ip: string
+  get(header: string): string
+}
+
+/** The option `device`. Declared as a method, so that a function that takes Koa's own context fits too. */
+export type DeviceFunction = { device(context: DeviceContext | undefined): unknown }['device']
 
 /** The option `cache`. */
 export interface CacheOptions {
@@ -221,11 +245,18 @@ export interface CodecContext {
  *
  * @example
  * const signed: Codec = {
+ *   name: 'signed',
  *   encode: (value, { id }) => ({ value, signature: sign(value, id) }),
  *   decode: (stored, { id }) => verify(stored, id),
  * }
  */
 export interface Codec {
+  /**
+   * Stored with each session that the codec changes, as `{ '~codec': name, value }`, so that a store without the codec doesn't
+   * take it for a session. Needed for `decodeOnly`.
+   * @default ''
+   */
+  readonly name?: string | undefined
   encode(value: object, context: CodecContext): object | PromiseLike<object>
   decode(value: object, context: CodecContext): object | PromiseLike<object>
 }

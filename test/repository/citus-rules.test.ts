@@ -84,6 +84,11 @@ describe('the statements for a table that Citus has distributed', () => {
       name: '"public"."session"',
       columns,
       hasRawIds: false,
+      insertsRawIds: false,
+      keepsRawIds: false,
+      convertsRawIds: false,
+      hasHashedIds: true,
+      suitsOldSoftware: false,
       hasTriggers: true,
       isDistributed: false,
       canFlush: true,
@@ -91,7 +96,7 @@ describe('the statements for a table that Citus has distributed', () => {
       hasPages: true,
       isLocked: false,
     }
-    const limits = { maxLifetime: 1_000, idleTimeout: 1_000, hashIds: true }
+    const limits = { maxLifetime: 1_000, idleTimeout: 1_000 }
     const plain = new SessionStatements(table, limits, 'channel')
     for (const name of [
       'writeOne',

@@ -6,14 +6,17 @@ import type { Terminal } from '../terminal.js'
 import { checkShards, checkWorkerClocks } from './citus-checks.js'
 import {
   checkClocks,
+  checkCodec,
   checkCommits,
   checkConnection,
+  checkIds,
   checkIndexes,
   checkNotifications,
   checkServer,
   checkSweeps,
   checkTable,
   checkTriggers,
+  checkUsers,
   checkVacuum,
 } from './doctor-checks.js'
 import type { Check, Finding } from './finding.js'
@@ -26,6 +29,9 @@ const tableChecks = {
   notifications: checkNotifications,
   commits: checkCommits,
   triggers: checkTriggers,
+  ids: checkIds,
+  users: checkUsers,
+  codec: checkCodec,
   indexes: checkIndexes,
   autovacuum: checkVacuum,
   sweeps: checkSweeps,
@@ -56,6 +62,7 @@ Options:
     const subject = {
       connection,
       settings,
+      hasConfig: values.config !== undefined,
       listen: (values['listen-url'] as string | undefined) ?? options.listen,
     }
     const findings: Finding[] = []

@@ -18,6 +18,8 @@ export interface Subject {
   readonly settings: Settings
   /** The application's option `listen`, if it has one. */
   readonly listen: PgStoreOptions['listen']
+  /** Whether the settings are those of the application. */
+  readonly hasConfig: boolean
 }
 
 export type Check = (subject: Subject) => Promise<Finding[]>

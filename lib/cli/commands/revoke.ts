@@ -4,7 +4,7 @@ import { createStatements } from '../../repository/prepared-statements.js'
 import { SessionQueries } from '../../repository/session-queries.js'
 import { SessionRegistry } from '../../repository/session-registry.js'
 import { ensureTable } from '../../schema/migrate.js'
-import { sweepRecordId, type Table } from '../../schema/table.js'
+import { notRecordSql, type Table } from '../../schema/table.js'
 import { handleOf } from '../../session/session-id.js'
 import { readOptions } from '../../stores/options.js'
 import { assertUserColumn, type Command, type Context, isHandle, readUserId, UsageError } from '../command.js'
@@ -48,10 +48,10 @@ is not an error.`,
     const { handle, userId } = readSelection(context)
     const settings = readOptions({ ...options, create: false })
     const existing = await ensureTable(connection, settings, () => undefined)
-    // Handles are compared with stored ids as they are, so it doesn't matter which of them are raw.
-    const table: Table = { ...existing, hasRawIds: true }
+    // It isn't known whether the application has hashIds: false.
+    const table: Table = { ...existing, insertsRawIds: true }
     const channel = channelOf(settings)
-    const statements = createStatements(table, { ...settings, hashIds: false }, channel)
+    const statements = createStatements(table, settings, channel)
     let total = 0
     let done = 0
     const registry = new SessionRegistry({
@@ -59,7 +59,6 @@ is not an error.`,
       table,
       queries: new SessionQueries(connection, table, channel, statements),
       activeCondition: statements.activeCondition,
-      hashIds: true,
       codec: undefined,
       onDestroyed: ({ length }) => {
         done += length
@@ -74,7 +73,8 @@ is not an error.`,
     } else if (userId !== undefined) {
       assertUserColumn(table)
       await assertExceptExists(context, table, userId)
-      destroyed = await registry.destroySessionsOf(userId, values.except as string | undefined)
+      // Undefined if the excepted session has ended since the check.
+      destroyed = (await registry.destroySessionsOf(userId, values.except as string | undefined)) ?? 0
     } else {
       total = await countAll(context, table)
       const what = total === 1 ? 'the only session' : `all ${number(total)} sessions`
@@ -131,7 +131,7 @@ async function assertExceptExists(
 
 async function countAll({ connection }: Context, { name }: Table): Promise<number> {
   const [row] = await connection.query(
-    `select count(*)::float8 as n from ${name} where session is not null and id <> '${sweepRecordId}'`,
+    `select count(*)::float8 as n from ${name} where session is not null and ${notRecordSql()}`,
     [],
     queryTimeoutMs,
   )
