@@ -1,18 +1,20 @@
 // Runs every statement of a request's path, and announces and flushes what it changes. Over 300 lines: the statements share how
-// they are run, flushed and kept out of errors.
+// they are run, announced and kept out of errors.
 import { fromColumn, plainToColumn, toColumn } from '../codec/codec.js'
 import { isSealedJson } from '../codec/seal.js'
-import { payloads } from '../notifications/payload.js'
-import type { Connection, Query, Statement } from '../postgres/connection.js'
+import type { Connection, Statement } from '../postgres/connection.js'
 import { retryConflicts } from '../postgres/retry.js'
 import { joinValues } from '../postgres/sql-params.js'
+import { byShard } from '../schema/shards.js'
 import type { Table } from '../schema/table.js'
 import { handleOf, separator } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
-import { Batcher } from '../util/batcher.js'
+import type { Batcher } from '../util/batcher.js'
 import { redact } from '../util/driver-errors.js'
+import { Announcer } from './announcer.js'
 import { type BatchObserver, batching, unobserved } from './batching.js'
+import type { CitusStatements } from './citus-statements.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
 import {
@@ -27,6 +29,7 @@ import {
   writeValues,
 } from './row-mapper.js'
 import type { SessionStatements } from './session-statements.js'
+import { createBatcher } from './sharded-batcher.js'
 import type { Touch } from './touch-buffer.js'
 
 export interface SessionQueriesOptions {
@@ -42,8 +45,9 @@ export class SessionQueries {
   readonly #channel: string
   readonly #codec: Codec | undefined
   readonly #statements: PreparedStatements
-  readonly #touches: Batcher<Touch, undefined>
+  readonly #touches: Pick<Batcher<Touch, undefined>, 'add'>
   readonly #flusher: LogFlusher
+  readonly #announcer: Announcer
   readonly #payloadSuffix: () => string
   readonly #notifiesInline: boolean
   /** The number of changes that other processes were notified of. */
@@ -53,7 +57,7 @@ export class SessionQueries {
     connection: Connection,
     table: Table,
     channel: string,
-    statements: SessionStatements,
+    statements: SessionStatements | CitusStatements,
     { codec, payloadSuffix = () => '', onBatch = unobserved }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
@@ -64,14 +68,20 @@ export class SessionQueries {
     this.#notifiesInline = statements.notifiesInline
     this.#payloadSuffix = payloadSuffix
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
-    this.#touches = new Batcher({
-      ...batching,
-      run: (calls) =>
-        onBatch('touch', calls.length, async () => {
-          await this.#touchAll(calls.map(({ value }) => value))
-          return calls.map(() => undefined)
-        }),
-    })
+    // Nothing has to reach the disk, and a commit that waits for it would hold PostgreSQL's lock on notifications.
+    const notify = `select pg_notify($1, payload), set_config('synchronous_commit', 'off', true) from unnest($2::text[]) as payload`
+    this.#announcer = new Announcer((payloads) => connection.query(notify, [channel, payloads]))
+    this.#touches = createBatcher(
+      {
+        ...batching,
+        run: (calls) =>
+          onBatch('touch', calls.length, async () => {
+            await this.#touchAll(calls.map(({ value }) => value))
+            return calls.map(() => undefined)
+          }),
+      },
+      table.shardStarts,
+    )
   }
 
   /** Whether the table has versions. */
@@ -131,6 +141,8 @@ export class SessionQueries {
     ) as [Write | Replacement]
     const [statement, values] =
       'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
+    const { surplus } = this.#statements
+    if (surplus) return this.#writeInShards(encoded, max, surplus, statement, values)
     return retryConflicts(() => this.#changeWithLimit(encoded, max, statement, values))
   }
 
@@ -153,14 +165,13 @@ export class SessionQueries {
           const rows = await query(statement, this.#withSuffix(values)).catch((error) => {
             throw redactValues(error, values)
           })
-          if (this.#table.isDistributed) await this.#notify(query, rows)
           needsFlush ||= mustFlush(rows)
           const result = toChanges(rows)
           announced += result.announced
           return result.changes
         }
         await query(lockUser, [this.#channel, session.userId])
-        const evicted = await change(evict, [session.id, session.userId, max])
+        const evicted = await change(evict as Statement, [session.id, session.userId, max])
         const [written] = this.#underGivenIds(await change(statement, values), [session])
         // If the session wasn't written, the transaction is rolled back, and with it the eviction.
         return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
@@ -171,6 +182,32 @@ export class SessionQueries {
     )
     if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
+  }
+
+  /**
+   * The same where Citus has distributed the table: the session is written in the transaction that holds the lock, and so
+   * committed by one shard. The others are destroyed afterwards, each by a commit of its own shard.
+   */
+  async #writeInShards(
+    session: Write,
+    max: number,
+    surplus: Statement,
+    statement: Statement,
+    values: readonly unknown[],
+  ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
+    const { rows, ids } = await this.#redacting(values, () =>
+      this.#connection.transaction(async (query) => {
+        await query(this.#statements.lockUser, [this.#channel, session.userId])
+        const ids = await query(surplus, [session.id, session.userId, max])
+        return { ids, rows: await query(statement, values) }
+      }),
+    )
+    await this.#announceCommitted(rows)
+    const { changes, announced } = toChanges(rows)
+    this.announced += announced
+    const [written] = changes
+    const evicted = written === undefined ? [] : await this.destroyAll(ids.map(({ id }) => id as string))
+    return { written, evicted }
   }
 
   async #encodeAll<T extends Write>(codec: Codec, writes: readonly T[]): Promise<readonly T[]> {
@@ -184,7 +221,9 @@ export class SessionQueries {
   #writeStatement(writes: readonly Write[]): [Statement, unknown[]] {
     const { writeOne, writeMany } = this.#statements
     const values = writeValues(writes)
-    return writes.length === 1 ? [writeOne, values.flat()] : [writeMany, values.map(joinValues)]
+    if (writes.length === 1) return [writeOne, values.flat()]
+    if (typeof writeMany !== 'function') return [writeMany, values.map(joinValues)]
+    return [writeMany(writes.length), writes.flatMap((_, n) => values.map((column) => column[n]))]
   }
 
   #replaceStatement(replacements: readonly Replacement[]): [Statement, unknown[]] {
@@ -197,43 +236,73 @@ export class SessionQueries {
   async touch(touches: readonly Touch[]): Promise<void> {
     const [first, ...more] = touches
     if (first !== undefined && more.length === 0) await this.#touches.add(first.id, first)
-    else await this.#touchAll(touches)
+    else
+      await this.#inShards(
+        touches,
+        ({ id }) => id,
+        (some) => this.#touchAll(some),
+      )
   }
 
   async #touchAll(touches: readonly Touch[]): Promise<void> {
     await this.#run(this.#statements.touch, toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues))
   }
 
+  /** Runs statements that concern one shard each, if Citus has distributed the table, and then rejects if one has failed. */
+  async #inShards<T, R>(
+    items: readonly T[],
+    idOf: (item: T) => string,
+    run: (items: readonly T[]) => Promise<R>,
+  ): Promise<R[]> {
+    const results: R[] = []
+    let failure: { error: unknown } | undefined
+    for (const some of byShard(this.#table.shardStarts, items, idOf))
+      try {
+        results.push(await run(some))
+      } catch (error) {
+        failure ??= { error }
+      }
+    if (failure) throw failure.error
+    return results
+  }
+
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
   destroyAll(ids: readonly string[]): Promise<readonly Change[]> {
     const { destroyOne, destroyMany } = this.#statements
-    return ids.length === 1 ? this.#change(destroyOne, ids) : this.#change(destroyMany, [joinValues(ids)])
+    return this.#destroyInShards(ids, (some) =>
+      some.length === 1 ? this.#change(destroyOne, some) : this.#change(destroyMany, [joinValues(some)]),
+    )
   }
 
   /** The same for those that belong to this user. */
   destroyAllOf(userId: string, ids: readonly string[]): Promise<readonly Change[]> {
-    return this.#change(this.#statements.destroyOf, [joinValues(ids), userId])
+    return this.#destroyInShards(ids, (some) =>
+      this.#change(this.#statements.destroyOf, [joinValues(some), userId]),
+    )
+  }
+
+  async #destroyInShards(
+    ids: readonly string[],
+    destroy: (ids: readonly string[]) => Promise<readonly Change[]>,
+  ): Promise<readonly Change[]> {
+    return (await this.#inShards(ids, (id) => id, destroy)).flat()
   }
 
   /** Resolves when the change is committed and flushed. */
   async #change(statement: Statement, values: readonly unknown[]): Promise<readonly Change[]> {
-    const rows = await this.#redacting(values, () =>
-      this.#table.isDistributed
-        ? this.#commitDistributed(statement, values)
-        : this.#commit(statement, this.#withSuffix(values)),
-    )
+    const rows = await this.#redacting(values, () => this.#commit(statement, this.#withSuffix(values)))
+    if (this.#table.isDistributed) await this.#announceCommitted(rows)
     const { changes, announced } = toChanges(rows)
     this.announced += announced
     return changes
   }
 
-  /** Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own. */
-  #commitDistributed(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
-    return this.#connection.transaction(async (query) => {
-      const rows = await query(statement, values)
-      await this.#notify(query, rows)
-      return rows
-    })
+  /**
+   * The change is the commit of one shard by then. A transaction that also notified would take three more round trips and, if
+   * several shards had changed, a two-phase commit, whose second phase a failing worker may see a minute later.
+   */
+  #announceCommitted(rows: readonly Row[]): Promise<void> {
+    return this.#announcer.announce(notifiedChanges(rows))
   }
 
   /**
@@ -258,11 +327,6 @@ export class SessionQueries {
 
   #withSuffix(values: readonly unknown[]): readonly unknown[] {
     return this.#notifiesInline ? [...values, this.#payloadSuffix()] : values
-  }
-
-  async #notify(query: Query, rows: readonly Row[]): Promise<void> {
-    for (const payload of payloads(notifiedChanges(rows)))
-      await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
   }
 
   #run(statement: Statement, values: readonly unknown[]): Promise<Row[]> {

@@ -6,7 +6,7 @@ import { parse } from '../session/json.js'
 import { isKoaSession } from '../session/koa-session.js'
 import { fromStored, mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
-import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
+import { type BatchCall, type Batcher, bisect } from '../util/batcher.js'
 import { type BatchObserver, batching } from './batching.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from './session-calls.js'
 import type { SessionQueries } from './session-queries.js'
@@ -17,6 +17,7 @@ import {
   type SaveResult,
   type SessionWriter,
 } from './session-writer.js'
+import { createBatcher } from './sharded-batcher.js'
 import type { TouchBuffer } from './touch-buffer.js'
 
 export interface SessionRepositoryOptions {
@@ -29,6 +30,8 @@ export interface SessionRepositoryOptions {
   readonly isTrusted: () => boolean
   readonly propagate: 'invalidate' | 'update'
   readonly touches: TouchBuffer
+  /** Where Citus has distributed the table: the least hashes of its shards, in order. */
+  readonly shardStarts: readonly number[] | undefined
   /** The option `idleTimeout`: a session that was just written lives no longer than this without use. */
   readonly idleTimeout: number | undefined
   /** Returns the error that a call of the store rejects with. */
@@ -44,35 +47,44 @@ export class SessionRepository {
   readonly #options: SessionRepositoryOptions
   readonly #cache: LocalCache | undefined
   /** Sessions as the callers get them. */
-  readonly #reads: Batcher<ReadCall, Session | undefined>
+  readonly #reads: Pick<Batcher<ReadCall, Session | undefined>, 'add'>
   /** Sessions as they are stored, for the cache and for merging. */
-  readonly #loads: Batcher<undefined, StoredSession | undefined>
+  readonly #loads: Pick<Batcher<undefined, StoredSession | undefined>, 'add'>
   /** Changes of one session run one after another, in the order of their calls. */
-  readonly #changes: Batcher<WriteCall | DestroyCall, undefined>
+  readonly #changes: Pick<Batcher<WriteCall | DestroyCall, undefined>, 'add'>
 
   constructor(options: SessionRepositoryOptions) {
     this.#options = options
     this.#cache = options.cache
-    const { toError, onSettled, onBatch, queries } = options
-    this.#reads = new Batcher<ReadCall, Session | undefined>({
-      ...batching,
-      isUnordered: true,
-      run: (calls) => this.#readAll(calls),
-      toError: (error, { value }) => toError(error, value),
-      onSettled,
-    })
-    this.#loads = new Batcher({
-      ...batching,
-      isUnordered: true,
-      run: (calls) => onBatch('get', calls.length, () => queries.readAll(calls.map(({ key }) => key))),
-    })
-    this.#changes = new Batcher<WriteCall | DestroyCall, undefined>({
-      ...batching,
-      toError: (error, { value }) => toError(error, value),
-      onSettled,
-      sizeOf: (call) => (call.verb === 'write' ? call.json.length : 0),
-      run: (calls) => this.#changeAll(calls.map(({ value }) => value)),
-    })
+    const { toError, onSettled, onBatch, queries, shardStarts } = options
+    this.#reads = createBatcher<ReadCall, Session | undefined>(
+      {
+        ...batching,
+        isUnordered: true,
+        run: (calls) => this.#readAll(calls),
+        toError: (error, { value }) => toError(error, value),
+        onSettled,
+      },
+      shardStarts,
+    )
+    this.#loads = createBatcher(
+      {
+        ...batching,
+        isUnordered: true,
+        run: (calls) => onBatch('get', calls.length, () => queries.readAll(calls.map(({ key }) => key))),
+      },
+      shardStarts,
+    )
+    this.#changes = createBatcher<WriteCall | DestroyCall, undefined>(
+      {
+        ...batching,
+        toError: (error, { value }) => toError(error, value),
+        onSettled,
+        sizeOf: (call) => (call.verb === 'write' ? call.json.length : 0),
+        run: (calls) => this.#changeAll(calls.map(({ value }) => value)),
+      },
+      shardStarts,
+    )
   }
 
   /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */

@@ -5,6 +5,7 @@ import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
 import { announceAny, announceMany, announceOne } from './announce-sql.js'
+import { cappedSql, remainingTtlSql, writtenTtlSql } from './expiry-sql.js'
 
 /** The options that the statements depend on. */
 export interface StatementOptions extends ExpiryLimits {
@@ -13,20 +14,22 @@ export interface StatementOptions extends ExpiryLimits {
 }
 
 /** How long a tombstone stays, so that a save in flight can't bring a destroyed session back. */
-const tombstoneInterval = `interval '1 hour'`
+export const tombstoneInterval = `interval '1 hour'`
 
 /** The version of a change made now. As it is a time, versions grow even if a row is deleted and inserted again. */
-const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
+export const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
 
-const idColumn = [['id', 'text']] as const
+export type Columns = readonly (readonly [name: string, type: string])[]
+
+export const idColumn = [['id', 'text']] as const
 const writeColumns = [
   ['id', 'text'],
   ['session', 'text'],
   ['ttl_ms', 'float8'],
   ['user_id', 'text'],
 ] as const
-const replaceColumns = [...writeColumns, ['base_version', 'bigint']] as const
-const touchColumns = [
+export const replaceColumns = [...writeColumns, ['base_version', 'bigint']] as const
+export const touchColumns = [
   ['id', 'text'],
   ['ttl_ms', 'float8'],
   ['age_ms', 'float8'],
@@ -59,12 +62,9 @@ export class SessionStatements {
    */
   get readMany(): string {
     if (this.#table.hasRawIds) return this.#readEither(columnParams(idColumn))
-    // Citus runs no join with a function.
-    if (this.#table.isDistributed)
-      return this.#read('t.id', `${this.#table.name} as t where t.id = any(${listParam('$1')})`)
     const version = this.#with('version', 't.version') || '0'
     return (
-      `select string_agg(u.n || ' ' || ${version} || ' ' || least(${this.#ttl}, 1e15)::int8, chr(30)) as heads,` +
+      `select string_agg(u.n || ' ' || ${version} || ' ' || least(${remainingTtlSql(this.#options)}, 1e15)::int8, chr(30)) as heads,` +
       ` string_agg(t.session::text, chr(30)) as sessions` +
       ` from unnest(${listParam('$1')}) with ordinality as u (id, n) join ${this.#table.name} as t on t.id = u.id` +
       ` where ${this.activeCondition}`
@@ -74,7 +74,7 @@ export class SessionStatements {
   #read(id: string, source: string): string {
     const version = this.#with('version', 't.version') || '0'
     return (
-      `select ${id} as id, t.session::text as session, ${version} as version, ${this.#ttl} as ttl_ms` +
+      `select ${id} as id, t.session::text as session, ${version} as version, ${remainingTtlSql(this.#options)} as ttl_ms` +
       ` from ${source} and ${this.activeCondition}`
     )
   }
@@ -103,14 +103,14 @@ export class SessionStatements {
     // No cache holds a row that was just inserted. `last_access` is the statement's now().
     const outcome =
       version(
-        `t.version, ${this.#writtenTtl} as ttl_ms, t.last_access is distinct from t.created_at as notify`,
+        `t.version, ${writtenTtlSql(this.#options)} as ttl_ms, t.last_access is distinct from t.created_at as notify`,
       ) || unversionedColumns
     const { id, order } = this.#insertedId
     return (
       `insert into ${this.#table.name} as t (id, session, expiry${user(', user_id')}${at(', last_access')}${version(', version')})` +
       ` select ${id}, u.session::json, now() + u.ttl_ms * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
       `${version(`, ${versionNow}`)} from ${source} order by ${order}` +
-      ` on conflict (id) do update set session = excluded.session, expiry = ${this.#capped('excluded.expiry')}` +
+      ` on conflict (id) do update set session = excluded.session, expiry = ${cappedSql(this.#options, 'excluded.expiry')}` +
       user(', user_id = excluded.user_id') +
       at(', last_access = excluded.last_access') +
       version(', version = greatest(excluded.version, t.version + 1)') +
@@ -130,9 +130,9 @@ export class SessionStatements {
 
   #replace(source: string): string {
     const version = (part: string): string => this.#with('version', part)
-    const expiry = this.#capped(`coalesce(now() + u.ttl_ms * interval '1 millisecond', t.expiry)`)
+    const expiry = cappedSql(this.#options, `coalesce(now() + u.ttl_ms * interval '1 millisecond', t.expiry)`)
     // Without a ttl, last_access isn't now(), and Citus can't return now() here: the remaining life is unknown.
-    const ttl = `case when u.ttl_ms is null then 0 else ${this.#writtenTtl} end as ttl_ms`
+    const ttl = `case when u.ttl_ms is null then 0 else ${writtenTtlSql(this.#options)} end as ttl_ms`
     const outcome = version(`t.version, ${ttl}, true as notify`) || unversionedColumns
     return (
       `update ${this.#table.name} as t set session = u.session::json, expiry = ${expiry}` +
@@ -181,12 +181,11 @@ export class SessionStatements {
    * `$1` is a tombstone, which can't be saved again.
    */
   get evict(): string {
-    const lock = this.#table.isDistributed ? '' : ' order by id for update'
     const own = this.#table.hasRawIds ? `$1, ${hashedIdSql('$1::text')}` : '$1'
     return this.#announce(
       announceAny,
       `with candidates as materialized (select id, last_access, session is null as is_tombstone from ${this.#table.name}` +
-        ` where id in (${own}) or (user_id = $2 and ${this.activeCondition})${lock}),` +
+        ` where id in (${own}) or (user_id = $2 and ${this.activeCondition}) order by id for update),` +
         ` surplus as (select id from candidates where id not in (${own})` +
         ` and not exists (select from candidates where id in (${own}) and is_tombstone)` +
         ` order by last_access desc, id offset $3::int - 1) ${this.#destroy('surplus as u')}`,
@@ -197,7 +196,7 @@ export class SessionStatements {
 
   /** Writes the last access of active sessions, and moves their expiry, never back. */
   get touch(): string {
-    const expiry = this.#capped(`greatest(t.expiry, now() + u.ttl_ms * interval '1 millisecond')`)
+    const expiry = cappedSql(this.#options, `greatest(t.expiry, now() + u.ttl_ms * interval '1 millisecond')`)
     const lastAccess = `, last_access = greatest(t.last_access, now() - u.age_ms * interval '1 millisecond')`
     return (
       `update ${this.#table.name} as t set expiry = ${expiry}${this.#with('last_access', lastAccess)}` +
@@ -229,48 +228,17 @@ export class SessionStatements {
     return { id, order: '1' }
   }
 
-  /** This expiry, but no later than `maxLifetime` allows. */
-  #capped(expiry: string): string {
-    const { maxLifetime } = this.#options
-    if (maxLifetime === undefined) return expiry
-    // Only with immutable functions: Citus rejects `created_at + interval`.
-    const createdAt = `extract(epoch from (t.created_at - timestamptz 'epoch'))::float8`
-    return `least(${expiry}, to_timestamp(${createdAt} + ${maxLifetime / 1000}))`
-  }
-
-  /**
-   * How many ms a session has to live if it isn't used. Calculated in numbers: `extract` and intervals cost PostgreSQL ten
-   * times as much as `date_part`. The expiry in a koa-pg-session table may have no time zone.
-   */
-  get #ttl(): string {
-    const { maxLifetime, idleTimeout } = this.#options
-    const end = (column: string, ms: number | undefined): string =>
-      ms === undefined ? '' : `, date_part('epoch', t.${column}) + ${ms / 1000}`
-    const ends = `date_part('epoch', t.expiry::timestamptz)${end('created_at', maxLifetime)}${end('last_access', idleTimeout)}`
-    return `(least(${ends}) - date_part('epoch', now())) * 1000`
-  }
-
-  /**
-   * The same for a session that was just written; 0 where that is what was asked for. Without `now()`, which Citus doesn't let
-   * an upsert return.
-   */
-  get #writtenTtl(): string {
-    if (this.#options.maxLifetime === undefined) return '0::float8'
-    return `date_part('epoch', t.expiry - t.last_access) * 1000`
-  }
-
   /** A part that needs a column which a koa-pg-session table lacks. */
   #with(column: string, part: string): string {
     return this.#table.columns.has(column) ? part : ''
   }
 
   /**
-   * The rows of `source` that are to be changed, locked in the order of ids where that is possible. `source` is joined with
+   * The rows of `source` that are to be changed, locked in the order of ids. `source` is joined with
    * nothing but ids: without statistics PostgreSQL could choose to compare thousands of rows with each other.
    */
   #inOrder(source: string, condition: string): string {
-    const lock = this.#table.isDistributed ? '' : ' order by s.id for update of s'
-    return `(select u.* from ${source} join ${this.#table.name} as s on ${this.#matches('s')} where ${alias(condition)}${lock}) as u`
+    return `(select u.* from ${source} join ${this.#table.name} as s on ${this.#matches('s')} where ${alias(condition)} order by s.id for update of s) as u`
   }
 
   /** A statement that changes rows, together with the notification of it where one statement can do both. */
@@ -281,7 +249,7 @@ export class SessionStatements {
 
   /** Whether the statements that change rows take a suffix of their payload as a last parameter. */
   get notifiesInline(): boolean {
-    return this.#table.columns.has('version') && !this.#table.isDistributed
+    return this.#table.columns.has('version')
   }
 
   /** The digest of a row that was changed under the id that this store gives it. */
@@ -305,6 +273,6 @@ export function hashedIdSql(id: string): string {
 }
 
 /** The condition on `s`: the values to be written have columns of the same names. */
-function alias(condition: string): string {
+export function alias(condition: string): string {
   return condition.replace(/\b(session|expiry|user_id|created_at|last_access)\b/g, 's.$1')
 }

@@ -3,8 +3,10 @@ import type { Connection } from '../postgres/connection.js'
 import { SetupError } from '../types/errors.js'
 import type { Settings } from '../types/settings.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
+import { type Distribution, inspectDistribution, notDistributed } from './citus.js'
 import {
   hashedIdComment,
+  literal,
   psqlCommand,
   qualifiedName,
   quote,
@@ -12,7 +14,8 @@ import {
   replacedIdComment,
 } from './table.js'
 
-export interface TableState {
+export interface TableState extends Distribution {
+  hasCitus: boolean
   serverVersion: number
   emitMessage: { signature: string; isAllowed: boolean } | null
   role: string
@@ -34,7 +37,6 @@ export interface TableState {
   wasHashedLongAgo: boolean
   triggers: number
   enabledTriggers: number
-  isDistributed: boolean
   hasUserIndex: boolean
   isSmall: boolean
   /** Neither partitioned nor inherited from, and stored by PostgreSQL's default access method. */
@@ -100,7 +102,7 @@ export async function inspect(connection: Connection, settings: Settings): Promi
       'triggers', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'),
       'enabledTriggers', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'
         and tgenabled in ('O', 'A')),
-      'isDistributed', exists (select from pg_extension where extname = 'citus'),
+      'hasCitus', exists (select from pg_extension where extname = 'citus'),
       'hasUserIndex', ${hasUserIndexSql('t.oid')},
       'isSmall', coalesce(${isSmallSql('t.oid')}, true),
       'isOrdinary', exists (select from pg_class c join pg_am a on a.oid = c.relam
@@ -110,7 +112,11 @@ export async function inspect(connection: Connection, settings: Settings): Promi
     cross join lateral (select ${idCommentSql('t.oid')} as comment) c`,
     [qualifiedName(settings), schema],
   )
-  return JSON.parse(row?.state as string) as TableState
+  const state = JSON.parse(row?.state as string) as Omit<TableState, keyof Distribution>
+  const distribution = state.hasCitus
+    ? await inspectDistribution(connection, qualifiedName(settings))
+    : notDistributed
+  return { ...state, ...distribution }
 }
 
 /**
@@ -183,9 +189,25 @@ export function problems(state: TableState, settings: Settings): string[] {
     list.push(
       `maxSessionsPerUser needs the columns user_id and last_access: run ${psqlCommand('003-columns', settings)}, or use create: true`,
     )
+  if (state.isDistributed) list.push(...distributionProblems(state, settings, missing(state)))
   if (state.missingRights.length > 0)
     list.push(
       `run grant ${state.missingRights.join(', ')} on ${qualifiedName(settings)} to ${quote(state.role)}`,
+    )
+  return list
+}
+
+/** What is possible in a table of PostgreSQL's own, but not in one that Citus has distributed. */
+function distributionProblems(state: TableState, settings: Settings, absent: string[]): string[] {
+  const name = qualifiedName(settings)
+  const list: string[] = []
+  if (absent.length > 0)
+    list.push(
+      `Citus has distributed it, and it lacks ${absent.join(', ')}: run ${psqlCommand('003-columns', settings)} and, for expiry, ${psqlCommand('004-expiry', settings)}`,
+    )
+  if (settings.hashIds && !state.hasHashedIds)
+    list.push(
+      `Citus has distributed it by its ids, which can't be replaced by digests in place: set hashIds: false or, if no id in it is a raw one, run comment on column ${name}.id is ${literal(hashedIdComment)}`,
     )
   return list
 }

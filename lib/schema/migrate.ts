@@ -72,13 +72,18 @@ export async function ensureTable(
       throw new SetupError(
         `PostgreSQL is version ${Math.floor(state.serverVersion / 10_000)}; koa-pg-store needs 13 or newer`,
       )
+    // Its notifications would reach no other node of the cluster.
+    if (state.isWorker)
+      throw new SetupError('the server is a worker of a Citus cluster: connect to the coordinator instead')
     if (state.exists) assertCompatible(state, name)
     let upgradeError: unknown
     if (settings.create && needsUpgrade(state, settings)) {
-      upgradeError = await connection.query(upgradeStatement(settings), [], setupTimeoutMs).then(
-        () => undefined,
-        (error) => error,
-      )
+      upgradeError = await connection
+        .query(upgradeStatement(settings, !state.isDistributed), [], setupTimeoutMs)
+        .then(
+          () => undefined,
+          (error) => error,
+        )
       state = await inspect(connection, settings)
     }
     const found = problems(state, settings)
@@ -112,6 +117,7 @@ export async function ensureTable(
       suitsOldSoftware: state.suitsOldSoftware,
       hasTriggers: state.enabledTriggers === expectedTriggers,
       isDistributed: state.isDistributed,
+      ...(state.isDistributed && { shardStarts: state.shardStarts }),
       canFlush: state.emitMessage?.isAllowed === true && !state.isDistributed,
       lacksUserIndex: settings.create && !state.hasUserIndex && !state.isSmall,
       hasPages: state.isOrdinary && !state.isDistributed && state.serverVersion >= 140_000,
@@ -187,7 +193,7 @@ function fillfactorSql(relation: string): string {
 function needsUpgrade(state: TableState, settings: Settings): boolean {
   return (
     missing(state).length > 0 ||
-    state.triggers < expectedTriggers ||
+    (state.triggers < expectedTriggers && !state.isDistributed) ||
     (!state.hasUserIndex && state.isSmall) ||
     (!settings.hashIds && !state.hasIdComment)
   )
@@ -214,9 +220,9 @@ export async function recordReplacement(connection: Connection, settings: Settin
 
 /**
  * Returns one statement that runs those files of sql/ that the table needs, under an advisory lock. As it is one statement,
- * it is atomic on any kind of connection.
+ * it is atomic on any kind of connection. Citus allows no triggers on a table that it has distributed.
  */
-export function upgradeStatement(settings: Settings): string {
+export function upgradeStatement(settings: Settings, withTriggers = true): string {
   const { schema, hashIds } = settings
   const relation = `to_regclass(${literal(qualifiedName(settings))})`
   const columnSql = (name: string): string =>
@@ -235,7 +241,8 @@ export function upgradeStatement(settings: Settings): string {
   // The store works without these steps if a view, a missing right or the kind of the table forbids them. `stats()` returns
   // whether there are triggers.
   const forbidden =
-    'insufficient_privilege or feature_not_supported or wrong_object_type or dependent_objects_still_exist'
+    // The last is Citus's for a trigger on a table that it has distributed.
+    'insufficient_privilege or feature_not_supported or wrong_object_type or dependent_objects_still_exist or internal_error'
   const optional = (condition: string, file: keyof typeof sql): string =>
     `if ${condition} then begin ${substituteVariables(sql[file], variables(settings))} exception when ${forbidden} then null; end; end if;`
   statements.push(
@@ -246,7 +253,7 @@ export function upgradeStatement(settings: Settings): string {
     ),
     // Not if another role owns a function of that name: it could change what the trigger runs.
     optional(
-      `${triggers} < ${expectedTriggers} and not exists (select from pg_proc where proname = ${literal(functionOf(settings))}` +
+      `${withTriggers} and ${triggers} < ${expectedTriggers} and not exists (select from pg_proc where proname = ${literal(functionOf(settings))}` +
         ` and pronamespace = ${literal(quote(schema))}::regnamespace and proowner <> current_user::regrole)`,
       '006-notify',
     ),

@@ -25,8 +25,10 @@ export interface Table {
   readonly suitsOldSoftware: boolean
   /** Changes made outside the store send notifications. */
   readonly hasTriggers: boolean
-  /** Citus distributes the rows over several servers. */
+  /** Citus distributes the rows over several servers, or copies them to each. */
   readonly isDistributed: boolean
+  /** Then: the least hashes of its shards, in order. Empty: all rows are treated as one shard's. */
+  readonly shardStarts?: readonly number[]
   /** Changes may be committed asynchronously and flushed afterwards; see repository/flush-sql.ts. */
   readonly canFlush: boolean
   /** The index on user_id is missing, and the table is too large to create it during setup. */

@@ -5,12 +5,12 @@ import { channelOf } from '../notifications/payload.js'
 import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
 import type { BatchObserver } from '../repository/batching.js'
+import { createStatements } from '../repository/prepared-statements.js'
 import type { Change } from '../repository/row-mapper.js'
 import type { SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionQueries } from '../repository/session-queries.js'
 import { SessionRegistry } from '../repository/session-registry.js'
 import { SessionRepository } from '../repository/session-repository.js'
-import { SessionStatements } from '../repository/session-statements.js'
 import { SessionWriter } from '../repository/session-writer.js'
 import type { TouchBuffer } from '../repository/touch-buffer.js'
 import type { Table } from '../schema/table.js'
@@ -59,7 +59,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
   const { connection, settings, cache, touches, bases, trust, operations, calls } = options
   const { onConflict, onCreated, onRevoked, onBatch } = options
   const channel = channelOf(settings)
-  const statements = new SessionStatements(table, settings, channel)
+  const statements = createStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, {
     ...settings,
     payloadSuffix: () => trust.payloadSuffix(),
@@ -90,6 +90,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     isTrusted: () => trust.use(),
     propagate,
     touches,
+    shardStarts: table.shardStarts,
     onBatch,
     onCreated,
     idleTimeout: settings.idleTimeout,

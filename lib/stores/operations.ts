@@ -14,8 +14,11 @@ import { tickNow } from '../util/tick-clock.js'
 /** Errors that are passed on as they are. */
 const ownErrors = [DatabaseError, SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
 
-/** The table or one of its columns is missing, or a type has changed: what setup found out is outdated. */
-const tableChangedCodes = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
+/**
+ * The table or one of its columns is missing, a type has changed, or Citus has distributed the table and takes other statements
+ * since: what setup found out is outdated.
+ */
+const tableChangedCodes = new Set(['42P01', '3F000', '42703', '42P10', '42804', '0A000'])
 
 export class OperationTracker {
   readonly #onTableChanged: () => void

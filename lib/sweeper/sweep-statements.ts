@@ -37,7 +37,10 @@ export class SweepStatements {
   readonly read: string
   /** The same in the order of ids; the last two parameters are the id to start after and the maximum number of rows. */
   readonly readAfter: string
-  /** Deletes the ids `$2` at the places `$1` if they still have the versions `$3`. */
+  /**
+   * Deletes the ids `$2` at the places `$1` if they still have the versions `$3`; where Citus has distributed the table, the
+   * ids `$1` with the versions `$2`.
+   */
   readonly deleteUnchanged: string
   /** Returns how long ago the last sweep ended, in ms. */
   readonly lastSweep: string
@@ -77,15 +80,19 @@ export class SweepStatements {
     this.readAfter = `${this.read} and id > ${after}::text order by id limit ${count}`
     // Where rows have places, a changed row is at another one.
     const unchanged = columns.has('version') ? 't.version = u.version' : '(u.version is null)'
-    this.deleteUnchanged =
-      `delete from ${name} as t using unnest($1::text[], $2::text[], $3::bigint[]) as u (at, id, version)` +
-      ` where ${hasPages ? 't.ctid = u.at::tid and ' : ''}t.id = u.id and ${unchanged}` +
-      ` and ${expiredCondition(table, limits, limits.grace, 't.')}${settings} returning 1 as deleted`
+    // Citus joins no table with a function.
+    const value = `($2::bigint[])[array_position($1::text[], t.id)]`
+    this.deleteUnchanged = isDistributed
+      ? `delete from ${name} as t where t.id = any($1::text[]) and t.version = ${value}` +
+        ` and ${expiredCondition(table, limits, limits.grace, 't.')} returning 1 as deleted`
+      : `delete from ${name} as t using unnest($1::text[], $2::text[], $3::bigint[]) as u (at, id, version)` +
+        ` where ${hasPages ? 't.ctid = u.at::tid and ' : ''}t.id = u.id and ${unchanged}` +
+        ` and ${expiredCondition(table, limits, limits.grace, 't.')}${settings} returning 1 as deleted`
     this.lastSweep = `select ${epoch('now() - expiry::timestamptz')} as ago from ${name} where id = '${sweepRecordId}'`
     const version = columns.has('version')
     this.recordSweep =
       `insert into ${name} as t (id, expiry, session${version ? ', version' : ''})` +
-      ` select '${sweepRecordId}', now(), $1::text::json${version ? ', 1' : ''} on conflict (id) do update` +
+      ` values ('${sweepRecordId}', now(), $1::text::json${version ? ', 1' : ''}) on conflict (id) do update` +
       ` set expiry = excluded.expiry, session = excluded.session${version ? ', version = t.version + 1' : ''}`
   }
 }

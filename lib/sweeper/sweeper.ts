@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Connection } from '../postgres/connection.js'
 import { retryConflicts } from '../postgres/retry.js'
+import { byShard } from '../schema/shards.js'
 import type { Table } from '../schema/table.js'
 import type { Codec, Row } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
@@ -60,6 +61,7 @@ function isRefused(error: unknown): boolean {
 
 /** The state of a running sweep. */
 interface Sweep {
+  readonly table: Table
   readonly statements: SweepStatements
   readonly lock: SweepLock | undefined
   readonly hook: ExpiredHook | undefined
@@ -107,6 +109,7 @@ export class Sweeper {
       const lastSweepAgo = last && Number(last.ago)
       if (lastSweepAgo !== undefined && lastSweepAgo >= 0 && lastSweepAgo < unlessWithin) return undefined
       const sweep: Sweep = {
+        table,
         statements,
         lock,
         hook: this.#createHook(),
@@ -118,7 +121,7 @@ export class Sweeper {
       try {
         if (table.hasPages) await this.#deleteByPages(sweep, table)
         else if (sweep.hook) await this.#deleteAfterHook(sweep, sweep.hook, [])
-        else await this.#deleteByIds(sweep)
+        else await this.#deleteByIds(sweep, table)
       } finally {
         sweep.hook?.warnOfUndecoded()
       }
@@ -203,15 +206,19 @@ export class Sweeper {
   }
 
   /** For tables without pages: finds and deletes up to `batchSize` rows at a time. */
-  async #deleteByIds(sweep: Sweep): Promise<void> {
+  async #deleteByIds(sweep: Sweep, { shardStarts }: Table): Promise<void> {
     const { connection, batchSize } = this.#options
     const { findIds, deleteIds } = sweep.statements
     for (let found = batchSize, deleted = 1; found === batchSize && deleted > 0; ) {
       if (this.#stop.signal.aborted) return
       const startedAt = performance.now()
-      const ids = (await retryConflicts(() => connection.query(findIds, [batchSize]))).map(({ id }) => id)
+      const ids = (await retryConflicts(() => connection.query(findIds, [batchSize]))).map(
+        ({ id }) => id as string,
+      )
       found = ids.length
-      deleted = found === 0 ? 0 : (await retryConflicts(() => connection.query(deleteIds, [ids]))).length
+      deleted = 0
+      for (const some of found === 0 ? [] : byShard(shardStarts, ids, (id) => id))
+        deleted += (await retryConflicts(() => connection.query(deleteIds, [some]))).length
       await this.#finishBatch(sweep, deleted, performance.now() - startedAt, 0)
     }
   }
@@ -241,10 +248,13 @@ export class Sweeper {
     const startedAt = performance.now()
     let deleted = 0
     if (handled.length > 0) {
-      const values = ['at', 'id', 'version'].map((name) => handled.map((row) => row[name]))
       const { connection } = this.#options
-      const { deleteUnchanged } = sweep.statements
-      deleted = (await retryConflicts(() => connection.query(deleteUnchanged, values))).length
+      const { statements, table } = sweep
+      const columns = table.isDistributed ? ['id', 'version'] : ['at', 'id', 'version']
+      for (const some of byShard(table.shardStarts, handled, ({ id }) => id as string)) {
+        const values = columns.map((name) => some.map((row) => row[name]))
+        deleted += (await retryConflicts(() => connection.query(statements.deleteUnchanged, values))).length
+      }
     }
     await this.#finishBatch(sweep, deleted, elapsedMs + performance.now() - startedAt, progress)
   }

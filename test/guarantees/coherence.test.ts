@@ -337,10 +337,10 @@ describe('instances on one table', () => {
       ).to.have.length(0)
     })
 
-  it('notify with a second statement in the transaction if the table is distributed by Citus', async () => {
+  it('notify with a statement of its own if the table is distributed by Citus', async () => {
     const { connect } = await import('../../lib/postgres/connect.js')
     const { SessionQueries } = await import('../../lib/repository/session-queries.js')
-    const { SessionStatements } = await import('../../lib/repository/session-statements.js')
+    const { CitusStatements } = await import('../../lib/repository/citus-statements.js')
     const a = await instance()
     await a.set('x', { n: 1 })
     await a.get('x')
@@ -364,7 +364,7 @@ describe('instances on one table', () => {
     }
     const channel = channelOf({ schema: 'public', table: 'session' })
     const limits = { maxLifetime: undefined, idleTimeout: undefined, hashIds: true }
-    const statements = new SessionStatements(table, limits, channel)
+    const statements = new CitusStatements(table, limits)
     const queries = new SessionQueries(connection, table, channel, statements)
     const id = `sha256:${digestOf('x')}`
     const [changed] = await queries.write([{ id, json: '{"n":2}', ttlMs: 60_000, userId: undefined }])

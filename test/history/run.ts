@@ -28,6 +28,8 @@ export interface RunOptions {
   flushDelayMs?: number
   /** With `changes`: for how long, in s, PostgreSQL holds the lock of each row besides. */
   holdLocksSeconds?: number
+  /** Whether the table has triggers, so that changes made outside the stores are noticed. Default: true. */
+  hasTriggers?: boolean
 }
 
 export interface Outcome {
@@ -58,6 +60,7 @@ export async function run({
   changes = false,
   flushDelayMs = 0,
   holdLocksSeconds = 0,
+  hasTriggers = true,
 }: RunOptions): Promise<Outcome> {
   const port = Number(new URL(url).port)
   const through = (proxy: { port: number }) => at(url, { port: proxy.port })
@@ -80,6 +83,7 @@ export async function run({
       changes,
       maxStaleness,
       flushDelayMs,
+      hasTriggers,
     }
     return start('../../history/worker.js', [JSON.stringify(work)])
   })

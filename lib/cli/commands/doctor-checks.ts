@@ -2,39 +2,26 @@
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { listenConfig } from '../../postgres/connect.js'
-import type { Connection } from '../../postgres/connection.js'
 import { sampleSessions, undecodedSessions } from '../../repository/codec-sample.js'
 import { canFillUserIds, isFilled, readUserFillRecord } from '../../repository/user-fill-record.js'
 import { inspect } from '../../schema/inspect.js'
 import { ensureTable, slowCommits } from '../../schema/migrate.js'
 import { notRecordSql, qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
 import { SetupError } from '../../types/errors.js'
-import type { PgStoreOptions } from '../../types/options.js'
-import type { Settings } from '../../types/settings.js'
 import { messageOf } from '../../util/driver-errors.js'
 import { withTimeout } from '../../util/timeout.js'
 import { bytes, duration, number } from '../terminal.js'
-
-export interface Finding {
-  readonly check: string
-  readonly status: 'ok' | 'note' | 'problem'
-  readonly message: string
-  /** What to do. */
-  readonly advice?: string
-}
-
-/** What is checked. */
-interface Subject {
-  readonly connection: Connection
-  readonly settings: Settings
-  /** The application's option `listen`, if it has one. */
-  readonly listen: PgStoreOptions['listen']
-  /** Whether the settings are those of the application. */
-  readonly hasConfig: boolean
-}
-
-export type Check = (subject: Subject) => Promise<Finding[]>
-type TableCheck = (subject: Subject, table: Table) => Promise<Finding[]>
+import { checkWorkerCommits, readShards } from './citus-checks.js'
+import {
+  type Check,
+  type Finding,
+  note,
+  ok,
+  problem,
+  type Subject,
+  type TableCheck,
+  type VacuumState,
+} from './finding.js'
 
 const minServerVersion = 130_000
 const maxClockDifferenceMs = 5_000
@@ -148,13 +135,10 @@ export const checkNotifications: TableCheck = async ({ connection, listen }) => 
 }
 
 /** Whether changes can be announced without making the commits of the whole cluster wait for each other. */
-export const checkCommits: TableCheck = async ({ connection, settings }, { canFlush, isDistributed }) => {
-  if (canFlush) return [ok('commits', 'changes of sessions don’t wait for each other')]
-  if (isDistributed)
-    return [
-      note('commits', 'with Citus, changes of sessions are committed one at a time in the whole cluster'),
-    ]
-  return [note('commits', slowCommits(await inspect(connection, settings)))]
+export const checkCommits: TableCheck = async (subject, table) => {
+  if (table.isDistributed) return checkWorkerCommits(subject, table)
+  if (table.canFlush) return [ok('commits', 'changes of sessions don’t wait for each other')]
+  return [note('commits', slowCommits(await inspect(subject.connection, subject.settings)))]
 }
 
 export const checkTriggers: TableCheck = async (_, { hasTriggers, isDistributed }) => {
@@ -246,17 +230,12 @@ export const checkCodec: TableCheck = async ({ connection, settings, hasConfig }
     : [ok('codec', `${number(sample.sessions)} stored sessions that were looked at can be decoded`)]
 }
 
-interface VacuumState {
-  readonly isOn: boolean
-  readonly isOffForTable: boolean
-  readonly deadRows: number
-  readonly liveRows: number
-  readonly tableBytes: number
-  readonly lastVacuumAgoMs: number | null
-}
-
-export const checkVacuum: TableCheck = async ({ connection, settings }) => {
+export const checkVacuum: TableCheck = async ({ connection, settings }, { isDistributed }) => {
   const name = qualifiedName(settings)
+  if (isDistributed) {
+    const state = await readShards(connection, settings)
+    return [autovacuum(state, name), bloat(state, name)]
+  }
   const [row] = await connection.query(
     `select current_setting('autovacuum') = 'on' as "isOn",
        coalesce('autovacuum_enabled=false' = any(c.reloptions), false) as "isOffForTable",
@@ -300,7 +279,7 @@ export const checkSweeps: TableCheck = async ({ connection, settings }) => {
     `select extract(epoch from now() - expiry::timestamptz)::float8 * 1000 as ago from ${name} where id = '${sweepRecordId}'`,
   )
   const [row] = await connection.query(
-    `select count(*)::int as overdue from (select from ${name} where expiry < now() - interval '1 day'
+    `select count(*)::int as overdue from (select 1 as one from ${name} where expiry < now() - interval '1 day'
        and ${notRecordSql()} limit ${maxOverdueRows}) o`,
   )
   const overdue = row?.overdue as number
@@ -314,16 +293,4 @@ export const checkSweeps: TableCheck = async ({ connection, settings }) => {
       'use the store’s option cleanup, or run koa-pg-store sweep from cron; a long grace may explain it too',
     ),
   ]
-}
-
-function ok(check: string, message: string): Finding {
-  return { check, status: 'ok', message }
-}
-
-function note(check: string, message: string, advice?: string): Finding {
-  return { check, status: 'note', message, ...(advice !== undefined && { advice }) }
-}
-
-function problem(check: string, message: string, advice?: string): Finding {
-  return { ...note(check, message, advice), status: 'problem' }
 }

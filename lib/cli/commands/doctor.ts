@@ -3,8 +3,8 @@ import { readOptions } from '../../stores/options.js'
 import { messageOf } from '../../util/driver-errors.js'
 import type { Command } from '../command.js'
 import type { Terminal } from '../terminal.js'
+import { checkShards, checkWorkerClocks } from './citus-checks.js'
 import {
-  type Check,
   checkClocks,
   checkCodec,
   checkCommits,
@@ -18,12 +18,14 @@ import {
   checkTriggers,
   checkUsers,
   checkVacuum,
-  type Finding,
 } from './doctor-checks.js'
+import type { Check, Finding } from './finding.js'
 
 /** In the order in which they run, by the names that are printed if they fail. */
 const serverChecks: Record<string, Check> = { server: checkServer, clocks: checkClocks }
 const tableChecks = {
+  shards: checkShards,
+  'worker clocks': checkWorkerClocks,
   notifications: checkNotifications,
   commits: checkCommits,
   triggers: checkTriggers,

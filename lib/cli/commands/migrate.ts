@@ -4,6 +4,7 @@ import { readCodec } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
 import { UserFill } from '../../repository/user-fill.js'
 import { canFillUserIds } from '../../repository/user-fill-record.js'
+import { distribute } from '../../schema/distribute.js'
 import { hashAllIds } from '../../schema/hash-ids.js'
 import { ensureTable, recordHashed, recordReplacement, upgradeStatement } from '../../schema/migrate.js'
 import { qualifiedName, type Table } from '../../schema/table.js'
@@ -20,7 +21,7 @@ export const migrate: Command = {
   summary: 'Create the session table, or upgrade one of koa-pg-session',
   help: `
 Usage: koa-pg-store migrate [--print] [--raw-ids | --to-hashed-ids]
-                            [--find-users] [--reencrypt <module>]
+                            [--find-users] [--distribute] [--reencrypt <module>]
 
 Creates schema, table and triggers where they are missing, and adds to a table
 of koa-pg-session what it lacks. Does nothing if nothing is missing, so it can
@@ -43,6 +44,8 @@ Options:
                          Give the application's option userId with --config.
                          After a change of that option, run it when all
                          processes have the new one.
+  --distribute           Distribute the table over the workers of a Citus
+                         cluster. Requests wait until the sessions are copied.
   --reencrypt <module>   Encrypt all sessions with the first key. The module, a
                          path from here, is one of yours whose default export
                          is the application's option codec, or has it, as for
@@ -55,6 +58,7 @@ Options:
     print: { type: 'boolean' },
     'raw-ids': { type: 'boolean' },
     'to-hashed-ids': { type: 'boolean' },
+    distribute: { type: 'boolean' },
     'find-users': { type: 'boolean' },
     reencrypt: { type: 'string' },
   },
@@ -64,6 +68,8 @@ Options:
       throw new UsageError('--raw-ids and --to-hashed-ids contradict each other')
     if (values.print && values.reencrypt !== undefined)
       throw new UsageError('--print and --reencrypt contradict each other: SQL can’t encrypt')
+    if (values.print && values.distribute)
+      throw new UsageError('--print and --distribute contradict each other: use sql/009-distribute.sql')
     if (values.print && values['find-users'])
       throw new UsageError('--print and --find-users contradict each other: SQL can’t call the option userId')
     const codec = values.reencrypt === undefined ? undefined : await loadCodec(values.reencrypt as string)
@@ -77,7 +83,7 @@ Options:
       return 0
     }
     const warnings: string[] = []
-    const table = await ensureTable(connection, settings, ({ message }) => warnings.push(message))
+    let table = await ensureTable(connection, settings, ({ message }) => warnings.push(message))
     const isDone = !table.hasRawIds && !table.insertsRawIds
     if (values['to-hashed-ids'] && !isDone && table.isDistributed)
       throw new UsageError(`--to-hashed-ids: Citus can’t replace the ids of ${table.name}`)
@@ -86,6 +92,10 @@ Options:
     const foundUsers = values['find-users']
       ? await findUsers(connection, settings, table, terminal)
       : undefined
+    if (values.distribute) {
+      await distribute(connection, settings)
+      table = await ensureTable(connection, settings, () => undefined)
+    }
     const reencrypted =
       codec &&
       (await reencryptAll(connection, table, codec, (done, { written }) =>
@@ -97,6 +107,7 @@ Options:
         table: name,
         columns: [...table.columns],
         triggers: table.hasTriggers,
+        distributed: table.isDistributed,
         hashedIds,
         warnings,
         ...(foundUsers !== undefined && { foundUsers }),
@@ -104,7 +115,7 @@ Options:
       })
     else {
       for (const warning of warnings) terminal.note(`${terminal.style('yellow', 'Note:')} ${warning}`)
-      terminal.line(`${name} is ready.`)
+      terminal.line(`${name} is ready${table.isDistributed ? ', distributed by Citus' : ''}.`)
       if (!table.hasTriggers)
         terminal.line(
           'It has no triggers: changes made outside the store are seen only after the cache’s ttl.',

@@ -1,6 +1,7 @@
 // Re-encrypts every session of a table with the first key of a codec, while the application keeps running.
 import { fromColumn, toColumn } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
+import { byShard } from '../../schema/shards.js'
 import { notRecordSql, type Table } from '../../schema/table.js'
 import { parse } from '../../session/json.js'
 import { handleOf } from '../../session/session-id.js'
@@ -66,12 +67,15 @@ export async function reencryptAll(
     let pending: Row[] = rows
     for (let attempt = 0; attempt < maxAttempts && pending.length > 0; attempt++) {
       const changes = await reencode(codec, pending, result)
-      const values = [
-        changes.map(({ id }) => id),
-        changes.map(({ oldText }) => oldText),
-        changes.map(({ newText }) => newText),
-      ]
-      const written = changes.length === 0 ? [] : await connection.query(update, values, batchTimeoutMs)
+      const written: Row[] = []
+      for (const some of byShard(table.shardStarts, changes, ({ id }) => id)) {
+        const values = [
+          some.map(({ id }) => id),
+          some.map(({ oldText }) => oldText),
+          some.map(({ newText }) => newText),
+        ]
+        if (some.length > 0) written.push(...(await connection.query(update, values, batchTimeoutMs)))
+      }
       result.written += written.length
       const unwrittenIds = new Set(changes.map(({ id }) => id))
       for (const { id } of written) unwrittenIds.delete(id as string)
@@ -131,13 +135,18 @@ function keyIdOf(column: string): string | undefined {
  * lock several rows do, to prevent deadlocks. The setting makes the trigger of sql/006-notify.sql ignore the update.
  */
 function updateStatement({ name, isDistributed }: Table): string {
-  const lock = isDistributed ? '' : ' order by s.id for update of s'
-  const withoutTrigger = isDistributed
-    ? ''
-    : ` and (select set_config('koa_pg_store.reencrypt', 'on', true)) is not null`
+  if (isDistributed) {
+    // Citus joins no table with a function, and such a table has no trigger.
+    const value = (parameter: string): string => `(${parameter}::text[])[array_position($1::text[], t.id)]`
+    return (
+      `update ${name} as t set session = ${value('$3')}::json` +
+      ` where t.id = any($1::text[]) and t.session::text = ${value('$2')} returning t.id`
+    )
+  }
+  const withoutTrigger = ` and (select set_config('koa_pg_store.reencrypt', 'on', true)) is not null`
   return (
     `update ${name} as t set session = u.text::json from (select u.* from unnest($1::text[], $2::text[], $3::text[])` +
-    ` as u (id, old, text) join ${name} as s on s.id = u.id where s.session::text = u.old${lock}) as u` +
+    ` as u (id, old, text) join ${name} as s on s.id = u.id where s.session::text = u.old order by s.id for update of s) as u` +
     ` where t.id = u.id and t.session::text = u.old${withoutTrigger} returning t.id`
   )
 }

@@ -1,8 +1,8 @@
 // koa-pg-store revoke: destroys sessions from outside the application, and notifies every instance.
 import { channelOf } from '../../notifications/payload.js'
+import { createStatements } from '../../repository/prepared-statements.js'
 import { SessionQueries } from '../../repository/session-queries.js'
 import { SessionRegistry } from '../../repository/session-registry.js'
-import { SessionStatements } from '../../repository/session-statements.js'
 import { ensureTable } from '../../schema/migrate.js'
 import { notRecordSql, type Table } from '../../schema/table.js'
 import { handleOf } from '../../session/session-id.js'
@@ -51,7 +51,7 @@ is not an error.`,
     // It isn't known whether the application has hashIds: false.
     const table: Table = { ...existing, insertsRawIds: true }
     const channel = channelOf(settings)
-    const statements = new SessionStatements(table, settings, channel)
+    const statements = createStatements(table, settings, channel)
     let total = 0
     let done = 0
     const registry = new SessionRegistry({

@@ -48,10 +48,10 @@ once and changes nothing.
   options: {},
   async run({ values, terminal, options, connection }) {
     const settings = readOptions({ ...options, create: false })
-    const { columns } = await ensureTable(connection, settings, () => undefined)
+    const { columns, isDistributed } = await ensureTable(connection, settings, () => undefined)
     const name = qualifiedName(settings)
     const [row] = await connection.query(
-      selectStatement(name, columns, activeCondition(settings)),
+      selectStatement(name, columns, activeCondition(settings), isDistributed),
       [name],
       queryTimeoutMs,
     )
@@ -86,9 +86,17 @@ function print(terminal: Terminal, result: TableStats): void {
   terminal.histogram(result.expiresIn)
 }
 
-function selectStatement(name: string, columns: ReadonlySet<string>, active: string): string {
+function selectStatement(
+  name: string,
+  columns: ReadonlySet<string>,
+  active: string,
+  isDistributed: boolean,
+): string {
   const bounds = expiryRanges.map(([, interval]) => `now() + interval '${interval}'`).join(', ')
   const optional = (column: string, sql: string): string => (columns.has(column) ? sql : 'null')
+  // In a table that Citus has distributed, the rows are in its shards.
+  const tableSize = `${isDistributed ? 'citus' : 'pg'}_table_size($1::text::regclass)`
+  const totalSize = `${isDistributed ? 'citus' : 'pg'}_total_relation_size($1::text::regclass)`
   return `with s as materialized (
     select session is null as is_destroyed, ${active} as is_active, ${optional('user_id', 'user_id')} as user_id,
       ${optional('created_at', 'created_at')}::timestamptz as created_at,
@@ -102,8 +110,8 @@ function selectStatement(name: string, columns: ReadonlySet<string>, active: str
     'destroyed', count(*) filter (where is_destroyed),
     'users', ${optional('user_id', 'count(distinct user_id) filter (where is_active)')},
     'oldestMs', extract(epoch from now() - min(created_at) filter (where is_active)) * 1000,
-    'bytes', pg_catalog.json_build_object('table', pg_table_size($1::text::regclass),
-      'indexes', pg_indexes_size($1::text::regclass), 'total', pg_total_relation_size($1::text::regclass)),
+    'bytes', pg_catalog.json_build_object('table', ${tableSize},
+      'indexes', ${totalSize} - ${tableSize}, 'total', ${totalSize}),
     'lastSweep', (select session::jsonb || pg_catalog.jsonb_build_object('agoMs', extract(epoch from now() - expiry::timestamptz) * 1000)
       from ${name} where id = '${sweepRecordId}'),
     'sizesByPower', (select pg_catalog.json_object_agg(size_power, n) from (select size_power, count(*) as n from s where is_active group by size_power) z),
