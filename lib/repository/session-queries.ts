@@ -144,11 +144,11 @@ export class SessionQueries {
     return result
   }
 
-  async #encodeAll<T extends Write>(codec: Codec, writes: readonly T[]): Promise<readonly T[]> {
-    const encode = async (write: T): Promise<T> => ({
-      ...write,
-      json: await toColumn(codec, write.json, { id: handleOf(write.id) }),
-    })
+  async #encodeAll<T extends Write | Replacement>(codec: Codec, writes: readonly T[]): Promise<readonly T[]> {
+    const encode = async (write: T): Promise<T> =>
+      write.json === null
+        ? write
+        : { ...write, json: await toColumn(codec, write.json, { id: handleOf(write.id) }) }
     return Promise.all(writes.map(encode))
   }
 
