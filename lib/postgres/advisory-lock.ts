@@ -1,8 +1,6 @@
-// The advisory lock that lets one instance sweep at a time, and the connection that holds it.
-import type { ClientConfig } from 'pg'
-import { readRows } from '../postgres/cursor.js'
-import { DedicatedClient } from '../postgres/dedicated-client.js'
-import type { Row } from '../types/options.js'
+// An advisory lock on a connection of its own, for work that one instance at a time may do.
+import pg, { type ClientConfig } from 'pg'
+import { DedicatedClient } from './dedicated-client.js'
 
 /** How long one of its statements may take: none has much to do. */
 const queryTimeoutMs = 10_000
@@ -10,40 +8,49 @@ const queryTimeoutMs = 10_000
 /** How often the holder checks that it still has the lock. */
 const checkIntervalMs = 1_000
 
+export interface AdvisoryLockOptions {
+  readonly config: ClientConfig
+  /** What is locked, by all instances. */
+  readonly key: string
+  readonly connectTimeoutMs: number
+  /** Names the connection in `pg_stat_activity`. */
+  readonly name: string
+  readonly keepsProcessAlive: boolean
+}
+
 /**
- * A transaction on a connection of its own, idle except for reading sessions. So the lock ends with its holder, works
- * through a pooler in transaction mode, and takes no connection from a pool that may have only one. It locks no rows, and
- * holds vacuum back only while it reads.
+ * An idle transaction. So the lock ends with its holder, works through a pooler in transaction mode and stays on none of its
+ * connections, and takes no connection from a pool that may have only one. It locks no rows, and as it is read committed,
+ * it holds back neither vacuum nor `create index concurrently`.
  */
-export class SweepLock {
+export class AdvisoryLock {
   readonly #client: DedicatedClient
   #checkedAt = performance.now()
-  #isReading = false
 
   private constructor(client: DedicatedClient) {
     this.#client = client
   }
 
   /** Resolves with the lock, or `undefined` if another instance has it. Rejects without a connection in time. */
-  static async take(
-    config: ClientConfig,
-    tableName: string,
-    connectTimeoutMs: number,
-  ): Promise<SweepLock | undefined> {
-    const client = new DedicatedClient({ config, name: 'sweeper', keepsProcessAlive: true })
+  static async take(options: AdvisoryLockOptions): Promise<AdvisoryLock | undefined> {
+    const client = new DedicatedClient(options)
     try {
-      await client.connect(connectTimeoutMs)
-      // If this process or its network goes away, the server has to notice. A limit on idle transactions is meant for
-      // those that lock rows, and must not end this one.
+      await client.connect(options.connectTimeoutMs)
+      await client.query('begin isolation level read committed', [], queryTimeoutMs)
+      // If this process or its network goes away, the server has to notice. Limits on transactions are meant for those that
+      // lock rows, and must not end this one. Not every version of PostgreSQL has all of these settings.
       await client.query(
-        `begin; set local tcp_keepalives_idle = 10; set local tcp_keepalives_interval = 5; set local tcp_keepalives_count = 3;
-         set local idle_in_transaction_session_timeout = 0`,
+        `select set_config(name, case name when 'tcp_keepalives_idle' then '10' when 'tcp_keepalives_interval' then '5'
+           when 'tcp_keepalives_count' then '3' else '0' end, true)
+         from pg_settings where name in ('tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count',
+           'statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')`,
         [],
         queryTimeoutMs,
       )
-      const text = `select pg_try_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1)) as held`
-      const [row] = await client.query(text, [`sweep ${tableName}`], queryTimeoutMs)
-      if (row?.held === true) return new SweepLock(client)
+      // Without parameters: the portal of a parameterized statement would stay open, and with it its snapshot.
+      const key = `hashtext('koa-pg-store'), hashtext(${pg.escapeLiteral(options.key)})`
+      const [row] = await client.query(`select pg_try_advisory_xact_lock(${key}) as held`, [], queryTimeoutMs)
+      if (row?.held === true) return new AdvisoryLock(client)
       await client.end()
       return undefined
     } catch (error) {
@@ -54,22 +61,11 @@ export class SweepLock {
 
   /** Rejects if the lock is lost, as far as this process can know. */
   async check(): Promise<void> {
-    // While a cursor is open no other statement runs, and its next rows show that the connection works.
-    if (!this.#isReading && !this.#client.isLost && performance.now() - this.#checkedAt > checkIntervalMs) {
+    if (!this.#client.isLost && performance.now() - this.#checkedAt > checkIntervalMs) {
       await this.#client.query('select', [], queryTimeoutMs)
       this.#checkedAt = performance.now()
     }
     if (this.#client.error !== undefined) throw this.#client.error
-  }
-
-  /** Yields rows through a cursor, `batchSize` at a time. */
-  async *read(text: string, values: unknown[], batchSize: number): AsyncGenerator<Row[]> {
-    this.#isReading = true
-    try {
-      yield* readRows(this.#client, text, values, batchSize, queryTimeoutMs)
-    } finally {
-      this.#isReading = false
-    }
   }
 
   release(): Promise<void> {
