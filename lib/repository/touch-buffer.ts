@@ -58,7 +58,7 @@ export class TouchBuffer {
   #timer: NodeJS.Timeout | undefined
   #timerDueAt = Number.POSITIVE_INFINITY
   #stopped = false
-  #flushing: Promise<boolean> = Promise.resolve(true)
+  #flushing: Promise<Error | undefined> = Promise.resolve(undefined)
 
   constructor(options: TouchBufferOptions) {
     this.#options = options
@@ -163,14 +163,14 @@ export class TouchBuffer {
 
   /**
    * Writes the pending touches, all or those that are due. Resolves when writes that were already in progress are done, too,
-   * with whether all were written. Never rejects: touches that couldn't be written stay pending.
+   * with the error if some could not be written: these stay pending.
    */
-  flush(all = true): Promise<boolean> {
+  flush(all = true): Promise<Error | undefined> {
     this.#flushing = this.#flushing.then(() => this.#flush(all))
     return this.#flushing
   }
 
-  async #flush(all: boolean): Promise<boolean> {
+  async #flush(all: boolean): Promise<Error | undefined> {
     const { intervalMs, batchSize } = this.#options
     const dueBefore = all ? Number.POSITIVE_INFINITY : performance.now() + intervalMs * flushAheadShare
     const due = [...this.#pending].filter(([, { dueAt }]) => dueAt <= dueBefore)
@@ -178,12 +178,12 @@ export class TouchBuffer {
       this.#pending.delete(digest)
       this.#writing.set(digest, touch)
     }
-    let areWritten = true
+    let failure: Error | undefined
     for (let i = 0; i < due.length; i += batchSize)
-      if (!(await this.#write(due.slice(i, i + batchSize)))) areWritten = false
+      failure = (await this.#write(due.slice(i, i + batchSize))) ?? failure
     this.#timerDueAt = Number.POSITIVE_INFINITY
     for (const { dueAt } of this.#pending.values()) this.#wakeAt(dueAt)
-    return areWritten
+    return failure
   }
 
   /** Writes the pending touches, and defers none from now on. */
@@ -193,21 +193,21 @@ export class TouchBuffer {
     clearTimeout(this.#timer)
   }
 
-  async #write(batch: [string, PendingTouch][]): Promise<boolean> {
+  async #write(batch: [string, PendingTouch][]): Promise<Error | undefined> {
     const now = performance.now()
-    let areWritten = true
+    let failure: Error | undefined
     try {
       await this.#options.write(batch.map(([, touch]) => toTouch(touch, now)))
       for (const [digest, { expiresAt }] of batch)
         if (expiresAt !== undefined)
           this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.expiresAt ?? 0))
     } catch (error) {
-      areWritten = false
-      this.#options.warn(new Error(`could not write deferred touches: ${messageOf(error)}`))
+      failure = new Error(`could not write deferred touches: ${messageOf(error)}`)
+      this.#options.warn(failure)
       if (!this.#stopped) for (const [digest, touch] of batch) this.#retry(digest, touch)
     }
     for (const [digest, touch] of batch) if (this.#writing.get(digest) === touch) this.#writing.delete(digest)
-    return areWritten
+    return failure
   }
 
   /** Not if the session was destroyed meanwhile. */
