@@ -8,8 +8,8 @@ import { codeOf } from './driver-errors.js'
  */
 const conflictCodes = new Set(['40001', '40P01'])
 
-/** In all, so that a call settles in time. */
-const maxMs = 5_000
+/** In all, so that a call settles in time: a batch that still conflicts is divided, and each half tried again. */
+const maxMs = 2_000
 
 const maxDelayMs = 50
 
