@@ -1,15 +1,17 @@
-// Runs every statement of a request's path, and announces and flushes what it changes.
-import { fromColumn, toColumn } from '../codec/codec.js'
+// Runs every statement of a request's path, and announces and flushes what it changes. Over 300 lines: the statements share how
+// they are run, flushed and kept out of errors.
+import { fromColumn, plainToColumn, toColumn } from '../codec/codec.js'
+import { isSealedJson } from '../codec/seal.js'
 import { payloads } from '../notifications/payload.js'
 import type { Connection, Query, Statement } from '../postgres/connection.js'
+import { retryConflicts } from '../postgres/retry.js'
 import { joinValues } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
 import { handleOf, separator } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import { Batcher } from '../util/batcher.js'
-import { codeOf, redact } from '../util/driver-errors.js'
-import { retryConflicts } from '../util/retry-conflicts.js'
+import { redact } from '../util/driver-errors.js'
 import { batching } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
@@ -85,20 +87,31 @@ export class SessionQueries {
     const rows = await (ids.length === 1 ? this.#run(readOne, ids) : this.#run(readMany, [joinValues(ids)]))
     const sessions = toStoredSessions(ids, rows)
     const codec = this.#codec
-    if (codec === undefined) return sessions
+    if (codec === undefined && !sessions.some((session) => session && isSealedJson(session.json)))
+      return sessions
+    // A session that can't be decoded rejects its own read alone.
     return Promise.all(sessions.map((session) => session && decode(codec, session).catch(toError)))
   }
 
   /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
   async write(writes: readonly Write[]): Promise<readonly Change[]> {
-    const encoded = this.#codec === undefined ? writes : await this.#encodeAll(this.#codec, writes)
-    return this.#change(...this.#writeStatement(encoded))
+    const codec = this.#codec
+    const encoded = codec === undefined ? assertPlain(writes) : await this.#encodeAll(codec, writes)
+    return this.#underGivenIds(await this.#change(...this.#writeStatement(encoded)), writes)
+  }
+
+  /** An insert returns the id of the row: where there are raw ids, that may be the digest of the one it was given. */
+  #underGivenIds(changes: readonly Change[], writes: readonly { readonly id: string }[]): readonly Change[] {
+    if (!this.#table.hasRawIds) return changes
+    const given = new Map(writes.map(({ id }) => [`sha256:${handleOf(id)}`, id]))
+    return changes.map((change) => ({ ...change, id: given.get(change.id) ?? change.id }))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[]): Promise<readonly Change[]> {
+    const codec = this.#codec
     const encoded =
-      this.#codec === undefined ? replacements : await this.#encodeAll(this.#codec, replacements)
+      codec === undefined ? assertPlain(replacements) : await this.#encodeAll(codec, replacements)
     return this.#change(...this.#replaceStatement(encoded))
   }
 
@@ -110,44 +123,50 @@ export class SessionQueries {
     write: Write | Replacement,
     max: number,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
-    const { evict, lockUser, flush } = this.#statements
-    const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write])) as [
-      Write | Replacement,
-    ]
+    const codec = this.#codec
+    const [encoded] = (
+      codec === undefined ? assertPlain([write]) : await this.#encodeAll(codec, [write])
+    ) as [Write | Replacement]
     const [statement, values] =
       'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
+    return retryConflicts(() => this.#changeWithLimit(encoded, max, statement, values))
+  }
+
+  async #changeWithLimit(
+    session: Write | Replacement,
+    max: number,
+    statement: Statement,
+    values: readonly unknown[],
+  ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
+    const { evict, lockUser, flush } = this.#statements
     let needsFlush = false
     let announced = 0
-    const run = (): Promise<{ written: Change | undefined; evicted: readonly Change[] }> =>
-      this.#connection.transaction(
-        async (query) => {
-          needsFlush = false
-          announced = 0
-          const change = async (
-            statement: Statement,
-            values: readonly unknown[],
-          ): Promise<readonly Change[]> => {
-            const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
-            if (this.#table.isDistributed) await this.#notify(query, rows)
-            needsFlush ||= mustFlush(rows)
-            const result = toChanges(rows)
-            announced += result.announced
-            return result.changes
-          }
-          await query(lockUser, [this.#channel, encoded.userId])
-          const evicted = await change(evict, [encoded.id, encoded.userId, max])
-          const [written] = await change(statement, values)
-          // If the session wasn't written, the transaction is rolled back, and with it the eviction.
-          return {
-            written,
-            evicted: written === undefined && this.#connection.isTransactional ? [] : evicted,
-          }
-        },
-        ({ written }) => written !== undefined,
-        // Without a name, so that no pooler can reject it: the transaction would be repeated.
-        async (query) => needsFlush && query({ ...flush, name: '' }, []),
-      )
-    const result = await retryConflicts(run)
+    const result = await this.#connection.transaction(
+      async (query) => {
+        const change = async (
+          statement: Statement,
+          values: readonly unknown[],
+        ): Promise<readonly Change[]> => {
+          // Not tried again: after an error, the transaction can only be rolled back.
+          const rows = await query(statement, this.#withSuffix(values)).catch((error) => {
+            throw redactValues(error, values)
+          })
+          if (this.#table.isDistributed) await this.#notify(query, rows)
+          needsFlush ||= mustFlush(rows)
+          const result = toChanges(rows)
+          announced += result.announced
+          return result.changes
+        }
+        await query(lockUser, [this.#channel, session.userId])
+        const evicted = await change(evict, [session.id, session.userId, max])
+        const [written] = this.#underGivenIds(await change(statement, values), [session])
+        // If the session wasn't written, the transaction is rolled back, and with it the eviction.
+        return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
+      },
+      ({ written }) => written !== undefined,
+      // Without a name, so that no pooler can reject it: the transaction would be repeated.
+      async (query) => needsFlush && query({ ...flush, name: '' }, []),
+    )
     if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
   }
@@ -194,28 +213,13 @@ export class SessionQueries {
     return this.#change(this.#statements.destroyOf, [joinValues(ids), userId])
   }
 
-  /**
-   * Renames the row that older software wrote under a raw id to the id's digest. If there is a row of each, deletes the one
-   * under the raw id.
-   */
-  async hashRawId(raw: string, id: string): Promise<void> {
-    const { hashRawId } = this.#statements
-    try {
-      await retryConflicts(() => this.#connection.query(hashRawId, [raw, id]))
-    } catch (error) {
-      // A unique violation: another request has just inserted the digest's row. The statement now deletes the raw one.
-      if (codeOf(error) !== '23505') throw error
-      await retryConflicts(() => this.#connection.query(hashRawId, [raw, id]))
-    }
-  }
-
   /** Resolves when the change is committed and flushed. */
   async #change(statement: Statement, values: readonly unknown[]): Promise<readonly Change[]> {
-    const commit = (): Promise<Row[]> =>
+    const rows = await this.#redacting(values, () =>
       this.#table.isDistributed
         ? this.#commitDistributed(statement, values)
-        : this.#commit(statement, this.#withSuffix(values))
-    const rows = await this.#redacting(values, () => retryConflicts(commit))
+        : this.#commit(statement, this.#withSuffix(values)),
+    )
     const { changes, announced } = toChanges(rows)
     this.announced += announced
     return changes
@@ -260,27 +264,37 @@ export class SessionQueries {
   }
 
   #run(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
-    return this.#redacting(values, () => retryConflicts(() => this.#connection.query(statement, values)))
+    return this.#redacting(values, () => this.#connection.query(statement, values))
   }
 
   /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */
   async #redacting<T>(values: readonly unknown[], work: () => Promise<T>): Promise<T> {
     try {
-      return await work()
+      return await retryConflicts(work)
     } catch (error) {
-      throw redact(
-        error,
-        values.flatMap((value) => String(value).split(separator)),
-      )
+      throw redactValues(error, values)
     }
   }
+}
+
+function redactValues(error: unknown, values: readonly unknown[]): Error {
+  return redact(
+    error,
+    values.flatMap((value) => String(value).split(separator)),
+  )
+}
+
+/** Returns what no codec is to encode. Throws an `EncodeError` if any of it looks encoded. */
+function assertPlain<T extends Write | Replacement>(writes: readonly T[]): readonly T[] {
+  for (const { json } of writes) if (json !== null) plainToColumn(json)
+  return writes
 }
 
 function mustFlush(rows: readonly Row[]): boolean {
   return rows[0]?.must_flush === true
 }
 
-async function decode(codec: Codec, session: StoredSession): Promise<StoredSession> {
+async function decode(codec: Codec | undefined, session: StoredSession): Promise<StoredSession> {
   return { ...session, json: await fromColumn(codec, session.json, { id: handleOf(session.id) }) }
 }
 

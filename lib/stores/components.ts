@@ -22,6 +22,8 @@ import type { OperationTracker } from './operations.js'
 
 export interface Components {
   readonly table: Table
+  /** Whether statements are given ids as the option `hashIds` says: `SessionIds.storedId`. */
+  readonly takesStoredIds: boolean
   readonly queries: SessionQueries
   readonly repository: SessionRepository
   readonly registry: SessionRegistry
@@ -70,7 +72,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     touches,
     idleTimeout: settings.idleTimeout,
     toError: (error, call) => {
-      const secrets = [call.sid, call.id, call.verb === 'write' ? (call as WriteCall).json : '']
+      const secrets = [call.sid, call.id, call.digest, call.verb === 'write' ? (call as WriteCall).json : '']
       return operations.toError(error, `${call.verb} the session`, secrets)
     },
     onSettled: (count) => operations.end(count),
@@ -83,5 +85,6 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     activeCondition: statements.activeCondition,
     onDestroyed: onChanged,
   })
-  return { table, queries, repository, registry }
+  const takesStoredIds = !table.hasRawIds && table.insertsRawIds === !settings.hashIds
+  return { table, takesStoredIds, queries, repository, registry }
 }

@@ -2,11 +2,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { AdvisoryLock } from '../postgres/advisory-lock.js'
 import type { Connection } from '../postgres/connection.js'
+import { retryConflicts } from '../postgres/retry.js'
 import type { Table } from '../schema/table.js'
 import type { Codec, Row } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
-import { retryConflicts } from '../util/retry-conflicts.js'
 import { ExpiredHook } from './expired-hook.js'
 import { type SweepLimits, SweepStatements } from './sweep-statements.js'
 
@@ -262,8 +262,8 @@ export class Sweeper {
     if (handled.length > 0) {
       const values = ['at', 'id', 'version'].map((name) => handled.map((row) => row[name]))
       const { connection } = this.#options
-      const rows = await retryConflicts(() => connection.query(sweep.statements.deleteUnchanged, values))
-      deleted = rows.length
+      const { deleteUnchanged } = sweep.statements
+      deleted = (await retryConflicts(() => connection.query(deleteUnchanged, values))).length
     }
     await this.#finishBatch(sweep, deleted, elapsedMs + performance.now() - startedAt, progress)
   }

@@ -1,10 +1,12 @@
-// Tries again what PostgreSQL has rolled back because of a concurrent transaction.
+// Repeats statements that failed because another transaction was faster.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { codeOf } from './driver-errors.js'
+import { codeOf } from '../util/driver-errors.js'
 
 /**
- * Serialization failure: with a default_transaction_isolation of repeatable read or serializable, any statement that meets a
- * concurrent change fails with it. And deadlock.
+ * PostgreSQL's codes for a serialization failure and a deadlock. With a default_transaction_isolation of repeatable read or
+ * serializable, any statement that meets a concurrent change fails with the first. In a partitioned table it also means that
+ * the row which a statement waited for was moved to another partition, as its id was replaced by its digest: the statement
+ * can't follow it there, and finds it when it is repeated.
  */
 const conflictCodes = new Set(['40001', '40P01'])
 
@@ -13,7 +15,7 @@ const maxMs = 2_000
 
 const maxDelayMs = 50
 
-/** `work` must do everything again: its transaction was rolled back. */
+/** Repeats `work`, which runs one statement or transaction, for as long as it was undone because of a conflict. */
 export async function retryConflicts<T>(work: () => Promise<T>): Promise<T> {
   let startedAt: number | undefined
   for (let attempt = 1; ; attempt++)
