@@ -28,13 +28,18 @@ export type {
   Codec,
   CodecContext,
   ConnectionSource,
+  DeviceContext,
+  DeviceFunction,
   PgStoreOptions,
   QueryFunction,
   Row,
 } from './types/options.js'
 export type {
   CacheStats,
+  CallStats,
   Conflict,
+  CreatedSession,
+  DestroyedSession,
   ExpiredSession,
   Health,
   SessionInfo,

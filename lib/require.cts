@@ -24,11 +24,16 @@ declare namespace PgStore {
   export type CacheOptions = esm.CacheOptions
   export type CacheStats = esm.CacheStats
   export type CleanupOptions<T extends object = esm.Session> = esm.CleanupOptions<T>
+  export type CallStats = esm.CallStats
   export type Codec = esm.Codec
   export type CodecContext = esm.CodecContext
   export type CompressedOptions = esm.CompressedOptions
   export type Conflict = esm.Conflict
   export type ConnectionSource = esm.ConnectionSource
+  export type CreatedSession = esm.CreatedSession
+  export type DestroyedSession = esm.DestroyedSession
+  export type DeviceContext = esm.DeviceContext
+  export type DeviceFunction = esm.DeviceFunction
   export type EncryptedOptions = esm.EncryptedOptions
   export type EncryptionKey = esm.EncryptionKey
   export type ExpiredSession<T extends object = esm.Session> = esm.ExpiredSession<T>

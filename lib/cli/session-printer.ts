@@ -1,5 +1,5 @@
 // Prints a list of sessions: as JSON, as fields with tabs between them, or as a table that fits the window.
-import { bytes, duration, type Terminal } from './terminal.js'
+import { bytes, duration, padEnd, type Terminal, truncate } from './terminal.js'
 
 /** A session as it is printed: without its id and its content. */
 export interface ListedSession {
@@ -11,7 +11,7 @@ export interface ListedSession {
   readonly bytes: number
 }
 
-/** Column widths, in characters. The user's column takes what is left of the window. */
+/** Column widths. The user's column takes what is left of the window. */
 const handleWidth = 43
 const timeWidth = 12
 const sizeWidth = 8
@@ -43,7 +43,7 @@ function tablePrinter(terminal: Terminal, userWidth: number): (session: ListedSe
   const line = (handle: string, user: string, times: string[], size: string): string =>
     [
       handle.padEnd(handleWidth),
-      truncate(user, userWidth).padEnd(userWidth),
+      padEnd(truncate(user, userWidth), userWidth),
       ...times.map((time) => time.padEnd(timeWidth)),
       size.padStart(sizeWidth),
     ].join('  ')
@@ -87,8 +87,4 @@ function largestUnit(ms: number): string {
 /** Replaces control characters: a user id could contain a tab, or a terminal's escape sequence. */
 function printable(userId: string | null): string {
   return (userId ?? '').replaceAll(/\p{C}/gu, '\ufffd')
-}
-
-function truncate(text: string, width: number): string {
-  return text.length > width ? `${text.slice(0, width - 1)}…` : text
 }

@@ -1,15 +1,9 @@
 // Prints and asks for the command line: with colours and progress bars on a terminal, in plain lines elsewhere.
 import { createInterface } from 'node:readline'
+import { styleText } from 'node:util'
+import stringWidth from 'string-width'
 
 type Style = 'bold' | 'dim' | 'red' | 'green' | 'yellow'
-
-const codes: Record<Style, [number, number]> = {
-  bold: [1, 22],
-  dim: [2, 22],
-  red: [31, 39],
-  green: [32, 39],
-  yellow: [33, 39],
-}
 
 /** How often progress is printed: as a bar on a terminal, and as lines. */
 const barIntervalMs = 100
@@ -94,8 +88,8 @@ export class Terminal {
   }
 
   style(style: Style, text: string): string {
-    const [on, off] = codes[style]
-    return this.#isColoured ? `\u001b[${on}m${text}\u001b[${off}m` : text
+    // The stream isn't validated here: it may be another one than this terminal's.
+    return this.#isColoured ? styleText(style, text, { validateStream: false }) : text
   }
 
   /** Shows progress, `done` between 0 and 1: a bar on a terminal, else a line every ten seconds. */
@@ -110,21 +104,21 @@ export class Terminal {
       return
     }
     const width = Math.max(minWidth, this.#errors.columns || defaultWidth) - 1
-    const barWidth = width - percent.length - text.length - 2
+    const barWidth = width - percent.length - stringWidth(text) - 2
     const prefix = barWidth >= minBarWidth ? `${bar(done, barWidth)} ` : ''
-    this.#errors.write(`\r\u001b[K${`${prefix}${percent} ${text}`.slice(0, width)}`)
+    this.#errors.write(`\r\u001b[K${truncate(`${prefix}${percent} ${text}`, width, '')}`)
     this.#hasBar = true
   }
 
   /** Prints a row for each name: its count, and a bar relative to the largest count. */
   histogram(rows: readonly { name: string; count: number }[]): void {
     const maxCount = Math.max(1, ...rows.map(({ count }) => count))
-    const nameWidth = Math.max(...rows.map(({ name }) => name.length))
+    const nameWidth = Math.max(...rows.map(({ name }) => stringWidth(name)))
     const countWidth = Math.max(...rows.map(({ count }) => number(count).length))
     const barWidth = Math.max(1, this.width - nameWidth - countWidth - 7)
     for (const { name, count } of rows)
       this.line(
-        `  ${name.padStart(nameWidth)}  ${number(count).padStart(countWidth)}  ${bar(count / maxCount, barWidth).trimEnd()}`.trimEnd(),
+        `  ${' '.repeat(nameWidth - stringWidth(name))}${name}  ${number(count).padStart(countWidth)}  ${bar(count / maxCount, barWidth).trimEnd()}`.trimEnd(),
       )
   }
 
@@ -142,6 +136,24 @@ function bar(share: number, width: number): string {
   const length = share > 0 ? Math.max(1, Math.round(exact)) : 0
   const end = length % 8 === 0 ? '' : eighths[length % 8]
   return ('█'.repeat(Math.floor(length / 8)) + end).padEnd(width)
+}
+
+/** Appends spaces up to a width in columns, of which Chinese characters and emoji take two each. */
+export function padEnd(text: string, width: number): string {
+  return text + ' '.repeat(Math.max(0, width - stringWidth(text)))
+}
+
+/** Cuts a text off at a width in columns, between characters as a reader sees them, and marks the cut. */
+export function truncate(text: string, width: number, mark = '…'): string {
+  if (stringWidth(text) <= width) return text
+  let cut = ''
+  let rest = width - stringWidth(mark)
+  for (const { segment } of new Intl.Segmenter().segment(text)) {
+    rest -= stringWidth(segment)
+    if (rest < 0) break
+    cut += segment
+  }
+  return cut + mark
 }
 
 /** Formats a number with separators. */

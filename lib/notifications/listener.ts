@@ -132,9 +132,10 @@ export class Listener {
       this.#client = client
       client.client.on('notification', ({ payload }) => this.#receive(payload ?? ''))
       await client.connect(Math.max(maxStaleness, maxDelayMs))
-      await client.query(disableTimeouts, [], maxStaleness)
       await client.query(`listen ${pg.escapeIdentifier(channel)}`, [], maxStaleness)
       await this.#sendHeartbeat(client)
+      // Not before: through a pooler, this would be another application's connection.
+      if (client === this.#client) await client.query(disableTimeouts, [], maxStaleness)
     } catch (error) {
       this.#onLost(client, error)
     }

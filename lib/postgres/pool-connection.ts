@@ -73,10 +73,13 @@ export class PoolConnection implements Connection {
   ): Promise<[Row[], Row[] | Error]> {
     return this.#retrying(first, async (lease) => {
       const { client } = lease
+      const prepares = this.#prepares
       const sendFirst = (): Promise<Row[]> => this.#send(client, first, values, this.#queryTimeoutMs)
       const sendSecond = (): Promise<Row[]> => this.#send(client, second, [], this.#queryTimeoutMs)
-      const [one, two] = await (this.#isOwned ? together : inTurn)()
+      let [one, two] = await (this.#isOwned ? together : inTurn)()
       if (one.status === 'rejected') throw one.reason
+      if (two.status === 'rejected' && this.#stopPreparing(two.reason, prepares))
+        [two] = await Promise.allSettled([sendSecond()])
       if (two.status === 'fulfilled') return [one.value, two.value]
       // Not thrown: the first is done, and must not be repeated.
       if (!isStatementError(two.reason)) lease.lose(two.reason)
@@ -103,10 +106,13 @@ export class PoolConnection implements Connection {
   async #retrying<T>(statement: string | Statement, work: (lease: Lease) => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       const lease = await this.#acquire()
+      const prepares = this.#prepares
       try {
         return await lease.use(() => work(lease))
       } catch (error) {
-        if (attempt > this.#pool.options.max || !this.#canRetry(statement, error)) throw error
+        const wasPrepared = typeof statement !== 'string' && this.#stopPreparing(error, prepares)
+        if (attempt > this.#pool.options.max || !(wasPrepared || this.#canRetry(statement, error)))
+          throw error
       }
       // A server that shuts down closes its connections one after the other. Give the pool a turn to notice.
       await new Promise((resolve) => setImmediate(resolve))
@@ -118,17 +124,19 @@ export class PoolConnection implements Connection {
    * which happens when the pool hands out a connection that the server is closing.
    */
   #canRetry(statement: string | Statement, error: unknown): boolean {
-    const code = codeOf(error)
-    if (typeof statement !== 'string' && this.#stopPreparing(code)) return true
     if (isStatementError(error) || !(error instanceof Error)) return false
     // A time limit isn't spent twice.
     if (/timeout|within \d+ ms/.test(error.message)) return false
     const text = typeof statement === 'string' ? statement : statement.text
-    return text.startsWith('select') || code === '57P01'
+    return text.startsWith('select') || codeOf(error) === '57P01'
   }
 
-  #stopPreparing(code: string | undefined): boolean {
-    if (!this.#prepares || !stalePlanCodes.has(code ?? '')) return false
+  /**
+   * Whether a statement failed because it was prepared, so that it can be sent again: from now on none is. `prepares`: whether
+   * they were when it was sent. Of several in flight, each fails.
+   */
+  #stopPreparing(error: unknown, prepares: boolean): boolean {
+    if (!prepares || !stalePlanCodes.has(codeOf(error) ?? '')) return false
     this.#prepares = false
     return true
   }
@@ -138,10 +146,11 @@ export class PoolConnection implements Connection {
     shouldCommit: (result: T) => boolean = () => true,
     afterCommit?: (query: Query) => Promise<unknown>,
   ): Promise<T> {
+    const prepares = this.#prepares
     try {
       return await this.#transaction(work, shouldCommit, afterCommit)
     } catch (error) {
-      if (!this.#stopPreparing(codeOf(error))) throw error
+      if (!this.#stopPreparing(error, prepares)) throw error
       // It was rolled back.
       return this.#transaction(work, shouldCommit, afterCommit)
     }

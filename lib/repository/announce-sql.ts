@@ -42,11 +42,12 @@ export function announceAny(announcement: Announcement): string {
   )
 }
 
+/** In the joined changes, a plus sign before the version marks a row that was inserted: only those are not announced. */
 function withPayloads({ change, channel, canFlush }: Announcement, payloads: string): string {
   return (
     `with changed as (${change}), notified as (select pg_notify('${channel}', payload), ${mustFlush(canFlush)} as must_flush` +
     ` from (${payloads}) as payloads)` +
-    ` select string_agg(version || ' ' || ttl_ms::int8 || ' ' || id, chr(30)) as changes,` +
+    ` select string_agg(case when notify then '' else '+' end || version || ' ' || ttl_ms::int8 || ' ' || id, chr(30)) as changes,` +
     ` (select bool_or(must_flush) from notified) as must_flush, count(*) filter (where notify)::int as announced from changed`
   )
 }

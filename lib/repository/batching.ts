@@ -17,6 +17,16 @@ const maxConcurrentBatches = 4
 /** SQLSTATE classes that one row of many can cause: bad data, constraints, deadlocks, limits. */
 const rowErrorCodes = /^(21|22|23|40|54)/
 
+/** Runs a batch of calls, counts it and publishes it to tracers. */
+export type BatchObserver = <T>(
+  operation: 'get' | 'set' | 'touch' | 'destroy',
+  batchSize: number,
+  run: () => Promise<T>,
+) => Promise<T>
+
+/** For the command line, which observes nothing. */
+export const unobserved: BatchObserver = (_operation, _batchSize, run) => run()
+
 /** Options of every `Batcher` of sessions. */
 export const batching = {
   maxBatchSize,

@@ -10,6 +10,8 @@ export interface Change {
   readonly version: number
   /** 0: what was asked for. */
   readonly ttlMs: number
+  /** Whether the row was inserted. Always `false` in a table without versions, where that isn't known. */
+  readonly isNew: boolean
 }
 
 /** The changes of one statement. */
@@ -50,6 +52,9 @@ export function replacementValues(replacements: readonly Replacement[]): unknown
   return [...writeValues(replacements), ...toColumns(replacements, 'baseVersion')]
 }
 
+/** Precedes the version of a row that was inserted. */
+const plus = '+'.charCodeAt(0)
+
 /** Reads the result of a statement that changes sessions: one row for all of them, or one for each. */
 export function toChanges(rows: readonly Row[]): Changes {
   const [first] = rows
@@ -62,14 +67,17 @@ export function toChanges(rows: readonly Row[]): Changes {
   const changes = first.changes.split(separator).map((text) => {
     const space = text.indexOf(' ')
     const next = text.indexOf(' ', space + 1)
-    return { id: text.slice(next + 1), version: +text.slice(0, space), ttlMs: +text.slice(space + 1, next) }
+    const version = +text.slice(0, space)
+    const isNew = text.charCodeAt(0) === plus
+    return { id: text.slice(next + 1), version, ttlMs: +text.slice(space + 1, next), isNew }
   })
   return { changes, announced: first.announced as number }
 }
 
 /** Drivers return a bigint, such as the version, as a string. */
-function toChange({ id, version, ttl_ms }: Row): Change {
-  return { id: id as string, version: Number(version), ttlMs: Number(ttl_ms) }
+function toChange({ id, version, ttl_ms, notify }: Row): Change {
+  const number = Number(version)
+  return { id: id as string, version: number, ttlMs: Number(ttl_ms), isNew: !notify && number > 0 }
 }
 
 /** The changes to be announced, as a notification names them. */

@@ -11,6 +11,8 @@ export interface SessionCall {
   readonly digest: string
   /** Its id in the table. */
   readonly id: string
+  /** By the monotonic clock; `undefined`: `stats()` doesn't count the call. */
+  readonly startedAt: number | undefined
 }
 
 export interface ReadCall extends SessionCall {
@@ -38,4 +40,6 @@ export interface WriteCall extends SessionCall {
 
 export interface DestroyCall extends SessionCall {
   readonly verb: 'destroy'
+  /** Called if there was a session. */
+  readonly onDestroyed?: () => void
 }

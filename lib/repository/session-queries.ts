@@ -12,7 +12,7 @@ import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import { Batcher } from '../util/batcher.js'
 import { redact } from '../util/driver-errors.js'
-import { batching } from './batching.js'
+import { type BatchObserver, batching, unobserved } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
 import {
@@ -33,6 +33,7 @@ export interface SessionQueriesOptions {
   readonly codec?: Codec | undefined
   /** Returns a suffix for the payload of the next notification: a heartbeat of this process's listener, or nothing. */
   readonly payloadSuffix?: () => string
+  readonly onBatch?: BatchObserver
 }
 
 export class SessionQueries {
@@ -53,7 +54,7 @@ export class SessionQueries {
     table: Table,
     channel: string,
     statements: SessionStatements,
-    { codec, payloadSuffix = () => '' }: SessionQueriesOptions = {},
+    { codec, payloadSuffix = () => '', onBatch = unobserved }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
     this.#table = table
@@ -65,10 +66,11 @@ export class SessionQueries {
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
     this.#touches = new Batcher({
       ...batching,
-      run: async (calls) => {
-        await this.#touchAll(calls.map(({ value }) => value))
-        return calls.map(() => undefined)
-      },
+      run: (calls) =>
+        onBatch('touch', calls.length, async () => {
+          await this.#touchAll(calls.map(({ value }) => value))
+          return calls.map(() => undefined)
+        }),
     })
   }
 

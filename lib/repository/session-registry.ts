@@ -4,6 +4,7 @@ import { fromColumn } from '../codec/codec.js'
 import type { Connection } from '../postgres/connection.js'
 import { joinValues, listParam } from '../postgres/sql-params.js'
 import { notRecordSql, type Table } from '../schema/table.js'
+import { splitDevice } from '../session/device.js'
 import { parse } from '../session/json.js'
 import { digestOf, handleOf } from '../session/session-id.js'
 import { DecodeError, SetupError } from '../types/errors.js'
@@ -33,6 +34,7 @@ interface SessionRow {
   readonly id: string
   /** `false`: the session has expired. */
   readonly isActive: boolean
+  readonly userId: string | undefined
 }
 
 export interface SessionRegistryOptions {
@@ -43,19 +45,25 @@ export interface SessionRegistryOptions {
   /** The SQL condition that a session is active. */
   readonly activeCondition: string
   readonly onDestroyed: (destroyed: readonly Change[]) => void
+  /** Receives the handle and the user of each active session that was destroyed. */
+  readonly onRevoked?: (handle: string, userId: string | undefined) => void
 }
 
 export class SessionRegistry {
   readonly #options: SessionRegistryOptions
   readonly #selectActive: string
+  /** The columns of a `SessionRow`. */
+  readonly #rowColumns: string
 
   constructor(options: SessionRegistryOptions) {
     this.#options = options
     const { name, columns } = options.table
+    const userId = columns.has('user_id') ? 'user_id' : 'null::text as user_id'
+    this.#rowColumns = `id, ${options.activeCondition} as is_active, ${userId}`
     const ms = (column: string): string =>
       columns.has(column) ? `(extract(epoch from ${column}) * 1000)::float8` : 'null::float8'
     this.#selectActive =
-      `select id, session::text as session, ${columns.has('user_id') ? 'user_id' : 'null::text as user_id'},` +
+      `select id, session::text as session, ${userId},` +
       ` ${columns.has('version') ? 'version' : '0 as version'}, ${ms('created_at')} as created_ms, ${ms('last_access')} as accessed_ms,` +
       ` (extract(epoch from expiry::timestamptz) * 1000)::float8 as expires_ms from ${name} where ${options.activeCondition}`
   }
@@ -133,18 +141,29 @@ export class SessionRegistry {
   /** All of a user's sessions, also expired ones: a request in flight may still save them. */
   async #rowsOf(userId: string): Promise<SessionRow[]> {
     this.#assertUserColumn()
-    const { table, activeCondition } = this.#options
-    const select = `select id, ${activeCondition} as is_active from ${table.name} where session is not null and user_id = $1`
+    const select = `select ${this.#rowColumns} from ${this.#options.table.name} where session is not null and user_id = $1`
     return (await this.#query(select, [userId])).map(toSessionRow)
+  }
+
+  /** Resolves with the user of the session that the table has under one of these ids, if any. */
+  async userOf(ids: readonly string[]): Promise<string | undefined> {
+    const { name, columns } = this.#options.table
+    if (!columns.has('user_id')) return undefined
+    const { connection } = this.#options
+    const select = `select user_id from ${name} where id = any(${listParam('$1')}) and user_id is not null`
+    const [row] = await connection.query(select, [joinValues(ids)])
+    return row?.user_id as string | undefined
   }
 
   /**
    * Destroys a user's sessions, except the one with this id or handle. Resolves with the number of active sessions that were
-   * destroyed.
+   * destroyed, or with `undefined`, having destroyed none, if the user has no such session to except.
    */
-  async destroySessionsOf(userId: string, except: string | undefined): Promise<number> {
+  async destroySessionsOf(userId: string, except: string | undefined): Promise<number | undefined> {
     const kept = except === undefined ? [] : [except, digestOf(except)]
-    const rows = (await this.#rowsOf(userId)).filter(({ id }) => !kept.includes(handleOf(id)))
+    const all = await this.#rowsOf(userId)
+    const rows = all.filter(({ id }) => !kept.includes(handleOf(id)))
+    if (except !== undefined && rows.length === all.length) return undefined
     // Checks the user again: a session may belong to another one by now.
     return this.#destroy(rows, (ids) => this.#options.queries.destroyAllOf(userId, ids))
   }
@@ -159,8 +178,8 @@ export class SessionRegistry {
   }
 
   async #destroyOnce(): Promise<number> {
-    const { table, activeCondition } = this.#options
-    const select = `select id, ${activeCondition} as is_active from ${table.name} where session is not null and id > $1 and ${notRecordSql()} order by id limit ${idBatchSize}`
+    const { table } = this.#options
+    const select = `select ${this.#rowColumns} from ${table.name} where session is not null and id > $1 and ${notRecordSql()} order by id limit ${idBatchSize}`
     let count = 0
     for (let lastId = ''; ; ) {
       const rows = (await this.#query(select, [lastId])).map(toSessionRow)
@@ -174,15 +193,17 @@ export class SessionRegistry {
   /** Destroys the session with this handle. Resolves with whether there was one. */
   async revoke(handle: string): Promise<boolean> {
     const { table } = this.#options
-    const destroyAny = async (ids: string[]): Promise<boolean> =>
-      (await this.#destroy(ids.map((id) => ({ id, isActive: true })))) > 0
+    const select = `select ${this.#rowColumns} from ${table.name} where session is not null and`
+    const find = async (condition: string, value: string): Promise<SessionRow[]> =>
+      (await this.#query(`${select} ${condition}`, [value])).map(toSessionRow)
     if (!/^[\w-]{43}$/.test(handle)) return false
-    if (await destroyAny([`sha256:${handle}`])) return true
+    const id = `sha256:${handle}`
+    // Destroyed also if it isn't found: until then its row may be moved from the raw id to the digest.
+    const [row = { id, isActive: true, userId: undefined }] = await find('id = $1', id)
+    if ((await this.#destroy([row])) > 0) return true
     if (!table.hasRawIds && !table.insertsRawIds) return false
     // Raw ids have no index by digest: the query hashes every row's id.
-    const find = `select id from ${table.name} where session is not null and ${digestSql} = $1`
-    const rows = await this.#query(find, [handle])
-    return destroyAny(rows.map(({ id }) => id as string))
+    return (await this.#destroy(await find(`${digestSql} = $1`, handle))) > 0
   }
 
   /** In batches, each a transaction of its own, so that no row is locked for long. */
@@ -190,15 +211,22 @@ export class SessionRegistry {
     rows: readonly SessionRow[],
     destroy = (ids: string[]) => this.#options.queries.destroyAll(ids),
   ): Promise<number> {
-    let count = 0
-    const isActiveById = new Map(rows.map(({ id, isActive }) => [id, isActive]))
-    const ids = [...isActiveById.keys()].sort()
+    const handles = new Set<string>()
+    const byId = new Map(rows.map((row) => [row.id, row]))
+    const ids = [...byId.keys()].sort()
     for (let n = 0; n < ids.length; n += maxBatchSize) {
       const destroyed = await destroy(ids.slice(n, n + maxBatchSize))
       this.#options.onDestroyed(destroyed)
-      count += new Set(destroyed.filter(({ id }) => isActiveById.get(id)).map(({ id }) => handleOf(id))).size
+      for (const { id } of destroyed) {
+        const row = byId.get(id)
+        const handle = handleOf(id)
+        // A session may have two rows, under its raw id and its digest.
+        if (!row?.isActive || handles.has(handle)) continue
+        handles.add(handle)
+        this.#options.onRevoked?.(handle, row.userId)
+      }
     }
-    return count
+    return handles.size
   }
 
   /**
@@ -226,14 +254,16 @@ export class SessionRegistry {
   }
 
   async #toSessionInfo(row: Row): Promise<SessionInfo> {
-    const session = await this.#parse(row)
-    const isDecoded = !(session instanceof DecodeError)
+    const stored = await this.#parse(row)
+    const { session, device } =
+      stored instanceof DecodeError ? { session: undefined, device: undefined } : splitDevice(stored)
     const date = (ms: unknown): Date | undefined => (ms == null ? undefined : new Date(Number(ms)))
     return {
       handle: handleOf(row.id as string),
       userId: (row.user_id as string | null) ?? undefined,
-      session: isDecoded ? session : undefined,
-      error: isDecoded ? undefined : session,
+      session,
+      error: stored instanceof DecodeError ? stored : undefined,
+      device,
       createdAt: date(row.created_ms),
       lastAccessedAt: date(row.accessed_ms),
       expiresAt: new Date(Number(row.expires_ms)),
@@ -255,6 +285,10 @@ export class SessionRegistry {
   }
 }
 
-function toSessionRow({ id, is_active }: Row): SessionRow {
-  return { id: id as string, isActive: is_active as boolean }
+function toSessionRow({ id, is_active, user_id }: Row): SessionRow {
+  return {
+    id: id as string,
+    isActive: is_active as boolean,
+    userId: (user_id as string | null) ?? undefined,
+  }
 }

@@ -7,7 +7,7 @@ import { isKoaSession } from '../session/koa-session.js'
 import { fromStored, mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
 import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
-import { batching } from './batching.js'
+import { type BatchObserver, batching } from './batching.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from './session-calls.js'
 import type { SessionQueries } from './session-queries.js'
 import {
@@ -33,8 +33,11 @@ export interface SessionRepositoryOptions {
   readonly idleTimeout: number | undefined
   /** Returns the error that a call of the store rejects with. */
   readonly toError: (error: unknown, call: SessionCall) => Error
-  /** Receives the number of calls that were settled. */
-  readonly onSettled: (count: number) => void
+  /** Receives the calls that were settled, and their results: an `Error` for those that rejected. */
+  readonly onSettled: (calls: readonly BatchCall<SessionCall>[], results: readonly unknown[]) => void
+  readonly onBatch: BatchObserver
+  /** Receives the digest and the user of each session that a call has created. */
+  readonly onCreated: (digest: string, userId: string | undefined) => void
 }
 
 /** By how much a session's remaining life may be overestimated here: the time that an answer takes. */
@@ -53,8 +56,8 @@ export class SessionRepository {
   constructor(options: SessionRepositoryOptions) {
     this.#options = options
     this.#cache = options.cache
-    const { toError, onSettled } = options
-    this.#reads = new Batcher({
+    const { toError, onSettled, onBatch, queries } = options
+    this.#reads = new Batcher<ReadCall, Session | undefined>({
       ...batching,
       isUnordered: true,
       run: (calls) => this.#readAll(calls),
@@ -64,9 +67,9 @@ export class SessionRepository {
     this.#loads = new Batcher({
       ...batching,
       isUnordered: true,
-      run: (calls) => options.queries.readAll(calls.map(({ key }) => key)),
+      run: (calls) => onBatch('get', calls.length, () => queries.readAll(calls.map(({ key }) => key))),
     })
-    this.#changes = new Batcher({
+    this.#changes = new Batcher<WriteCall | DestroyCall, undefined>({
       ...batching,
       toError: (error, { value }) => toError(error, value),
       onSettled,
@@ -98,8 +101,9 @@ export class SessionRepository {
     const cache = this.#options.isTrusted() ? this.#cache : undefined
     if (cache !== undefined)
       return Promise.all(calls.map(({ value }) => this.#readThrough(cache, value).catch(asError)))
-    const stored = await this.#options.queries.readAll(calls.map(({ key }) => key))
-    const { touches } = this.#options
+    const { onBatch, queries, touches } = this.#options
+    const ids = calls.map(({ key }) => key)
+    const stored = await onBatch('get', ids.length, () => queries.readAll(ids))
     const again: Promise<unknown>[] = []
     const results = calls.map(({ value }, n) => {
       if (stored[n] === undefined && touches.isPending(value.digest))
@@ -254,7 +258,8 @@ export class SessionRepository {
   ): Promise<void> {
     let outcomes: readonly Outcome[] = []
     try {
-      outcomes = await this.#options.writer.saveAll(requests)
+      const { onBatch, writer } = this.#options
+      outcomes = await onBatch('set', requests.length, () => writer.saveAll(requests))
     } finally {
       const isTrusted = this.#cache !== undefined && this.#options.isTrusted()
       for (const [n, call] of calls.entries()) {
@@ -283,6 +288,7 @@ export class SessionRepository {
       cache.commitFill(digest, fill, { id, json: saved.json, version: saved.version, ttlMs })
     this.#options.touches.recordExpiry(digest, ttlMs)
     this.#rememberBase(session, owner, mergeBaseAfter(digest, json, saved))
+    if (saved.isNew) this.#options.onCreated(digest, call.userId)
   }
 
   #rememberBase(session: object | undefined, owner: object | undefined, base: MergeBase): void {
@@ -291,13 +297,15 @@ export class SessionRepository {
   }
 
   async #destroyAll(
-    calls: readonly SessionCall[],
+    calls: readonly (WriteCall | DestroyCall)[],
     ids: readonly string[],
     errors: Map<SessionCall, Error>,
   ): Promise<void> {
-    const destroy = async (some: readonly string[]): Promise<undefined[]> => {
-      await this.#options.queries.destroyAll(some)
-      return new Array(some.length)
+    const { onBatch, queries } = this.#options
+    const destroy = async (some: readonly string[]): Promise<boolean[]> => {
+      const changes = await onBatch('destroy', some.length, () => queries.destroyAll(some))
+      const found = new Set(changes.map(({ id }) => id))
+      return some.map((id) => found.has(id))
     }
     const results = await bisect(ids, destroy, batching.canBisect)
     let n = 0
@@ -306,6 +314,7 @@ export class SessionRepository {
       const result = results[n++]
       if (result instanceof Error) errors.set(call, result)
       this.#cache?.invalidate(call.digest, Number.POSITIVE_INFINITY)
+      if (result === true) call.onDestroyed?.()
     }
   }
 

@@ -29,6 +29,8 @@ export interface SaveResult {
   readonly version: number
   /** 0: as long as was asked for. */
   readonly ttlMs: number
+  /** Whether the session was inserted. */
+  readonly isNew: boolean
 }
 
 export interface SessionWriterOptions {
@@ -44,7 +46,7 @@ export interface SessionWriterOptions {
   /** Returns the current state of a session, if the cache has it. */
   readonly peek: (digest: string) => Current | undefined
   /** Receives the sessions that were destroyed because their user had too many. */
-  readonly onEvicted: (evicted: readonly Change[]) => void
+  readonly onEvicted: (evicted: readonly Change[], userId: string | undefined) => void
   readonly onConflict: (conflict: Conflict) => void
 }
 
@@ -163,7 +165,7 @@ export class SessionWriter {
     const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
     const write = async (session: Write | Replacement): Promise<readonly Change[]> => {
       const { written, evicted } = await queries.writeWithLimit(session, maxSessionsPerUser)
-      onEvicted(evicted)
+      onEvicted(evicted, session.userId)
       return written === undefined ? [] : [written]
     }
     if (request.base === undefined)
@@ -273,6 +275,6 @@ function toResults(requests: readonly SaveRequest[], changes: readonly Change[])
   const byId = isInOrder ? undefined : new Map(changes.map((change) => [change.id, change]))
   return requests.map(({ id, json }, n) => {
     const change = byId === undefined ? changes[n] : byId.get(id)
-    return change && { json, version: change.version, ttlMs: change.ttlMs }
+    return change && { json, version: change.version, ttlMs: change.ttlMs, isNew: change.isNew }
   })
 }

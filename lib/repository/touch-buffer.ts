@@ -20,6 +20,8 @@ export interface TouchBufferOptions {
   /** Whether sessions expire when they aren't used. */
   readonly countsIdleness: boolean
   readonly write: (touches: Touch[]) => Promise<void>
+  /** Runs the write of a batch of deferred touches. */
+  readonly flush?: (batchSize: number, write: () => Promise<void>) => Promise<void>
   readonly warn: (error: Error) => void
   /** The number of sessions whose expiry is remembered. */
   readonly maxExpiries: number
@@ -197,7 +199,8 @@ export class TouchBuffer {
     const now = performance.now()
     let failure: Error | undefined
     try {
-      await this.#options.write(batch.map(([, touch]) => toTouch(touch, now)))
+      const write = (): Promise<void> => this.#options.write(batch.map(([, touch]) => toTouch(touch, now)))
+      await (this.#options.flush?.(batch.length, write) ?? write())
       for (const [digest, { expiresAt }] of batch)
         if (expiresAt !== undefined)
           this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.expiresAt ?? 0))

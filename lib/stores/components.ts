@@ -4,8 +4,9 @@ import type { MergeBases } from '../cache/merge-bases.js'
 import { channelOf } from '../notifications/payload.js'
 import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
+import type { BatchObserver } from '../repository/batching.js'
 import type { Change } from '../repository/row-mapper.js'
-import type { WriteCall } from '../repository/session-calls.js'
+import type { SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionQueries } from '../repository/session-queries.js'
 import { SessionRegistry } from '../repository/session-registry.js'
 import { SessionRepository } from '../repository/session-repository.js'
@@ -16,9 +17,18 @@ import type { Table } from '../schema/table.js'
 import { serialize } from '../session/json.js'
 import { handleOf } from '../session/session-id.js'
 import { findUserId } from '../session/user-id.js'
-import type { Conflict } from '../types/results.js'
+import type { Conflict, DestroyedSession } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
+import type { BatchCall } from '../util/batcher.js'
+import type { CallRecorder } from '../util/call-stats.js'
+import { tickNow } from '../util/tick-clock.js'
 import type { OperationTracker } from './operations.js'
+
+/** Counts the calls of each method. */
+export type Calls = Readonly<Record<'get' | 'set' | 'touch' | 'destroy', CallRecorder>>
+
+/** The method that makes each kind of call. */
+export const methods = { read: 'get', write: 'set', destroy: 'destroy' } as const
 
 export interface Components {
   readonly table: Table
@@ -38,15 +48,22 @@ export interface ComponentOptions {
   readonly trust: TrustMonitor
   readonly operations: OperationTracker
   readonly onConflict: (conflict: Conflict) => void
+  readonly calls: Calls
+  /** Receives the handle and the user. */
+  readonly onCreated: (handle: string, userId: string | undefined) => void
+  readonly onRevoked: (session: DestroyedSession) => void
+  readonly onBatch: BatchObserver
 }
 
 export function createComponents(table: Table, options: ComponentOptions): Components {
-  const { connection, settings, cache, touches, bases, trust, operations, onConflict } = options
+  const { connection, settings, cache, touches, bases, trust, operations, calls } = options
+  const { onConflict, onCreated, onRevoked, onBatch } = options
   const channel = channelOf(settings)
   const statements = new SessionStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, {
     ...settings,
     payloadSuffix: () => trust.payloadSuffix(),
+    onBatch,
   })
   const onChanged = (list: readonly Change[]): void => {
     for (const { id, version } of list) repository.invalidate(handleOf(id), version)
@@ -58,7 +75,10 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     serialize: (session) => serialize(session, settings),
     read: (id) => repository.load(id),
     peek: (digest) => repository.peek(digest),
-    onEvicted: onChanged,
+    onEvicted: (evicted, userId) => {
+      onChanged(evicted)
+      for (const { id } of evicted) onRevoked({ handle: handleOf(id), userId, reason: 'limit' })
+    },
     onConflict,
   })
   const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
@@ -70,12 +90,21 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     isTrusted: () => trust.use(),
     propagate,
     touches,
+    onBatch,
+    onCreated,
     idleTimeout: settings.idleTimeout,
     toError: (error, call) => {
       const secrets = [call.sid, call.id, call.digest, call.verb === 'write' ? (call as WriteCall).json : '']
       return operations.toError(error, `${call.verb} the session`, secrets)
     },
-    onSettled: (count) => operations.end(count),
+    onSettled: (settled, results) => {
+      operations.end(settled.length)
+      const now = tickNow()
+      for (let n = 0; n < settled.length; n++) {
+        const { verb, startedAt } = (settled[n] as BatchCall<SessionCall>).value
+        if (startedAt !== undefined) calls[methods[verb]].record(now - startedAt, results[n] instanceof Error)
+      }
+    },
   })
   const registry = new SessionRegistry({
     ...settings,
@@ -84,6 +113,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     queries,
     activeCondition: statements.activeCondition,
     onDestroyed: onChanged,
+    onRevoked: (handle, userId) => onRevoked({ handle, userId, reason: 'revoked' }),
   })
   const takesStoredIds = !table.hasRawIds && table.insertsRawIds === !settings.hashIds
   return { table, takesStoredIds, queries, repository, registry }

@@ -1,5 +1,11 @@
 // The events of a PgStore.
-import type { Conflict, ExpiredSession, SweepResult } from '../types/results.js'
+import type {
+  Conflict,
+  CreatedSession,
+  DestroyedSession,
+  ExpiredSession,
+  SweepResult,
+} from '../types/results.js'
 import type { Session } from '../types/session-store.js'
 
 /** The events of a PgStore, and what their listeners receive. */
@@ -10,5 +16,8 @@ export interface PgStoreEvents<T extends object = Session> {
   conflict: [Conflict]
   sweep: [SweepResult]
   expire: [ExpiredSession<T>]
+  create: [CreatedSession]
+  destroy: [DestroyedSession]
+  revoke: [DestroyedSession]
   warning: [Error]
 }

@@ -10,14 +10,17 @@ import type { Connection } from '../postgres/connection.js'
 import { TouchBuffer } from '../repository/touch-buffer.js'
 import { ensureTable } from '../schema/migrate.js'
 import { Sweeper } from '../sweeper/sweeper.js'
+import { SetupError } from '../types/errors.js'
 import type { ConnectionSource } from '../types/options.js'
-import type { ExpiredSession, SweepResult } from '../types/results.js'
+import type { CreatedSession, DestroyedSession, ExpiredSession, SweepResult } from '../types/results.js'
 import type { Settings } from '../types/settings.js'
+import { CallRecorder } from '../util/call-stats.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
-import { schedule } from '../util/schedule.js'
+import { cronProblem, cronReady, schedule } from '../util/schedule.js'
 import { withTimeout } from '../util/timeout.js'
+import { isTraced, type TraceContext, type TracedOperation, trace } from '../util/tracing.js'
 import { BackgroundJobs } from './background-jobs.js'
-import { type Components, createComponents } from './components.js'
+import { type Calls, type Components, createComponents } from './components.js'
 import type { PgStoreEvents } from './events.js'
 import { OperationTracker } from './operations.js'
 import { cacheDefaults, defaults, optionHints } from './options.js'
@@ -39,6 +42,15 @@ export class Lifecycle {
   readonly operations = new OperationTracker(() => {
     this.#components = undefined
   })
+  /** Schema and table, for traces. */
+  readonly tableName: string
+  readonly calls: Calls = {
+    get: new CallRecorder(),
+    set: new CallRecorder(),
+    touch: new CallRecorder(),
+    destroy: new CallRecorder(),
+  }
+  readonly sweeps = { count: 0, deleted: 0 }
   conflicts = 0
   readonly #events: EventEmitter<PgStoreEvents>
   readonly #warnings: Warnings
@@ -53,6 +65,7 @@ export class Lifecycle {
 
   constructor(source: ConnectionSource | undefined, settings: Settings, events: EventEmitter<PgStoreEvents>) {
     this.settings = settings
+    this.tableName = `${settings.schema}.${settings.table}`
     this.#events = events
     const warnings = new Warnings(events)
     this.#warnings = warnings
@@ -75,6 +88,8 @@ export class Lifecycle {
         await (await this.ready()).queries.touch(touches)
         warnings.end('touch')
       },
+      flush: (batchSize, write) =>
+        isTraced('flush') ? trace('flush', { table: this.tableName, batchSize }, write) : write(),
       warn: warnings.of('touch'),
     })
     if (cache) {
@@ -106,6 +121,8 @@ export class Lifecycle {
       onExpired: () => this.#expiredHook(),
       onSwept: (result) => {
         warnings.end('sweep')
+        this.sweeps.count++
+        this.sweeps.deleted += result.deleted
         this.#notifyListeners('sweep', () => events.emit('sweep', result))
       },
       warn: warnings.of('onExpired'),
@@ -144,7 +161,8 @@ export class Lifecycle {
   }
 
   #attemptSetup(): Promise<Components> {
-    this.#setup ??= this.#runSetup().finally(() => {
+    const setup = (): Promise<Components> => this.#runSetup()
+    this.#setup ??= this.traced('setup', setup).finally(() => {
       this.#setup = undefined
     })
     return this.#setup
@@ -152,6 +170,7 @@ export class Lifecycle {
 
   async #runSetup(): Promise<Components> {
     const { connection, settings, cache, touches } = this
+    await this.#checkCron()
     let isComplete = true
     const table = await ensureTable(connection, settings, (error) => {
       isComplete = false
@@ -170,6 +189,17 @@ export class Lifecycle {
         this.conflicts++
         this.#notifyListeners('conflict', () => this.#events.emit('conflict', conflict))
       },
+      calls: this.calls,
+      onCreated: (handle, userId) => {
+        if (this.#events.listenerCount('create') > 0) this.report('create', { handle, userId })
+      },
+      onRevoked: (session) => this.report('revoke', session),
+      onBatch: (operation, batchSize, run) => {
+        this.calls[operation].recordBatch()
+        return isTraced('batch')
+          ? trace('batch', { table: this.tableName, operation, batchSize }, run)
+          : run()
+      },
     })
     components.queries.announced = this.#components?.queries.announced ?? 0
     cache?.clear()
@@ -187,9 +217,19 @@ export class Lifecycle {
     try {
       emit()
     } catch (error) {
-      const message = `a listener of the event "${event}" threw an error: ${messageOf(error)}`
-      this.#warnings.warn('listener', new Error(message))
+      this.#warnings.warn('listener', new Error(`a listener for "${event}" failed: ${messageOf(error)}`))
     }
+  }
+
+  /** In a bundle in ESM format, the constructor can't check the cron expression yet. */
+  async #checkCron(): Promise<void> {
+    const { cron } = this.settings.cleanup
+    await cronReady
+    const problem = cron === undefined ? undefined : cronProblem(cron)
+    if (problem !== undefined)
+      throw new SetupError(
+        `option "cleanup" must be a cron expression such as '*/15 * * * *'; received ${JSON.stringify(cron)} (${problem})`,
+      )
   }
 
   /** Notifies every instance, this one too. */
@@ -206,7 +246,11 @@ export class Lifecycle {
       // A session that was used before an outage, and has expired during it, isn't to be deleted.
       const failure = await this.touches.flush()
       if (failure !== undefined) throw failure
-      return this.#sweeper.run(table, unlessWithinMs)
+      return this.traced('sweep', async (context) => {
+        const result = await this.#sweeper.run(table, unlessWithinMs)
+        if (context !== undefined) context.deleted = result?.deleted ?? 0
+        return result
+      })
     })
   }
 
@@ -243,10 +287,13 @@ export class Lifecycle {
   /** What receives each expired session before it is deleted; `undefined` if nothing wants to. */
   #expiredHook(): ((session: ExpiredSession) => unknown) | undefined {
     const { onExpired } = this.settings.cleanup
-    if (onExpired === undefined && this.#events.listenerCount('expire') === 0) return undefined
+    const listeners = this.#events.listenerCount('expire') + this.#events.listenerCount('destroy')
+    if (onExpired === undefined && listeners === 0) return undefined
     return async (session) => {
       await onExpired?.(session)
       this.#events.emit('expire', session)
+      const { handle, userId } = session
+      this.report('destroy', { handle, userId, reason: 'expired' })
     }
   }
 
@@ -257,6 +304,18 @@ export class Lifecycle {
     }, upgradeRetryMs)
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
+  }
+
+  /** Emits what an audit log needs. */
+  report(event: 'create', session: CreatedSession): void
+  report(event: 'destroy' | 'revoke', session: DestroyedSession): void
+  report(event: 'create' | 'destroy' | 'revoke', session: CreatedSession | DestroyedSession): void {
+    this.#notifyListeners(event, () => this.#events.emit(event, session as DestroyedSession))
+  }
+
+  /** Runs something, and publishes it if there is a subscriber. */
+  traced<T>(operation: TracedOperation, work: (context?: TraceContext) => Promise<T>): Promise<T> {
+    return isTraced(operation) ? trace(operation, { table: this.tableName }, work) : work()
   }
 }
 

@@ -7,7 +7,9 @@ import {
   SessionTooLargeError,
   SetupError,
 } from '../types/errors.js'
+import type { CallRecorder } from '../util/call-stats.js'
 import { codeOf, redact } from '../util/driver-errors.js'
+import { tickNow } from '../util/tick-clock.js'
 
 /** Errors that are passed on as they are. */
 const ownErrors = [DatabaseError, SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
@@ -39,16 +41,25 @@ export class OperationTracker {
 
   /**
    * Runs an operation. `description` appears in its errors, such as 'read the session'; `secrets` don't. Rejects if `close`
-   * has been called.
+   * has been called. `recorder` counts it and its duration.
    */
-  async run<T>(description: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
+  async run<T>(
+    description: string,
+    work: () => Promise<T>,
+    secrets: string[] = [],
+    recorder?: CallRecorder,
+  ): Promise<T> {
     if (this.#isClosed) throw new DatabaseError(`can't ${description}: the session store is closed`)
     this.begin()
+    const startedAt = recorder && tickNow()
+    let isError = false
     try {
       return await work()
     } catch (error) {
+      isError = true
       throw this.toError(error, description, secrets)
     } finally {
+      if (startedAt !== undefined) recorder?.record(tickNow() - startedAt, isError)
       this.end(1)
     }
   }

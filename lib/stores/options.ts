@@ -47,6 +47,7 @@ export const defaults = {
   touch: touchDefaults,
   concurrency: 'merge',
   userId: defaultUserId,
+  device: undefined,
   maxSessionsPerUser: undefined,
   maxBytes: 1024 * 1024,
   maxAttributeBytes: undefined,
@@ -113,6 +114,8 @@ export function readOptions(options: PgStoreOptions = {}): Settings {
   if (!['merge', 'last-write', 'reject'].includes(settings.concurrency))
     invalidType('concurrency', "'merge', 'last-write' or 'reject'", settings.concurrency)
   if (typeof settings.userId !== 'function') invalidType('userId', 'a function', settings.userId)
+  if (settings.device !== undefined && typeof settings.device !== 'function')
+    invalidType('device', 'a function', settings.device)
   return Object.freeze(settings)
 }
 

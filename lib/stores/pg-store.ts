@@ -6,12 +6,14 @@ import { clearPayload } from '../notifications/payload.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionImporter } from '../repository/session-importer.js'
 import type { SessionRepository } from '../repository/session-repository.js'
+import { withDevice } from '../session/device.js'
+import { toSessionId } from '../session/koa-context.js'
 import { contextOf } from '../session/koa-session.js'
-import { createId, handleOf, rawId } from '../session/session-id.js'
+import { createId, digestOf, handleOf, rawId } from '../session/session-id.js'
 import { toStored } from '../session/stored-session.js'
 import { resolveTtl } from '../session/ttl.js'
 import { findUserId, toUserId } from '../session/user-id.js'
-import type { ConnectionSource, PgStoreOptions } from '../types/options.js'
+import type { ConnectionSource, DeviceContext, PgStoreOptions } from '../types/options.js'
 import type { Health, SessionInfo, Stats, SweepResult } from '../types/results.js'
 import type {
   GetOptions,
@@ -21,10 +23,13 @@ import type {
   Ttl,
   Yieldable,
 } from '../types/session-store.js'
+import type { CallRecorder } from '../util/call-stats.js'
+import { tickNow } from '../util/tick-clock.js'
+import { isTraced, type TraceContext } from '../util/tracing.js'
 import { TypedEmitter } from '../util/typed-emitter.js'
 import { assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
-import type { Components } from './components.js'
+import { type Components, methods } from './components.js'
 import type { PgStoreEvents } from './events.js'
 import { checkHealth } from './health.js'
 import { Lifecycle } from './lifecycle.js'
@@ -49,9 +54,10 @@ const replaceWindowMs = 60_000
  *
  * Events: `connect` after the table has been set up; `trust` and `distrust` when the cache begins and ceases to be used;
  * `conflict` when a save met another change of the session; `sweep` after this instance has deleted expired sessions;
- * `expire` for each expired session before it is deleted; `warning` with an `Error` that no call could reject with, such as
- * the loss of an idle connection; without a listener, Node prints each kind of warning once. There is no `disconnect` and no
- * `error`.
+ * `expire` for each expired session before it is deleted; `create`, `destroy` and `revoke`, for an audit log, when a session
+ * was created or ended by this instance, with its user and the reason; `warning` with an `Error` that no call could reject
+ * with, such as the loss of an idle connection; without a listener, Node prints each kind of warning once. There is no
+ * `disconnect` and no `error`.
  *
  * `PgStore<MySession>` types the sessions in methods, events and options. They are not checked.
  *
@@ -109,30 +115,41 @@ export class PgStore<T extends object = Session>
     more?: object,
   ): Yieldable<U | undefined> {
     const fresh = typeof options === 'object' && options?.fresh === true
-    return yieldable(this.#get(sid, fresh, contextOf(more)) as Promise<U | undefined>)
+    const owner = contextOf(more)
+    // Without a closure for each call when nothing subscribes.
+    const session = isTraced('get')
+      ? this.#lifecycle.traced('get', (trace) => this.#get(sid, fresh, owner, trace))
+      : this.#get(sid, fresh, owner)
+    return yieldable(session as Promise<U | undefined>)
   }
 
   /** Returns the session with the milliseconds until it expires, unless it is changed before. */
   async getWithTtl(sid: string, _?: unknown, more?: object): Promise<SessionWithTtl | undefined> {
-    const session = await this.#get(sid, false, contextOf(more))
+    const session: Session | undefined = await this.get<Session>(sid, undefined, more)
     if (session === undefined) return undefined
     const { ids, components } = this.#lifecycle
     return { session, ttl: components?.repository.getRemainingTtl(ids.resolve(sid).digest) ?? 0 }
   }
 
   /** Not async: a promise fewer for each call. */
-  #get(sid: string, fresh: boolean, owner: object | undefined): Promise<Session | undefined> {
+  #get(
+    sid: string,
+    fresh: boolean,
+    owner: object | undefined,
+    trace?: TraceContext,
+  ): Promise<Session | undefined> {
     try {
       const ids = this.#lifecycle.ids.resolve(sid)
       const { digest, storedId: id } = ids
       const cached = fresh ? undefined : this.#lifecycle.active?.repository.getCached(digest, owner)
+      if (trace !== undefined) trace.cached = cached !== undefined
       if (cached !== undefined) {
         ids.loadedAt = performance.now()
         return Promise.resolve(cached)
       }
       // The table can't hold this id, so there is nothing to ask it.
       if (id === undefined) return Promise.resolve(undefined)
-      const call: ReadCall = { verb: 'read', sid, digest, id, fresh, owner, ids }
+      const call: ReadCall = { verb: 'read', sid, digest, id, startedAt: tickNow(), fresh, owner, ids }
       return this.#start(call, (repository, read) => repository.read(read))
     } catch (error) {
       return Promise.reject(error)
@@ -155,7 +172,12 @@ export class PgStore<T extends object = Session>
    * @throws {DatabaseError} if the database can't be reached. The change may have been made.
    */
   set(sid: string, session: Saved<T>, ttl?: Ttl, more?: object): Yieldable<void> {
-    return yieldable(this.#set(sid, session, ttl, contextOf(more)))
+    const owner = contextOf(more)
+    return yieldable(
+      isTraced('set')
+        ? this.#lifecycle.traced('set', () => this.#set(sid, session, ttl, owner))
+        : this.#set(sid, session, ttl, owner),
+    )
   }
 
   /** Serialized before it returns: the caller may change the object at once. */
@@ -165,11 +187,25 @@ export class PgStore<T extends object = Session>
       const ids = idCache.resolve(sid)
       const { digest, storedId: id } = ids
       if (id === undefined) throw new RangeError(cannotStore)
-      const json = toStored(session, settings)
+      const device = settings.device?.(owner as DeviceContext | undefined)
+      const json = withDevice(toStored(session, settings), device)
       const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
       const userId = findUserId(settings.userId, session as Session)
       const base = this.#replacedBase(ids)
-      const call: WriteCall = { verb: 'write', sid, digest, id, json, ttlMs, userId, base, session, owner }
+      const startedAt = tickNow()
+      const call: WriteCall = {
+        verb: 'write',
+        sid,
+        digest,
+        id,
+        startedAt,
+        json,
+        ttlMs,
+        userId,
+        base,
+        session,
+        owner,
+      }
       return this.#start(call, (repository, write) => repository.write(write))
     } catch (error) {
       return Promise.reject(error)
@@ -185,30 +221,50 @@ export class PgStore<T extends object = Session>
    * Moves an active session's expiry to `ttl` milliseconds from now, never to an earlier time. A missing session stays
    * missing. The write is deferred, as the option `touch` says, if the session is known to live until then.
    */
-  async touch(sid: string, ttl?: Ttl): Promise<void> {
+  touch(sid: string, ttl?: Ttl): Promise<void> {
+    return this.#lifecycle.traced('touch', () => this.#touch(sid, ttl))
+  }
+
+  async #touch(sid: string, ttl?: Ttl): Promise<void> {
     const { ids: idCache, settings, touches } = this.#lifecycle
     const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
     const { digest, storedId: id } = idCache.resolve(sid)
     if (id === undefined) return
-    await this.#run('touch the session', [sid, id], async (components) => {
-      await touches.touch(digest, idIn(components, sid, digest), ttlMs)
-    })
+    const work = (components: Components): Promise<void> =>
+      touches.touch(digest, idIn(components, sid, digest), ttlMs)
+    await this.#run('touch the session', [sid, id], work, this.#lifecycle.calls.touch)
   }
 
   /** Destroys a session. Nothing brings it back. Destroying a missing session is a no-op. */
   destroy(sid: string, ..._: unknown[]): Yieldable<void> {
-    return yieldable(this.#destroy(sid))
+    return yieldable(
+      isTraced('destroy') ? this.#lifecycle.traced('destroy', () => this.#destroy(sid)) : this.#destroy(sid),
+    )
   }
 
   #destroy(sid: string): Promise<void> {
     try {
       const { digest, storedId: id } = this.#lifecycle.ids.resolve(sid)
       if (id === undefined) return Promise.resolve()
-      const call: DestroyCall = { verb: 'destroy', sid, digest, id }
+      const call: DestroyCall = { verb: 'destroy', sid, digest, id, startedAt: tickNow() }
+      if (this.listenerCount('destroy') > 0) return this.#destroyAndReport(call)
       return this.#start(call, (repository, destroy) => repository.destroy(destroy))
     } catch (error) {
       return Promise.reject(error)
     }
+  }
+
+  /** For listeners of `destroy`: the row no longer has its user afterwards. */
+  #destroyAndReport(call: DestroyCall): Promise<void> {
+    let userId: string | undefined
+    const onDestroyed = (): void =>
+      this.#lifecycle.report('destroy', { handle: call.digest, userId, reason: 'logout' })
+    const findUser = async (components: Components): Promise<void> => {
+      userId = await components.registry.userOf([call.id, idIn(components, call.sid, call.digest)])
+    }
+    return this.#startAfter({ ...call, onDestroyed }, findUser, (repository, destroy) =>
+      repository.destroy(destroy),
+    )
   }
 
   /**
@@ -221,7 +277,7 @@ export class PgStore<T extends object = Session>
    */
   async create(session: Saved<T>, { ttl }: { ttl?: Ttl } = {}): Promise<string> {
     const sid = createId()
-    await this.#set(sid, session, ttl)
+    await this.set(sid, session, ttl)
     return sid
   }
 
@@ -267,22 +323,44 @@ export class PgStore<T extends object = Session>
    * Destroys a user's sessions and returns how many were active. A session that comes to belong to the user while this runs
    * is not destroyed.
    *
-   * @param options.except The id or handle of a session to keep. An id is what `get` takes, with the middleware's prefix
-   * (koa-generic-session: `'koa:sess:' + ctx.sessionId`).
+   * @param options.except A session to keep: Koa's context, for the session of that request, or a session's id or handle. An id
+   * is what `get` takes, with the middleware's prefix (koa-generic-session: `'koa:sess:' + ctx.sessionId`).
+   * @throws {RangeError} if `except` is none of the user's stored sessions; nothing is destroyed.
    * @example
    * ```ts
-   * await store.destroySessionsOf(user.id, { except: `koa:sess:${ctx.sessionId}` })
+   * await store.destroySessionsOf(user.id, { except: ctx })
    * ```
    */
   async destroySessionsOf(
     userId: string | number,
-    { except }: { except?: string | undefined } = {},
+    { except }: { except?: string | object | undefined } = {},
   ): Promise<number> {
     const id = toUserId(userId, 'userId')
-    if (except !== undefined) assertString(except, 'except')
-    return this.#run('destroy the sessions of a user', [], ({ registry }) =>
-      registry.destroySessionsOf(id, except),
+    const kept = except === undefined ? undefined : toSessionId(except, 'except')
+    const count = await this.#run('destroy the sessions of a user', [], ({ registry }) =>
+      registry.destroySessionsOf(id, kept),
     )
+    if (count === undefined)
+      throw new RangeError(
+        "except must name one of the user's stored sessions: Koa's context, a handle, or the id that the middleware gives the store (with koa-generic-session, 'koa:sess:' + ctx.sessionId). It names none; nothing was destroyed",
+      )
+    return count
+  }
+
+  /**
+   * Returns the handle of a session, as lists show it: for the session of a request, given Koa's context, or for a session id.
+   * An id is what `get` takes, with the middleware's prefix.
+   *
+   * @throws {TypeError} for a context without a session.
+   * @example
+   * ```ts
+   * const devices = await store.sessionsOf(user.id)
+   * const current = store.handleOf(ctx)
+   * for (const { handle, device } of devices) console.log(device, handle === current ? '(this device)' : '')
+   * ```
+   */
+  handleOf(session: string | object): string {
+    return digestOf(toSessionId(session, 'session'))
   }
 
   /** Destroys every session, of all users, and returns how many were active. */
@@ -314,6 +392,7 @@ export class PgStore<T extends object = Session>
           owner: undefined,
           verb: 'write',
           sid: save.id,
+          startedAt: undefined,
           digest: handleOf(save.id),
           userId: owner,
         })
@@ -367,7 +446,7 @@ export class PgStore<T extends object = Session>
    * that is `undefined` during an outage.
    */
   async stats(): Promise<Stats> {
-    const { cache, trust, components, conflicts } = this.#lifecycle
+    const { cache, trust, components, conflicts, calls, sweeps } = this.#lifecycle
     return {
       cache: cache !== undefined && {
         hits: cache.hits,
@@ -382,6 +461,13 @@ export class PgStore<T extends object = Session>
         received: trust.received,
         queueUsage: await this.#queueUsage().catch(() => undefined),
       },
+      calls: {
+        get: calls.get.stats(),
+        set: calls.set.stats(),
+        touch: calls.touch.stats(),
+        destroy: calls.destroy.stats(),
+      },
+      sweeps: { ...sweeps },
       conflicts,
       reconnects: trust.reconnects,
       triggers: components?.table.hasTriggers,
@@ -422,9 +508,14 @@ export class PgStore<T extends object = Session>
     return this.close()
   }
 
-  #run<T>(description: string, secrets: string[], work: (components: Components) => Promise<T>): Promise<T> {
+  #run<T>(
+    description: string,
+    secrets: string[],
+    work: (components: Components) => Promise<T>,
+    recorder?: CallRecorder,
+  ): Promise<T> {
     const { operations } = this.#lifecycle
-    return operations.run(description, async () => work(await this.#lifecycle.ready()), secrets)
+    return operations.run(description, async () => work(await this.#lifecycle.ready()), secrets, recorder)
   }
 
   /** Starts what concerns one session. The repository says when it is done; see `onSettled`. */
@@ -433,10 +524,30 @@ export class PgStore<T extends object = Session>
     work: (repository: SessionRepository, call: C) => Promise<T>,
   ): Promise<T> {
     const { active } = this.#lifecycle
-    if (active !== undefined) return this.#begin(active, call, work)
-    return this.#run(`${call.verb} the session`, [call.sid, call.id], async (components) =>
-      this.#begin(components, call, work),
-    )
+    return active === undefined ? this.#startAfter(call, undefined, work) : this.#begin(active, call, work)
+  }
+
+  /** The same once the table is set up and `prepare` is done. */
+  #startAfter<C extends SessionCall, T>(
+    call: C,
+    prepare: ((components: Components) => Promise<void>) | undefined,
+    work: (repository: SessionRepository, call: C) => Promise<T>,
+  ): Promise<T> {
+    const { operations, calls } = this.#lifecycle
+    const { verb, sid, id, startedAt = 0 } = call
+    const start = async (): Promise<T> => {
+      let components: Components
+      try {
+        components = await this.#lifecycle.ready()
+        await prepare?.(components)
+      } catch (error) {
+        // A call that gets further is recorded with its batch.
+        calls[methods[verb]].record(tickNow() - startedAt, true)
+        throw error
+      }
+      return this.#begin(components, call, work)
+    }
+    return operations.run(`${verb} the session`, start, [sid, id])
   }
 
   #begin<C extends SessionCall, T>(

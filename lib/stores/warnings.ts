@@ -7,7 +7,6 @@ import type { PgStoreEvents } from './events.js'
 /** The kinds of warnings, by the codes that `process.emitWarning` receives. `ended` is what to say when one no longer applies. */
 const kinds = {
   options: { code: 'KOA_PG_STORE_OPTIONS', ended: undefined },
-  listener: { code: 'KOA_PG_STORE_LISTENER', ended: undefined },
   connection: { code: 'KOA_PG_STORE_CONNECTION', ended: undefined },
   table: { code: 'KOA_PG_STORE_TABLE', ended: 'the session table has everything that the store needs' },
   ids: { code: 'KOA_PG_STORE_IDS', ended: undefined },
@@ -20,6 +19,7 @@ const kinds = {
   },
   touch: { code: 'KOA_PG_STORE_TOUCH', ended: 'touches are written again' },
   sweep: { code: 'KOA_PG_STORE_SWEEP', ended: 'expired sessions are deleted again' },
+  listener: { code: 'KOA_PG_STORE_LISTENER', ended: undefined },
   onExpired: { code: 'KOA_PG_STORE_ON_EXPIRED', ended: undefined },
 } as const
 

@@ -109,6 +109,7 @@ function countOf(sessions: number): string {
 function toExpiredSession(row: Row, session: ExpiredSession['session']): ExpiredSession {
   const date = (ms: unknown): Date | undefined => (ms == null ? undefined : new Date(Number(ms)))
   return {
+    handle: handleOf(row.id as string),
     session,
     userId: (row.user_id as string | null) ?? undefined,
     createdAt: date(row.created_at),

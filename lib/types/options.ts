@@ -85,6 +85,20 @@ export interface PgStoreOptions<T extends object = Session> {
    */
   userId?: ((session: T) => string | number | null | undefined) | undefined
   /**
+   * Returns what to remember of a session's device, such as its address and browser: a value that JSON can hold, of at most
+   * 2,048 characters, or `undefined` to keep what is remembered. Called by each save, with Koa's context if the middleware
+   * passes it (koa-session). With koa-generic-session use `app.currentContext`, as in the second example. Lists show the
+   * value as `device`; it is stored in the session's attribute `~device`. It is personal data: tell your users. A save rejects
+   * with whatever the function throws.
+   * @default undefined (nothing is remembered)
+   * @example
+   * device: (ctx) => ctx && { ip: ctx.ip, browser: ctx.get('user-agent').slice(0, 200) } // koa-session
+   * @example
+   * const app = new Koa({ asyncLocalStorage: true })
+   * const store = new PgStore(url, { device: (ctx = app.currentContext as Koa.Context) => ctx && { ip: ctx.ip } })
+   */
+  device?: DeviceFunction | undefined
+  /**
    * The maximum number of sessions of one user. When a sign-in exceeds it, the user's least recently used sessions are
    * destroyed.
    * @default undefined (no limit)
@@ -148,6 +162,15 @@ export interface PgStoreOptions<T extends object = Session> {
    */
   prepare?: boolean | undefined
 }
+
+/** What the option `device` can rely on of Koa's context. */
+export interface DeviceContext {
+  readonly ip: string
+  get(header: string): string
+}
+
+/** The option `device`. Declared as a method, so that a function that takes Koa's own context fits too. */
+export type DeviceFunction = { device(context: DeviceContext | undefined): unknown }['device']
 
 /** The option `cache`. */
 export interface CacheOptions {

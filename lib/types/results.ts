@@ -4,6 +4,8 @@ import type { Session } from './session-store.js'
 
 /** An expired session, without its id, as `onExpired` and the event `expire` receive it. A column that the table lacks is `undefined`. */
 export interface ExpiredSession<T extends object = Session> {
+  /** Identifies the session, as in lists. */
+  readonly handle: string
   readonly session: T
   readonly userId: string | undefined
   readonly createdAt: Date | undefined
@@ -29,6 +31,26 @@ export interface Conflict {
   readonly overwritten: readonly string[]
 }
 
+/** A new session, as the event `create` reports it. */
+export interface CreatedSession {
+  /** Identifies the session, as in lists. */
+  readonly handle: string
+  /** The user that the session belongs to from the start; `undefined` if it was created before a sign-in. */
+  readonly userId: string | undefined
+}
+
+/** A session that has ended, as the events `destroy` and `revoke` report it. */
+export interface DestroyedSession {
+  /** Identifies the session, as in lists. */
+  readonly handle: string
+  readonly userId: string | undefined
+  /**
+   * `destroy`: `'logout'`, by the application's or the middleware's call of `destroy()`, or `'expired'`, found by a sweep.
+   * `revoke`: `'revoked'`, by `revoke()`, `destroySessionsOf()` or `destroyAll()`, or `'limit'`, by `maxSessionsPerUser`.
+   */
+  readonly reason: 'logout' | 'expired' | 'revoked' | 'limit'
+}
+
 /** A session in a list, as `sessions()` and `sessionsOf()` return it. */
 export interface SessionInfo<T extends object = Session> {
   /** Identifies the session in lists and in `revoke()`. It is not the session id and cannot be used as a cookie. */
@@ -37,6 +59,8 @@ export interface SessionInfo<T extends object = Session> {
   /** `undefined` if the session can't be decoded; `error` says why. */
   readonly session: T | undefined
   readonly error: DecodeError | undefined
+  /** What the option `device` returned at the session's last save with a context; `undefined` without the option. */
+  readonly device: unknown
   readonly createdAt: Date | undefined
   /** Accurate to `touch.interval`. */
   readonly lastAccessedAt: Date | undefined
@@ -56,6 +80,15 @@ export interface Stats {
     /** How full the server's notification queue is, from 0 to 1; when it is full, commits fail. `undefined` in an outage. */
     readonly queueUsage: number | undefined
   }
+  /** The calls that didn't end in the cache, by method. A read that the cache serves is one of `cache.hits` instead. */
+  readonly calls: {
+    readonly get: CallStats
+    readonly set: CallStats
+    readonly touch: CallStats
+    readonly destroy: CallStats
+  }
+  /** The sweeps of this instance, and the rows that they deleted. */
+  readonly sweeps: { readonly count: number; readonly deleted: number }
   /** The number of saves that found the session changed by another request. */
   readonly conflicts: number
   /** The number of times that the LISTEN connection was lost or could not be opened. */
@@ -65,6 +98,23 @@ export interface Stats {
    * `undefined` before the first use.
    */
   readonly triggers: boolean | undefined
+}
+
+/** The calls of one method in `stats()`. */
+export interface CallStats {
+  /** The number of calls that have ended. */
+  readonly count: number
+  /** How many of them rejected. */
+  readonly errors: number
+  /** How many batches they were joined into. */
+  readonly batches: number
+  /** How long they took, from the call to its result. */
+  readonly latency: {
+    /** The number of calls that took up to `le` ms. Cumulative; the last bucket's `le` is `Infinity`. */
+    readonly buckets: readonly { readonly le: number; readonly count: number }[]
+    /** The sum of their durations, in ms. */
+    readonly sum: number
+  }
 }
 
 /** The cache in `stats()`. */

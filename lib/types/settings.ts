@@ -1,6 +1,6 @@
 // The options of PgStore after validation, with their defaults filled in.
 import type { ClientConfig } from 'pg'
-import type { CleanupOptions, Codec } from './options.js'
+import type { CleanupOptions, Codec, DeviceFunction } from './options.js'
 import type { Session } from './session-store.js'
 
 /** `PgStoreOptions` as the store uses them. */
@@ -14,6 +14,7 @@ export interface Settings {
   readonly touch: { readonly interval: number; readonly batchSize: number }
   readonly concurrency: 'merge' | 'last-write' | 'reject'
   readonly userId: (session: Session) => unknown
+  readonly device: DeviceFunction | undefined
   readonly maxSessionsPerUser: number | undefined
   readonly maxBytes: number
   readonly maxAttributeBytes: number | undefined

@@ -17,8 +17,8 @@ export interface BatcherOptions<V, R> {
   readonly canBisect?: (error: unknown) => boolean
   /** Returns the error that a call rejects with. Default: what `run` failed with. */
   readonly toError?: (error: unknown, call: BatchCall<V>) => Error
-  /** Receives the number of calls that a batch has settled. */
-  readonly onSettled?: (count: number) => void
+  /** Receives the calls that a batch has settled, and their results. */
+  readonly onSettled?: (calls: readonly BatchCall<V>[], results: readonly (R | Error)[]) => void
 }
 
 export interface BatchCall<V> {
@@ -119,14 +119,14 @@ export class Batcher<V, R> {
 
   async #dispatch(calls: PendingCall<V, R>[]): Promise<void> {
     this.#inFlight++
-    await this.#run(calls)
+    const results = await this.#run(calls)
     if (!this.#options.isUnordered) for (const call of calls) this.#release(call.key)
     this.#inFlight--
-    this.#options.onSettled?.(calls.length)
+    this.#options.onSettled?.(calls, results)
     if (this.#ready.length > this.#head) this.#schedule()
   }
 
-  async #run(calls: PendingCall<V, R>[]): Promise<void> {
+  async #run(calls: PendingCall<V, R>[]): Promise<readonly (R | Error)[]> {
     const { run, canBisect, toError } = this.#options
     const results = await bisect(calls, run, canBisect)
     for (let n = 0; n < calls.length; n++) {
@@ -135,6 +135,7 @@ export class Batcher<V, R> {
       if (result instanceof Error) call.reject(toError === undefined ? result : toError(result, call))
       else call.resolve(result as R)
     }
+    return results
   }
 
   /** The next call for this key becomes ready. */

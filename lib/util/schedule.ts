@@ -1,7 +1,20 @@
 // Runs a job by a cron expression or at an interval: never twice at once, and without keeping the process running.
 
 import type { Schedule } from '../types/settings.js'
-import cron from './cron.cjs'
+import loadedCron from './cron.cjs'
+
+let cron: Pick<typeof import('node-cron'), 'schedule' | 'createTask'> | undefined = loadedCron
+
+/** Resolves when cron expressions can be used: at once, except in a bundle in ESM format. */
+export const cronReady: Promise<void> =
+  cron === undefined
+    ? import('node-cron').then(
+        (module) => {
+          cron = module
+        },
+        () => undefined,
+      )
+    : Promise.resolve()
 
 /** Each run is moved by up to this share of the interval, so that processes with equal clocks don't all run at once. */
 const jitterShare = 1 / 10
@@ -12,8 +25,9 @@ const silentLogger = { info() {}, warn() {}, error() {}, debug() {} }
 
 type Job = (msToNext: number) => Promise<void>
 
-/** Returns why a cron expression can't be used, `undefined` if it can. */
+/** Returns why a cron expression can't be used; `undefined` if it can, or if that isn't known before `cronReady`. */
 export function cronProblem(expression: string): string | undefined {
+  if (cron === undefined) return undefined
   try {
     cronIntervalMs(expression, undefined)
     return undefined
@@ -42,6 +56,7 @@ export function schedule(times: Schedule, job: Job): () => void {
 }
 
 function byCron(expression: string, timezone: string | undefined, job: Job): () => void {
+  if (cron === undefined) throw new Error('node-cron could not be loaded')
   const task = cron.schedule(expression, () => job(task.msToNext() ?? 0), {
     unref: true,
     noOverlap: true,
@@ -57,6 +72,7 @@ function byCron(expression: string, timezone: string | undefined, job: Job): () 
 
 /** Returns the time between the next two runs. Throws for an invalid expression. */
 function cronIntervalMs(expression: string, timezone: string | undefined): number {
+  if (cron === undefined) return Number.POSITIVE_INFINITY
   const task = cron.createTask(expression, () => undefined, timezone === undefined ? {} : { timezone })
   try {
     const [first, second] = task.getNextRuns(2) as [Date, Date]

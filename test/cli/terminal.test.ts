@@ -2,7 +2,9 @@
 import { EventEmitter } from 'node:events'
 import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { stripVTControlCharacters } from 'node:util'
 import { expect } from 'chai'
+import stringWidth from 'string-width'
 import { sessionPrinter } from '../../lib/cli/session-printer.js'
 import { bytes, duration, Terminal } from '../../lib/cli/terminal.js'
 
@@ -92,6 +94,21 @@ describe('the terminal', () => {
       for (const line of plain.split('\n'))
         if (line !== handle) expect(line.length, line).to.be.at.most(columns)
       expect(plain).to.match(columns >= 60 ? /u… .*977 KiB/ : /uuu/)
+    })
+
+  for (const columns of [60, 104, 200])
+    it(`lists users with Chinese names and emoji within a window of ${columns} columns`, () => {
+      const { out, terminal } = open(true, columns)
+      const print = sessionPrinter(terminal, false)
+      const handle = 'h'.repeat(43)
+      const times = { createdAt: '2020-01-01T00:00:00Z', lastAccessedAt: '2020-01-01T00:00:00Z' }
+      for (const userId of ['用户'.repeat(40), '🙂'.repeat(40), 'ann'])
+        print({ handle, userId, ...times, expiresInMs: 60_000, bytes: 1_000 })
+      const lines = stripVTControlCharacters(out.text).trimEnd().split('\n')
+      for (const line of lines) expect(stringWidth(line), line).to.be.at.most(columns)
+      // In the table, all columns after the user's are aligned.
+      if (columns === 200) expect(new Set(lines.map((line) => stringWidth(line))).size).to.equal(1)
+      expect(out.text).to.match(/用…/).and.to.match(/🙂…/)
     })
 
   it('prints no progress line in the first seconds where there is no terminal', () => {

@@ -406,13 +406,27 @@ describe('the packed package', function () {
       await rm(file)
     }
 
+    // pg is CommonJS; in an ES module, esbuild leaves it to the user to define require().
+    const js = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"
+
     it('creates its table as an ES module', async () => {
       const text = `import { PgStore } from 'koa-pg-store'\n${roundTrip}`
-      // pg is CommonJS; in an ES module, esbuild leaves it to the user to define require().
-      const js =
-        "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"
       await expectTable(await bundle('app.mjs', text, { format: 'esm', banner: { js } }))
     })
+
+    for (const format of ['esm', 'cjs'] as const)
+      it(`sweeps by a cron expression, and refuses a wrong one, without changing a global (${format})`, async () => {
+        const text = `import { PgStore } from 'koa-pg-store'\n${sweeping}`
+        // node-cron asks for __filename, which an ES module lacks.
+        const trap =
+          "Object.defineProperty(globalThis, '__filename', { get() {}, set() { throw new Error('a global was set') } });"
+        const banner = { js: `${format === 'esm' ? js : ''} ${trap}` }
+        const file = await bundle(`app.${format === 'esm' ? 'mjs' : 'cjs'}`, text, { format, banner })
+        const [swept, refused] = await values(file, await freshDatabase())
+        expect(swept).to.include({ deleted: 0 })
+        expect(refused).to.match(/^option "cleanup" must be a cron expression .*; received "61 \* \* \* \*"/)
+        await rm(file)
+      })
 
     it('creates its table as a CommonJS module', async () => {
       // esbuild's require() ignores the export `module.exports`, so the class is imported by name.
@@ -459,6 +473,28 @@ const roundTrip = `
   await store.set('a-session', { visits: 1 }, 60_000)
   console.log(JSON.stringify(await store.get('a-session')))
   await store.close()
+`
+
+/** Prints what a scheduled sweep did, and the error for a wrong expression, of the constructor or of setup(). */
+const sweeping = `
+  async function main() {
+    const store = new PgStore(process.argv[2], { cleanup: '* * * * * *' })
+    const swept = new Promise((resolve) => store.once('sweep', resolve))
+    await store.setup()
+    const alive = setInterval(() => {}, 1_000)
+    console.log(JSON.stringify(await swept))
+    clearInterval(alive)
+    await store.close()
+    let wrong
+    try {
+      wrong = new PgStore(process.argv[2], { cleanup: '61 * * * *' })
+      await wrong.setup()
+    } catch (error) {
+      console.log(JSON.stringify(error.message))
+    }
+    await wrong?.close()
+  }
+  main()
 `
 
 /** Checks of types, for a module that imports `PgStore` and gets a connection string as its argument. */

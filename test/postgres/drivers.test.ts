@@ -1,15 +1,19 @@
 // A whole store over every driver and connection that people use.
+import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
-import type { AddressInfo } from 'node:net'
-import { neon, neonConfig } from '@neondatabase/serverless'
+import { type AddressInfo, connect } from 'node:net'
+import { pipeline } from 'node:stream/promises'
+import { Pool as NeonPool, neon, neonConfig } from '@neondatabase/serverless'
 import { expect } from 'chai'
 import pg from 'pg'
 import pg811 from 'pg811'
 import postgres from 'postgres'
-import { type ConnectionSource, type ExpiredSession, PgStore, type QueryFunction } from '../../lib/index.js'
+import { createWebSocketStream, WebSocket, WebSocketServer } from 'ws'
+import { PgStore, type QueryFunction } from '../../lib/index.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
+import { useEverything } from '../helpers/use-everything.js'
 
 /** Their types need those of a browser. */
 const require = createRequire(import.meta.url)
@@ -31,65 +35,14 @@ interface Database {
   close(): Promise<void>
 }
 
-/** Uses every method of a store, and checks what it returns. */
-async function useEverything(connection: ConnectionSource, rows: (text: string) => Promise<unknown[]>) {
-  const expired: ExpiredSession[] = []
-  const store = new PgStore(connection, {
-    cleanup: { cron: false, onExpired: (session) => expired.push(session) },
-    cache: { ttl: 60_000 },
-    maxSessionsPerUser: 5,
-  })
-  const warnings: string[] = []
-  store.on('warning', ({ message }) => warnings.push(message))
-  try {
-    await store.setup()
-    await store.set('a-session-of-7', { userId: 7, visits: 1 }, 60_000)
-    const session = await store.get<{ visits: number }>('a-session-of-7', { fresh: true })
-    expect(session).to.deep.equal({ userId: 7, visits: 1 })
-    await store.set('a-session-of-7', { ...session, visits: 2 }, 60_000)
-    await store.touch('a-session-of-7', 120_000)
-    await Promise.all([1, 2, 3].map((n) => store.set(`another-session-${n}`, { n })))
-    expect(await store.get('another-session-2', { fresh: true })).to.deep.equal({ n: 2 })
-
-    const [info] = await store.sessionsOf(7)
-    expect(info?.session).to.deep.equal({ userId: 7, visits: 2 })
-    for (const time of [info?.createdAt, info?.lastAccessedAt, info?.expiresAt])
-      expect(Math.abs((time?.getTime() ?? 0) - Date.now())).to.be.below(200_000)
-    const handles: string[] = []
-    for await (const { handle } of store.sessions()) handles.push(handle)
-    expect(handles).to.have.length(4)
-    expect(await store.count()).to.equal(4)
-    expect(await store.deleteAttribute(7, 'visits')).to.equal(1)
-
-    await store.create({ cart: [1] }, { ttl: 1 })
-    await until(async () => (await store.sweep()).deleted === 1)
-    expect(expired.map(({ session, expiresAt }) => [session, expiresAt.getTime() > 0])).to.deep.equal([
-      [{ cart: [1] }, true],
-    ])
-    expect(
-      await rows(`select json_typeof(session) as type from session where id like '%sweep%'`),
-    ).to.deep.equal([{ type: 'object' }])
-
-    const { notifications } = await store.stats()
-    expect(notifications.queueUsage).to.be.a('number')
-    const { error, ...health } = await store.health()
-    expect([health.healthy, error]).to.deep.equal([true, undefined])
-    expect(await store.revoke(info?.handle ?? '')).to.equal(true)
-    expect(await store.get('a-session-of-7')).to.equal(undefined)
-    await store.destroy('another-session-1')
-    expect(await store.destroyAll()).to.equal(2)
-    expect(warnings).to.deep.equal([])
-  } finally {
-    await store.close()
-  }
-}
-
 describe('a store over', function () {
   this.timeout(60_000)
   let pglite: Database
 
-  before(() => {
+  before(async () => {
     pglite = new PGlite()
+    // It starts in this process, and keeps it from everything else for seconds.
+    await pglite.query('select 1')
   })
 
   after(() => pglite.close())
@@ -161,6 +114,26 @@ describe('a store over', function () {
     )
     server.close()
     await pool.end()
+  })
+
+  it("Neon's Pool, over a WebSocket", async () => {
+    const url = await freshDatabase()
+    const { hostname, port } = new URL(url)
+    // Passes everything on to the server, as Neon's proxy does.
+    const proxy = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+    proxy.on('connection', (socket) => {
+      const [client, server] = [createWebSocketStream(socket), connect(Number(port), hostname)]
+      Promise.all([pipeline(client, server), pipeline(server, client)]).catch(() => socket.terminate())
+    })
+    await once(proxy, 'listening')
+    neonConfig.webSocketConstructor = WebSocket
+    neonConfig.wsProxy = () => `127.0.0.1:${(proxy.address() as AddressInfo).port}`
+    neonConfig.useSecureWebSocket = false
+    neonConfig.pipelineConnect = false
+    const pool = new NeonPool({ connectionString: url })
+    await useEverything(pool as unknown as pg.Pool, (text) => sql(url, text))
+    await pool.end()
+    proxy.close()
   })
 
   it("a pool of the application's own version of pg", async () => {

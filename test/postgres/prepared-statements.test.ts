@@ -59,4 +59,29 @@ describe('prepared statements', () => {
       await callEach(store)
       expect(await query(names)).to.deep.equal([])
     }))
+
+  it('are given up, without an error, if a pooler drops only that of the flush', () =>
+    withPool({}, async (store, query) => {
+      await callEach(store)
+      const [flush] = await query(`${names} where statement like 'select case when current_setting%'`)
+      expect(flush).to.have.property('name')
+      await query(`deallocate "${flush?.name}"`)
+      await store.set('x', { n: 2 })
+      expect(await store.get('x')).to.deep.equal({ n: 2 })
+    }))
+
+  it('are given up, without an error, by all statements that are in flight', async () => {
+    const pool = new pg.Pool({ connectionString: await freshDatabase(), max: 3 })
+    const store = new PgStore(pool, { cache: false, cleanup: false })
+    const callAll = (n: number): Promise<unknown> =>
+      Promise.all([store.get('x'), store.set(`set-${n}`, { n }), store.touch('x', 1_000_000_000 + n)])
+    // Each kind of statement is prepared on each connection.
+    for (let n = 0; n < 20; n++) await callAll(n)
+    const clients = await Promise.all([1, 2, 3].map(() => pool.connect()))
+    for (const client of clients) await client.query('deallocate all')
+    for (const client of clients) client.release()
+    await callAll(20)
+    await store.close()
+    await pool.end()
+  })
 })

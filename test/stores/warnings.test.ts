@@ -58,7 +58,7 @@ describe('warnings without a listener', function () {
     const warnings: string[] = []
     here.on('warning', ({ message }) => warnings.push(message))
     await here.sweep()
-    expect(warnings).to.deep.equal(['a listener of the event "sweep" threw an error: no sweep'])
+    expect(warnings).to.deep.equal(['a listener for "sweep" failed: no sweep'])
     for (const store of [here, there]) await store.close()
     await until(() => texts('KOA_PG_STORE_LISTENER').length > 0)
   })

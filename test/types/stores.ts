@@ -4,6 +4,7 @@ import type RedisStore from 'koa-redis'
 import koaSession from 'koa-session'
 import {
   CachedStore,
+  type DestroyedSession,
   FallbackStore,
   type MemoryStore,
   PgStore,
@@ -48,6 +49,14 @@ export async function stores(): Promise<void> {
   exact<typeof typed, { user: string } | undefined>()
   const withTtl = await memory.getWithTtl('sid')
   exact<typeof withTtl, SessionWithTtl | undefined>()
+  new PgStore('', { device: (ctx?: Koa.Context) => ctx?.ip })
+  new PgStore('', { device: (ctx) => ctx && { ip: ctx.ip, browser: ctx.get('user-agent') } })
+  // @ts-expect-error the option is a function
+  new PgStore('', { device: { ip: true } })
+  pg.on('revoke', (ended) => exact<typeof ended, DestroyedSession>())
+  const handle = pg.handleOf(app.createContext({} as never, {} as never))
+  exact<typeof handle, string>()
+  await pg.destroySessionsOf(7, { except: app.createContext({} as never, {} as never) })
   // @ts-expect-error a ttl is a number, 'session', null or undefined
   await memory.set('sid', {}, '1 day')
   // @ts-expect-error a session is an object

@@ -73,7 +73,8 @@ is not an error.`,
     } else if (userId !== undefined) {
       assertUserColumn(table)
       await assertExceptExists(context, table, userId)
-      destroyed = await registry.destroySessionsOf(userId, values.except as string | undefined)
+      // Undefined if the excepted session has ended since the check.
+      destroyed = (await registry.destroySessionsOf(userId, values.except as string | undefined)) ?? 0
     } else {
       total = await countAll(context, table)
       const what = total === 1 ? 'the only session' : `all ${number(total)} sessions`
