@@ -97,8 +97,9 @@ export class CitusStatements {
     const lastAccess = msFromNow(`${ttlMs} * 0`)
     const writtenTtl = `case when ${ttlMs} is null then 0 else ${writtenTtlSql(this.#options)} end`
     return (
-      `update ${this.#table} as t set session = ${session},` +
-      ` expiry = ${cappedSql(this.#options, `least(greatest(t.expiry, ${expiry}), ${expiry})`)}, user_id = ${userId},` +
+      `update ${this.#table} as t set session = coalesce(${session}, t.session::json),` +
+      ` expiry = ${cappedSql(this.#options, `least(greatest(t.expiry, ${expiry}), ${expiry})`)},` +
+      ` user_id = case when ${session} is null then t.user_id else ${userId} end,` +
       ` last_access = greatest(t.last_access, ${lastAccess}), version = greatest(${versionNow}, t.version + 1)` +
       ` ${rows} and t.session is not null and (t.version = ${baseVersion} or ${baseVersion} is null${this.#unsealed})` +
       ` returning t.id, t.version, ${writtenTtl} as ttl_ms, true as notify`
@@ -140,10 +141,11 @@ export class CitusStatements {
 
   get touch(): string {
     const expiry = cappedSql(this.#options, `greatest(t.expiry, ${msFromNow('u.ttl_ms')})`)
-    const lastAccess = `greatest(t.last_access, ${msFromNow('-u.age_ms')})`
+    const accessedAt = msFromNow('-u.age_ms')
+    const lastAccess = `greatest(t.last_access, ${accessedAt})`
     return (
       `update ${this.#table} as t set expiry = ${expiry}, last_access = ${lastAccess}` +
-      ` ${this.#inOrder(touchColumns, alias(this.activeCondition))}`
+      ` ${this.#inOrder(touchColumns, alias(activeCondition(this.#options, accessedAt)))}`
     )
   }
 

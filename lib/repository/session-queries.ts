@@ -113,7 +113,7 @@ export class SessionQueries {
   }
 
   /** An insert returns the id of the row: where there are raw ids, that may be the digest of the one it was given. */
-  #underGivenIds(changes: readonly Change[], writes: readonly Write[]): readonly Change[] {
+  #underGivenIds(changes: readonly Change[], writes: readonly { readonly id: string }[]): readonly Change[] {
     if (!this.#table.hasRawIds) return changes
     const given = new Map(writes.map(({ id }) => [`sha256:${handleOf(id)}`, id]))
     return changes.map((change) => ({ ...change, id: given.get(change.id) ?? change.id }))
@@ -147,7 +147,7 @@ export class SessionQueries {
   }
 
   async #changeWithLimit(
-    session: Write,
+    session: Write | Replacement,
     max: number,
     statement: Statement,
     values: readonly unknown[],
@@ -189,7 +189,7 @@ export class SessionQueries {
    * committed by one shard. The others are destroyed afterwards, each by a commit of its own shard.
    */
   async #writeInShards(
-    session: Write,
+    session: Write | Replacement,
     max: number,
     surplus: Statement,
     statement: Statement,
@@ -210,11 +210,11 @@ export class SessionQueries {
     return { written, evicted }
   }
 
-  async #encodeAll<T extends Write>(codec: Codec, writes: readonly T[]): Promise<readonly T[]> {
-    const encode = async (write: T): Promise<T> => ({
-      ...write,
-      json: await toColumn(codec, write.json, { id: handleOf(write.id) }),
-    })
+  async #encodeAll<T extends Write | Replacement>(codec: Codec, writes: readonly T[]): Promise<readonly T[]> {
+    const encode = async (write: T): Promise<T> =>
+      write.json === null
+        ? write
+        : { ...write, json: await toColumn(codec, write.json, { id: handleOf(write.id) }) }
     return Promise.all(writes.map(encode))
   }
 
@@ -351,8 +351,8 @@ function redactValues(error: unknown, values: readonly unknown[]): Error {
 }
 
 /** Returns what no codec is to encode. Throws an `EncodeError` if any of it looks encoded. */
-function assertPlain<T extends Write>(writes: readonly T[]): readonly T[] {
-  for (const { json } of writes) plainToColumn(json)
+function assertPlain<T extends Write | Replacement>(writes: readonly T[]): readonly T[] {
+  for (const { json } of writes) if (json !== null) plainToColumn(json)
   return writes
 }
 

@@ -67,6 +67,8 @@ export async function ensureTable(
 ): Promise<Table> {
   const name = qualifiedName(settings)
   try {
+    // A pooler in statement mode refuses it here, rather than later in a sweep or at a sign-in.
+    if (connection.isTransactional) await connection.transaction(async () => undefined)
     let state = await inspect(connection, settings)
     if (state.serverVersion < minServerVersion)
       throw new SetupError(
@@ -75,6 +77,10 @@ export async function ensureTable(
     // Its notifications would reach no other node of the cluster.
     if (state.isWorker)
       throw new SetupError('the server is a worker of a Citus cluster: connect to the coordinator instead')
+    if (state.encoding !== 'UTF8')
+      throw new SetupError(
+        `the database has the encoding ${state.encoding}, and must have UTF8: run create database … encoding 'UTF8' template template0`,
+      )
     if (state.exists) assertCompatible(state, name)
     let upgradeError: unknown
     if (settings.create && needsUpgrade(state, settings)) {

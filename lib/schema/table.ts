@@ -116,7 +116,8 @@ export function literal(text: string): string {
 
 /**
  * The ids of the rows that record the last sweep, and the search for the users of sessions. They have the form of digests, so
- * that no cookie opens them, and the rows count as expired sessions.
+ * that no cookie opens them, and the rows count as expired sessions: the record of sweeps by any clock, at '-infinity'. They are in
+ * the table, as a role may be allowed to write nowhere else.
  */
 export const sweepRecordId = `sha256:${'koa-pg-store-sweep'.padEnd(43, '_')}`
 export const usersRecordId = `sha256:${'koa-pg-store-users'.padEnd(43, '_')}`
@@ -124,4 +125,12 @@ export const usersRecordId = `sha256:${'koa-pg-store-users'.padEnd(43, '_')}`
 /** The condition that a row is none of these. `prefix` is the table's alias with a dot. */
 export function notRecordSql(prefix = ''): string {
   return `${prefix}id not in ('${sweepRecordId}', '${usersRecordId}')`
+}
+
+/** SQL that returns how long ago the last sweep ended, in ms, and its result as JSON; no row if there was none. */
+export function lastSweepSql(name: string): string {
+  return (
+    `select extract(epoch from now())::float8 * 1000 - (session->>'at')::float8 as ago, session->>'result' as result` +
+    ` from ${name} where id = '${sweepRecordId}'`
+  )
 }

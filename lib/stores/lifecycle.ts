@@ -107,10 +107,10 @@ export class Lifecycle {
         this.touches.forgetExpiry()
         queueMicrotask(() => {
           warnings.end('cache')
-          events.emit('trust')
+          this.#notifyListeners('trust', () => events.emit('trust'))
         })
       },
-      onDistrust: () => events.emit('distrust'),
+      onDistrust: () => this.#notifyListeners('distrust', () => events.emit('distrust')),
       warn: warnings.of('cache'),
     })
     this.#sweeper = new Sweeper({
@@ -123,7 +123,7 @@ export class Lifecycle {
         warnings.end('sweep')
         this.sweeps.count++
         this.sweeps.deleted += result.deleted
-        events.emit('sweep', result)
+        this.#notifyListeners('sweep', () => events.emit('sweep', result))
       },
       warn: warnings.of('onExpired'),
     })
@@ -187,7 +187,7 @@ export class Lifecycle {
       operations: this.operations,
       onConflict: (conflict) => {
         this.conflicts++
-        this.#events.emit('conflict', conflict)
+        this.#notifyListeners('conflict', () => this.#events.emit('conflict', conflict))
       },
       calls: this.calls,
       onCreated: (handle, userId) => {
@@ -208,8 +208,17 @@ export class Lifecycle {
     this.#jobs.start(table)
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
-    this.#events.emit('connect')
+    this.#notifyListeners('connect', () => this.#events.emit('connect'))
     return components
+  }
+
+  /** An error of a listener must not fail what it only listens to: it becomes a warning. */
+  #notifyListeners(event: keyof PgStoreEvents, emit: () => unknown): void {
+    try {
+      emit()
+    } catch (error) {
+      this.#warnings.warn('listener', new Error(`a listener for "${event}" failed: ${messageOf(error)}`))
+    }
   }
 
   /** In a bundle in ESM format, the constructor can't check the cron expression yet. */
@@ -234,6 +243,9 @@ export class Lifecycle {
   sweep(unlessWithinMs: number): Promise<SweepResult | undefined> {
     return this.operations.run('sweep', async () => {
       const { table } = await this.ready()
+      // A session that was used before an outage, and has expired during it, isn't to be deleted.
+      const failure = await this.touches.flush()
+      if (failure !== undefined) throw failure
       return this.traced('sweep', async (context) => {
         const result = await this.#sweeper.run(table, unlessWithinMs)
         if (context !== undefined) context.deleted = result?.deleted ?? 0
@@ -294,15 +306,11 @@ export class Lifecycle {
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
   }
 
-  /** Emits what an audit log needs. The change is made: a listener that throws must not make the call reject. */
+  /** Emits what an audit log needs. */
   report(event: 'create', session: CreatedSession): void
   report(event: 'destroy' | 'revoke', session: DestroyedSession): void
   report(event: 'create' | 'destroy' | 'revoke', session: CreatedSession | DestroyedSession): void {
-    try {
-      this.#events.emit(event, session as DestroyedSession)
-    } catch (error) {
-      this.#warnings.warn('listener', new Error(`a listener for "${event}" failed: ${messageOf(error)}`))
-    }
+    this.#notifyListeners(event, () => this.#events.emit(event, session as DestroyedSession))
   }
 
   /** Runs something, and publishes it if there is a subscriber. */

@@ -6,7 +6,7 @@ import { sampleSessions, undecodedSessions } from '../../repository/codec-sample
 import { canFillUserIds, isFilled, readUserFillRecord } from '../../repository/user-fill-record.js'
 import { inspect } from '../../schema/inspect.js'
 import { ensureTable, slowCommits } from '../../schema/migrate.js'
-import { notRecordSql, qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
+import { lastSweepSql, notRecordSql, qualifiedName, type Table } from '../../schema/table.js'
 import { SetupError } from '../../types/errors.js'
 import { messageOf } from '../../util/driver-errors.js'
 import { withTimeout } from '../../util/timeout.js'
@@ -275,9 +275,7 @@ function bloat({ deadRows, liveRows, tableBytes }: VacuumState, name: string): F
 
 export const checkSweeps: TableCheck = async ({ connection, settings }) => {
   const name = qualifiedName(settings)
-  const [last] = await connection.query(
-    `select extract(epoch from now() - expiry::timestamptz)::float8 * 1000 as ago from ${name} where id = '${sweepRecordId}'`,
-  )
+  const [last] = await connection.query(lastSweepSql(name))
   const [row] = await connection.query(
     `select count(*)::int as overdue from (select 1 as one from ${name} where expiry < now() - interval '1 day'
        and ${notRecordSql()} limit ${maxOverdueRows}) o`,
