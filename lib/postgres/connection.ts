@@ -2,6 +2,7 @@
 import type { ClientConfig } from 'pg'
 import type { Row } from '../types/options.js'
 import { codeOf } from '../util/driver-errors.js'
+import type { ServerGuard } from './server-guard.js'
 
 /** How long getting a connection may take, unless the pool or its configuration says. */
 export const defaultConnectTimeoutMs = 5_000
@@ -43,6 +44,8 @@ export interface Connection {
   readonly stream: ((text: string, values: unknown[], batchSize: number) => AsyncGenerator<Row[]>) | undefined
   /** What the pool is doing; `undefined` if there is none. */
   readonly poolState: PoolState | undefined
+  /** Knows which server the connections lead to; `undefined` without connections. */
+  readonly guard: ServerGuard | undefined
   /** The configuration for another connection to the same server; `undefined` if it isn't known. */
   readonly clientConfig: ClientConfig | undefined
   /** Closes what this object opened itself. */

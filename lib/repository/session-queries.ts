@@ -1,6 +1,7 @@
 // Runs every statement of a request's path, and announces and flushes what it changes.
 import { fromColumn, toColumn } from '../codec/codec.js'
-import { payloads } from '../notifications/payload.js'
+import { isQueueFull, notifySql } from '../notifications/heartbeat.js'
+import { clearPayload, payloads } from '../notifications/payload.js'
 import type { Connection, Query, Statement } from '../postgres/connection.js'
 import { joinValues } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
@@ -9,6 +10,7 @@ import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import { Batcher } from '../util/batcher.js'
 import { codeOf, redact } from '../util/driver-errors.js'
+import { recordSql } from './announce-sql.js'
 import { batching } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
@@ -30,7 +32,17 @@ export interface SessionQueriesOptions {
   readonly codec?: Codec | undefined
   /** Returns a suffix for the payload of the next notification: a heartbeat of this process's listener, or nothing. */
   readonly payloadSuffix?: () => string
+  /** The statements for changes that the server's queue has no room to announce. */
+  readonly unannouncing?: SessionStatements
+  /** Called when the queue was full. */
+  readonly onQueueFull?: () => void
 }
+
+/** How long changes are made without notifications after the server's queue of them was full. */
+const queueFullMs = 1_000
+
+/** The statements that change sessions. */
+type ChangeName = Exclude<keyof PreparedStatements, `read${string}` | `flush${string}` | 'touch' | 'hashRawId' | 'lockUser'>
 
 export class SessionQueries {
   readonly #connection: Connection
@@ -38,6 +50,10 @@ export class SessionQueries {
   readonly #channel: string
   readonly #codec: Codec | undefined
   readonly #statements: PreparedStatements
+  readonly #unannouncing: PreparedStatements
+  readonly #onQueueFull: () => void
+  /** Until when changes are made without notifications. */
+  #queueFullUntil = 0
   readonly #touches: Batcher<Touch, undefined>
   readonly #flusher: LogFlusher
   readonly #payloadSuffix: () => string
@@ -50,13 +66,20 @@ export class SessionQueries {
     table: Table,
     channel: string,
     statements: SessionStatements,
-    { codec, payloadSuffix = () => '' }: SessionQueriesOptions = {},
+    {
+      codec,
+      payloadSuffix = () => '',
+      unannouncing = statements,
+      onQueueFull = () => undefined,
+    }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
     this.#table = table
     this.#channel = channel
     this.#codec = codec
     this.#statements = prepareAll(statements)
+    this.#unannouncing = prepareAll(unannouncing)
+    this.#onQueueFull = onQueueFull
     this.#notifiesInline = statements.notifiesInline
     this.#payloadSuffix = payloadSuffix
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
@@ -91,14 +114,14 @@ export class SessionQueries {
   /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
   async write(writes: readonly Write[]): Promise<readonly Change[]> {
     const encoded = this.#codec === undefined ? writes : await this.#encodeAll(this.#codec, writes)
-    return this.#change(...this.#writeStatement(encoded))
+    return this.#change(...writeStatement(encoded))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[]): Promise<readonly Change[]> {
     const encoded =
       this.#codec === undefined ? replacements : await this.#encodeAll(this.#codec, replacements)
-    return this.#change(...this.#replaceStatement(encoded))
+    return this.#change(...replaceStatement(encoded))
   }
 
   /**
@@ -109,37 +132,40 @@ export class SessionQueries {
     write: Write | Replacement,
     max: number,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
-    const { evict, lockUser, flush } = this.#statements
+    const { lockUser, flush } = this.#statements
     const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write])) as [
       Write | Replacement,
     ]
-    const [statement, values] =
-      'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
+    const [name, values] =
+      'baseVersion' in encoded ? replaceStatement([encoded]) : writeStatement([encoded])
     let needsFlush = false
     let announced = 0
-    const result = await this.#connection.transaction(
-      async (query) => {
-        const change = async (
-          statement: Statement,
-          values: readonly unknown[],
-        ): Promise<readonly Change[]> => {
-          const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
-          if (this.#table.isDistributed) await this.#notify(query, rows)
-          needsFlush ||= mustFlush(rows)
-          const result = toChanges(rows)
-          announced += result.announced
-          return result.changes
-        }
-        await query(lockUser, [this.#channel, encoded.userId])
-        const evicted = await change(evict, [encoded.id, encoded.userId, max])
-        const [written] = await change(statement, values)
-        // If the session wasn't written, the transaction is rolled back, and with it the eviction.
-        return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
-      },
-      ({ written }) => written !== undefined,
-      // Without a name, so that no pooler can reject it: the transaction would be repeated.
-      async (query) => needsFlush && query({ ...flush, name: '' }, []),
-    )
+    const result = await this.#unlessQueueIsFull((announces) => {
+      needsFlush = false
+      announced = 0
+      return this.#connection.transaction(
+        async (query) => {
+          const change = async (name: ChangeName, values: readonly unknown[]): Promise<readonly Change[]> => {
+            const rows = await this.#redacting(values, () =>
+              query(this.#statement(name, announces), this.#withSuffix(values, announces)),
+            )
+            if (this.#table.isDistributed) await this.#announceDistributed(query, rows, announces)
+            needsFlush ||= mustFlush(rows)
+            const result = toChanges(rows)
+            announced += result.announced
+            return result.changes
+          }
+          await query(lockUser, [this.#channel, encoded.userId])
+          const evicted = await change('evict', [encoded.id, encoded.userId, max])
+          const [written] = await change(name, values)
+          // If the session wasn't written, the transaction is rolled back, and with it the eviction.
+          return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
+        },
+        ({ written }) => written !== undefined,
+        // Without a name, so that no pooler can reject it: the transaction would be repeated.
+        async (query) => needsFlush && query({ ...flush, name: '' }, []),
+      )
+    })
     if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
   }
@@ -150,18 +176,6 @@ export class SessionQueries {
       json: await toColumn(codec, write.json, { id: handleOf(write.id) }),
     })
     return Promise.all(writes.map(encode))
-  }
-
-  #writeStatement(writes: readonly Write[]): [Statement, unknown[]] {
-    const { writeOne, writeMany } = this.#statements
-    const values = writeValues(writes)
-    return writes.length === 1 ? [writeOne, values.flat()] : [writeMany, values.map(joinValues)]
-  }
-
-  #replaceStatement(replacements: readonly Replacement[]): [Statement, unknown[]] {
-    const { replaceOne, replaceMany } = this.#statements
-    const values = replacementValues(replacements)
-    return replacements.length === 1 ? [replaceOne, values.flat()] : [replaceMany, values.map(joinValues)]
   }
 
   /** Writes the last access of active sessions and moves their expiry, never back; each session at most once in the list. */
@@ -177,13 +191,14 @@ export class SessionQueries {
 
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
   destroyAll(ids: readonly string[]): Promise<readonly Change[]> {
-    const { destroyOne, destroyMany } = this.#statements
-    return ids.length === 1 ? this.#change(destroyOne, ids) : this.#change(destroyMany, [joinValues(ids)])
+    return ids.length === 1
+      ? this.#change('destroyOne', ids)
+      : this.#change('destroyMany', [joinValues(ids)])
   }
 
   /** The same for those that belong to this user. */
   destroyAllOf(userId: string, ids: readonly string[]): Promise<readonly Change[]> {
-    return this.#change(this.#statements.destroyOf, [joinValues(ids), userId])
+    return this.#change('destroyOf', [joinValues(ids), userId])
   }
 
   /**
@@ -201,23 +216,59 @@ export class SessionQueries {
     }
   }
 
+  /** Makes every instance clear its cache. */
+  async announceClear(): Promise<void> {
+    await this.#unlessQueueIsFull((announces) =>
+      announces
+        ? this.#connection.query(notifySql, [this.#channel, clearPayload])
+        : this.#connection.query(recordSql(this.#table.name)),
+    )
+  }
+
   /** Resolves when the change is committed and flushed. */
-  async #change(statement: Statement, values: readonly unknown[]): Promise<readonly Change[]> {
+  async #change(name: ChangeName, values: readonly unknown[]): Promise<readonly Change[]> {
     const rows = await this.#redacting(values, () =>
-      this.#table.isDistributed
-        ? this.#commitDistributed(statement, values)
-        : this.#commit(statement, this.#withSuffix(values)),
+      this.#unlessQueueIsFull((announces) => {
+        const statement = this.#statement(name, announces)
+        return this.#table.isDistributed
+          ? this.#commitDistributed(statement, values, announces)
+          : this.#commit(statement, this.#withSuffix(values, announces))
+      }),
     )
     const { changes, announced } = toChanges(rows)
     this.announced += announced
     return changes
   }
 
+  /**
+   * Makes a change with its notification, or without one if the server's queue of notifications is full: that has rolled the
+   * change back. Tries again with notifications a second later.
+   */
+  async #unlessQueueIsFull<T>(change: (announces: boolean) => Promise<T>): Promise<T> {
+    if (this.#queueFullUntil === 0 || performance.now() > this.#queueFullUntil)
+      try {
+        return await change(true)
+      } catch (error) {
+        if (!isQueueFull(error)) throw error
+        this.#queueFullUntil = performance.now() + queueFullMs
+        this.#onQueueFull()
+      }
+    return change(false)
+  }
+
+  #statement(name: ChangeName, announces: boolean): Statement {
+    return (announces ? this.#statements : this.#unannouncing)[name]
+  }
+
   /** Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own. */
-  #commitDistributed(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+  #commitDistributed(
+    statement: Statement,
+    values: readonly unknown[],
+    announces: boolean,
+  ): Promise<Row[]> {
     return this.#connection.transaction(async (query) => {
       const rows = await query(statement, values)
-      await this.#notify(query, rows)
+      await this.#announceDistributed(query, rows, announces)
       return rows
     })
   }
@@ -242,13 +293,16 @@ export class SessionQueries {
     return rows
   }
 
-  #withSuffix(values: readonly unknown[]): readonly unknown[] {
-    return this.#notifiesInline ? [...values, this.#payloadSuffix()] : values
+  #withSuffix(values: readonly unknown[], announces: boolean): readonly unknown[] {
+    return this.#notifiesInline && announces ? [...values, this.#payloadSuffix()] : values
   }
 
-  async #notify(query: Query, rows: readonly Row[]): Promise<void> {
-    for (const payload of payloads(notifiedChanges(rows)))
-      await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
+  async #announceDistributed(query: Query, rows: readonly Row[], announces: boolean): Promise<void> {
+    const changes = notifiedChanges(rows)
+    if (!announces && changes.length > 0) await query(recordSql(this.#table.name), [])
+    if (announces)
+      for (const payload of payloads(changes))
+        await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
   }
 
   #run(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
@@ -266,6 +320,16 @@ export class SessionQueries {
       )
     }
   }
+}
+
+function writeStatement(writes: readonly Write[]): [ChangeName, unknown[]] {
+  const values = writeValues(writes)
+  return writes.length === 1 ? ['writeOne', values.flat()] : ['writeMany', values.map(joinValues)]
+}
+
+function replaceStatement(replacements: readonly Replacement[]): [ChangeName, unknown[]] {
+  const values = replacementValues(replacements)
+  return replacements.length === 1 ? ['replaceOne', values.flat()] : ['replaceMany', values.map(joinValues)]
 }
 
 function mustFlush(rows: readonly Row[]): boolean {

@@ -107,6 +107,8 @@ export class SessionRepository {
   }
 
   #settleRead(call: ReadCall, stored: StoredSession | undefined | Error): Session | undefined | Error {
+    // The table has no such session: a cached one was destroyed, and its notification is still on its way.
+    if (stored === undefined && call.fresh) this.#cache?.invalidate(call.digest, Number.POSITIVE_INFINITY)
     if (stored === undefined || stored instanceof Error) return stored
     try {
       const { json, version, ttlMs } = stored
@@ -170,9 +172,9 @@ export class SessionRepository {
         continue
       }
       const base = this.#baseOf(call)
-      const current = typeof base === 'object' ? base : this.peek(call.digest)
-      if (call.ttlMs !== null && call.ttlMs > 0 && current?.json === call.json)
-        work.push(this.#touch(call, current).catch((error) => errors.set(call, asError(error))))
+      // Without a base, an equal session in the cache doesn't count: the table may hold a newer one by now.
+      if (call.ttlMs !== null && call.ttlMs > 0 && typeof base === 'object' && base.json === call.json)
+        work.push(this.#touch(call, base).catch((error) => errors.set(call, asError(error))))
       else {
         const { digest, id, json, ttlMs, userId, concurrency } = call
         saves.push({ digest, id, json, ttlMs, userId, base, ...(concurrency && { concurrency }) })

@@ -2,7 +2,7 @@
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
-import { announceAny, announceMany, announceOne } from './announce-sql.js'
+import { announceAny, announceMany, announceOne, recordUnannounced, versionNow } from './announce-sql.js'
 
 /** The options that the statements depend on. */
 export interface StatementOptions extends ExpiryLimits {
@@ -11,9 +11,6 @@ export interface StatementOptions extends ExpiryLimits {
 
 /** How long a tombstone stays, so that a save in flight can't bring a destroyed session back. */
 const tombstoneInterval = `interval '1 hour'`
-
-/** The version of a change made now. As it is a time, versions grow even if a row is deleted and inserted again. */
-const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
 
 const idColumn = [['id', 'text']] as const
 const writeColumns = [
@@ -33,11 +30,14 @@ export class SessionStatements {
   readonly #table: Table
   readonly #options: StatementOptions
   readonly #channel: string
+  readonly #announces: boolean
 
-  constructor(table: Table, options: StatementOptions, channel: string) {
+  /** `announces: false`: changes are made without a notification, which the server's queue has no room for. */
+  constructor(table: Table, options: StatementOptions, channel: string, announces = true) {
     this.#table = table
     this.#options = options
     this.#channel = channel
+    this.#announces = announces
   }
 
   /** The condition that a session is active: neither expired nor destroyed. */
@@ -245,7 +245,8 @@ export class SessionStatements {
   /** A statement that changes rows, together with the notification of it where one statement can do both. */
   #announce(form: typeof announceOne, change: string, suffix: string, digest = this.#digest): string {
     if (!this.notifiesInline) return change
-    return form({ change, suffix, digest, channel: this.#channel, canFlush: this.#table.canFlush })
+    const announcement = { change, suffix, digest, channel: this.#channel, canFlush: this.#table.canFlush }
+    return this.#announces ? form(announcement) : recordUnannounced(announcement, this.#table.name)
   }
 
   /** Whether the statements that change rows take a suffix of their payload as a last parameter. */

@@ -2,7 +2,6 @@
 // half of them document these methods.
 import type { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
-import { clearPayload } from '../notifications/payload.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionImporter } from '../repository/session-importer.js'
 import type { SessionRepository } from '../repository/session-repository.js'
@@ -282,20 +281,31 @@ export class PgStore<T extends object = Session>
   ): Promise<number> {
     const id = toUserId(userId, 'userId')
     if (except !== undefined) assertString(except, 'except')
-    return this.#run('destroy the sessions of a user', [], ({ registry }) =>
-      registry.destroySessionsOf(id, except),
-    )
+    return this.#run('destroy the sessions of a user', [], async ({ registry }) => {
+      const count = await registry.destroySessionsOf(id, except)
+      await this.#lifecycle.catchUp()
+      return count
+    })
   }
 
   /** Destroys every session, of all users, and returns how many were active. */
   destroyAll(): Promise<number> {
-    return this.#run('destroy all sessions', [], ({ registry }) => registry.destroyAll())
+    return this.#run('destroy all sessions', [], async ({ registry }) => {
+      const count = await registry.destroyAll()
+      await this.#lifecycle.catchUp()
+      return count
+    })
   }
 
   /** Destroys the session with this handle, as lists show it. Returns whether there was one. */
   async revoke(handle: string): Promise<boolean> {
     assertString(handle, 'handle')
-    return this.#run('revoke the session', [], ({ registry }) => registry.revoke(handle))
+    return this.#run('revoke the session', [], async ({ registry, repository }) => {
+      const found = await registry.revoke(handle)
+      // Also if another instance has just destroyed it, whose notification is still on its way.
+      repository.invalidate(handle, Number.POSITIVE_INFINITY)
+      return found
+    })
   }
 
   /**
@@ -358,10 +368,7 @@ export class PgStore<T extends object = Session>
 
   /** Clears the cache of every instance. */
   clearCache(): Promise<void> {
-    return this.#run('clear the caches', [], async () => {
-      await this.#lifecycle.notify(clearPayload)
-      this.#lifecycle.cache?.clear()
-    })
+    return this.#run('clear the caches', [], () => this.#lifecycle.clearCaches())
   }
 
   /**

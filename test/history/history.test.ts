@@ -86,7 +86,7 @@ describe('the history of several processes', () => {
 
   it('shows a stale read if the cache is not cleared on reconnect', () =>
     withoutLines(
-      { 'stores/lifecycle.js': 'this.cache?.clear();\n                this.touches.forgetExpiry();' },
+      { 'stores/lifecycle.js': 'this.cache?.clear();\n        this.touches.forgetExpiry();' },
       async (library) => {
         expect(await hasStaleRead(library, true)).to.equal(true)
       },

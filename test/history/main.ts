@@ -1,6 +1,7 @@
 // The history checker as a command: npm run history -- --seconds 60 --seed 7 --processes 4 --staleness 400 --trouble
 // Only changes, at full speed, from 64 callers in each of two processes on 50 keys: npm run history -- --changes
 // With each flush of the log delayed by up to 60 ms: npm run history -- --flush-delay 60
+// With notifications that arrive 2 s late: npm run history -- --listen-delay 2000 --staleness 5000
 import { parseArgs } from 'node:util'
 import { freshDatabase, stopServer } from '../helpers/server.js'
 import { run } from './run.js'
@@ -16,6 +17,7 @@ const { values } = parseArgs({
     trouble: { type: 'boolean', default: false },
     changes: { type: 'boolean', default: false },
     'flush-delay': { type: 'string', default: '0' },
+    'listen-delay': { type: 'string', default: '0' },
   },
 })
 const { seconds, seed, staleness, trouble, changes } = values
@@ -33,6 +35,7 @@ const options = {
   trouble,
   changes,
   flushDelayMs: Number(values['flush-delay']),
+  listenDelayMs: Number(values['listen-delay']),
 }
 console.log(JSON.stringify(options))
 const { faults, errors, ...outcome } = await run({ url: await freshDatabase(), ...options })

@@ -26,6 +26,8 @@ export interface RunOptions {
   changes?: boolean
   /** By how much, in ms at most, each flush of the log is delayed at random. */
   flushDelayMs?: number
+  /** By how much, in ms, notifications arrive late. */
+  listenDelayMs?: number
   /** With `changes`: for how long, in s, PostgreSQL holds the lock of each row besides. */
   holdLocksSeconds?: number
 }
@@ -57,13 +59,20 @@ export async function run({
   keys = 30,
   changes = false,
   flushDelayMs = 0,
+  listenDelayMs = 0,
   holdLocksSeconds = 0,
 }: RunOptions): Promise<Outcome> {
   const port = Number(new URL(url).port)
   const through = (proxy: { port: number }) => at(url, { port: proxy.port })
   // Query results are delayed, notifications are not, so that notifications overtake fills.
   const slowProxy = await startProxy(port, () => Math.random() ** 3 * 60)
-  const listenProxies = await Promise.all(Array.from({ length: processes }, () => startProxy(port)))
+  // Not at once: connecting would take several times as long.
+  const delayFrom = performance.now() + 4_000
+  const delayNotifications = (): number => (performance.now() < delayFrom ? 0 : listenDelayMs)
+  const listenDelay = listenDelayMs > 0 ? delayNotifications : undefined
+  const listenProxies = await Promise.all(
+    Array.from({ length: processes }, () => startProxy(port, listenDelay)),
+  )
   if (changes) await keepLog(url, holdLocksSeconds)
   const before = await countDeadlocks(url)
   const children = listenProxies.map((proxy, process) => {
