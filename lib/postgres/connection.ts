@@ -67,8 +67,16 @@ export interface Statement {
   readonly text: string
 }
 
+/** A setting that doesn't exist, which statements ask for on a standby, so that they fail. */
+export const standbySetting = 'koa_pg_store.standby'
+
 /** Whether PostgreSQL rejected the statement, and the connection is as good as before. */
 export function isStatementError(error: unknown): boolean {
   // A server that has become a standby refuses writes (25006): the connection leads to the wrong server.
-  return error instanceof Error && Reflect.get(error, 'severity') === 'ERROR' && codeOf(error) !== '25006'
+  return (
+    error instanceof Error &&
+    Reflect.get(error, 'severity') === 'ERROR' &&
+    codeOf(error) !== '25006' &&
+    !error.message.includes(standbySetting)
+  )
 }

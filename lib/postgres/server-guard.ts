@@ -1,6 +1,7 @@
 // Keeps all connections of a store on one server, the primary: after a failover, some may lead to a standby, or to the old primary.
 import type { PoolClient } from 'pg'
 import type { Row } from '../types/options.js'
+import { wrongServer } from '../util/driver-errors.js'
 
 /** A run of a server. Whatever can't be found out is `undefined`. */
 export interface Server {
@@ -93,7 +94,7 @@ export class ServerGuard {
 
   async #identify(run: Run): Promise<Server> {
     const row = await this.#ask(run)
-    if (row?.is_standby === true) throw wrongServer('a standby, which may lack the latest changes')
+    if (row?.is_standby === true) throw refuse('a standby, which may lack the latest changes')
     const timeline = Number.parseInt(String(row?.wal_file).slice(0, 8), 16)
     return {
       startedAt: row?.started_at as string | undefined,
@@ -115,13 +116,11 @@ export class ServerGuard {
 
   #assertNotReplaced({ system, timeline = 0 }: Server, others: readonly (Server | undefined)[]): void {
     if (others.some((other) => system !== undefined && other?.system === system && timeline < (other.timeline ?? 0)))
-      throw wrongServer('a former primary, which another server has replaced')
+      throw refuse('a former primary, which another server has replaced')
   }
 }
 
 /** SQLSTATE 25006, as if the server had refused to write: the connection is given up. */
-function wrongServer(what: string): Error {
-  const message = `the connection leads to ${what}: check which server the host name or the pooler leads to`
-  return Object.assign(new Error(message), { code: '25006' })
+function refuse(what: string): Error {
+  return Object.assign(new Error(wrongServer(what)), { code: '25006' })
 }
-

@@ -1,4 +1,5 @@
 // The SQL of every statement of a request's path, each for one session or for many. Pure.
+import { standbySetting } from '../postgres/connection.js'
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
@@ -45,6 +46,16 @@ export class SessionStatements {
     return activeCondition(this.#options)
   }
 
+  /**
+   * The same for reads, which fail on a standby: it may lack the latest changes. That a connection once led to the primary doesn't
+   * say where a pooler leads it now. A subquery that depends on no row is run even if there are none.
+   */
+  get readCondition(): string {
+    if (this.#table.isDistributed) return this.activeCondition
+    const check = `case when pg_catalog.pg_is_in_recovery() then pg_catalog.current_setting('${standbySetting}') else '' end`
+    return `${this.activeCondition} and (select ${check}) is not null`
+  }
+
   get readOne(): string {
     return this.#read('t.id = $1')
   }
@@ -61,7 +72,7 @@ export class SessionStatements {
       `select string_agg(u.n || ' ' || ${version} || ' ' || least(${this.#ttl}, 1e15)::int8, chr(30)) as heads,` +
       ` string_agg(t.session::text, chr(30)) as sessions` +
       ` from unnest(${listParam('$1')}) with ordinality as u (id, n) join ${this.#table.name} as t on t.id = u.id` +
-      ` where ${this.activeCondition}`
+      ` where ${this.readCondition}`
     )
   }
 
@@ -69,7 +80,7 @@ export class SessionStatements {
     const version = this.#with('version', 't.version') || '0'
     return (
       `select t.id, t.session::text as session, ${version} as version, ${this.#ttl} as ttl_ms` +
-      ` from ${this.#table.name} as t where ${idCondition} and ${this.activeCondition}`
+      ` from ${this.#table.name} as t where ${idCondition} and ${this.readCondition}`
     )
   }
 

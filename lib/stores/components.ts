@@ -83,7 +83,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     connection,
     table,
     queries,
-    activeCondition: statements.activeCondition,
+    activeCondition: statements.readCondition,
     onDestroyed: onChanged,
   })
   return { table, queries, repository, registry }

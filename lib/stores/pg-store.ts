@@ -316,8 +316,8 @@ export class PgStore<T extends object = Session>
   async deleteAttribute(userId: string | number, name: string): Promise<number> {
     const id = toUserId(userId, 'userId')
     assertString(name, 'name')
-    return this.#run('delete the attribute', [], ({ registry, repository }) =>
-      registry.deleteAttribute(id, name, (save, session) => {
+    return this.#run('delete the attribute', [], async ({ registry, repository }) => {
+      const count = await registry.deleteAttribute(id, name, (save, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
         this.#lifecycle.operations.begin()
         return repository.write({
@@ -329,8 +329,10 @@ export class PgStore<T extends object = Session>
           digest: handleOf(save.id),
           userId: owner,
         })
-      }),
-    )
+      })
+      await this.#lifecycle.catchUp()
+      return count
+    })
   }
 
   /**
