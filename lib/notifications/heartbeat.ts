@@ -16,8 +16,11 @@ export interface ServerState {
   readonly queueUsage: number
 }
 
+/** PostgreSQL removes what all have read from a full queue when it is asked for this. */
+export const queueUsageSql = 'select pg_catalog.pg_notification_queue_usage()::pg_catalog.float8 as usage'
+
 /** Asks for unannounced changes. `table`: its name, quoted. */
-export function stateSql(table: string): string {
+function stateSql(table: string): string {
   return (
     `select (select version from ${table} where id = '${unannouncedId}')::pg_catalog.text as unannounced,` +
     ` pg_catalog.pg_notification_queue_usage()::pg_catalog.float8 as usage`
@@ -31,8 +34,9 @@ export function stateSql(table: string): string {
 export const notifySql = `select pg_catalog.pg_notify($1, $2), pg_catalog.set_config('synchronous_commit', 'off', true)`
 
 /**
- * Sends a heartbeat, if there is one to send, and asks for unannounced changes. In two statements: Citus can't run both at once in a
- * table that it has distributed. Changes that are committed in between are seen, and that is no harm.
+ * Asks for unannounced changes, and sends a heartbeat if there is one to send. In this order: a full queue is emptied when the server
+ * is asked for its usage, and not by a transaction that fails because it is full. In two statements: in a table that Citus has
+ * distributed, both can't run at once.
  */
 export async function sendHeartbeat(
   query: (text: string, values: unknown[]) => Promise<Row[]>,
@@ -40,8 +44,8 @@ export async function sendHeartbeat(
   channel: string,
   payload: string | undefined,
 ): Promise<ServerState> {
-  if (payload !== undefined) await query(notifySql, [channel, payload])
   const [row] = await query(stateSql(table), [])
+  if (payload !== undefined) await query(notifySql, [channel, payload])
   return {
     unannounced: (row?.unannounced as string | null) ?? undefined,
     queueUsage: Number(row?.usage),
@@ -51,5 +55,8 @@ export async function sendHeartbeat(
 /** Whether a transaction was rolled back because the server's queue of notifications is full. */
 export function isQueueFull(error: unknown): boolean {
   if (codeOf(error) !== '54000') return false
-  return Reflect.get(error as Error, 'routine') === 'PreCommit_Notify' || /NOTIFY queue/.test((error as Error).message)
+  return (
+    Reflect.get(error as Error, 'routine') === 'PreCommit_Notify' ||
+    /NOTIFY queue/.test((error as Error).message)
+  )
 }

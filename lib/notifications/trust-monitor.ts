@@ -4,7 +4,8 @@ import type { Settings } from '../types/settings.js'
 import { Listener, type ListenerOptions } from './listener.js'
 import { channelOf, heartbeatItem } from './payload.js'
 
-export interface TrustMonitorOptions extends Omit<ListenerOptions, 'config' | 'channel' | 'table' | 'maxStaleness'> {
+export interface TrustMonitorOptions
+  extends Omit<ListenerOptions, 'config' | 'channel' | 'table' | 'maxStaleness'> {
   readonly settings: Settings
   /** How to connect; `undefined` where there is no connection to listen on. */
   readonly config: ClientConfig | undefined

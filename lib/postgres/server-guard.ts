@@ -55,7 +55,10 @@ export class ServerGuard {
   /** Asks a new connection of the pool where it leads. Rejects if it must not be used. */
   async admit(client: PoolClient, run: Run): Promise<void> {
     const server = await this.#identify(run)
-    this.#assertNotReplaced(server, [this.#isOpen(this.#current) ? this.#current : undefined, this.#listening])
+    this.#assertNotReplaced(server, [
+      this.#isOpen(this.#current) ? this.#current : undefined,
+      this.#listening,
+    ])
     this.#servers.set(client, server)
     const hasChanged = this.#current !== undefined && this.#current.startedAt !== server.startedAt
     this.#current = server
@@ -115,7 +118,11 @@ export class ServerGuard {
   }
 
   #assertNotReplaced({ system, timeline = 0 }: Server, others: readonly (Server | undefined)[]): void {
-    if (others.some((other) => system !== undefined && other?.system === system && timeline < (other.timeline ?? 0)))
+    if (
+      others.some(
+        (other) => system !== undefined && other?.system === system && timeline < (other.timeline ?? 0),
+      )
+    )
       throw refuse('a former primary, which another server has replaced')
   }
 }

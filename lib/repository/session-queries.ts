@@ -42,7 +42,10 @@ export interface SessionQueriesOptions {
 const queueFullMs = 1_000
 
 /** The statements that change sessions. */
-type ChangeName = Exclude<keyof PreparedStatements, `read${string}` | `flush${string}` | 'touch' | 'hashRawId' | 'lockUser'>
+type ChangeName = Exclude<
+  keyof PreparedStatements,
+  `read${string}` | `flush${string}` | 'touch' | 'hashRawId' | 'lockUser'
+>
 
 export class SessionQueries {
   readonly #connection: Connection
@@ -136,8 +139,7 @@ export class SessionQueries {
     const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write])) as [
       Write | Replacement,
     ]
-    const [name, values] =
-      'baseVersion' in encoded ? replaceStatement([encoded]) : writeStatement([encoded])
+    const [name, values] = 'baseVersion' in encoded ? replaceStatement([encoded]) : writeStatement([encoded])
     let needsFlush = false
     let announced = 0
     const result = await this.#unlessQueueIsFull((announces) => {
@@ -159,7 +161,10 @@ export class SessionQueries {
           const evicted = await change('evict', [encoded.id, encoded.userId, max])
           const [written] = await change(name, values)
           // If the session wasn't written, the transaction is rolled back, and with it the eviction.
-          return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
+          return {
+            written,
+            evicted: written === undefined && this.#connection.isTransactional ? [] : evicted,
+          }
         },
         ({ written }) => written !== undefined,
         // Without a name, so that no pooler can reject it: the transaction would be repeated.
@@ -191,9 +196,7 @@ export class SessionQueries {
 
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
   destroyAll(ids: readonly string[]): Promise<readonly Change[]> {
-    return ids.length === 1
-      ? this.#change('destroyOne', ids)
-      : this.#change('destroyMany', [joinValues(ids)])
+    return ids.length === 1 ? this.#change('destroyOne', ids) : this.#change('destroyMany', [joinValues(ids)])
   }
 
   /** The same for those that belong to this user. */
@@ -261,11 +264,7 @@ export class SessionQueries {
   }
 
   /** Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own. */
-  #commitDistributed(
-    statement: Statement,
-    values: readonly unknown[],
-    announces: boolean,
-  ): Promise<Row[]> {
+  #commitDistributed(statement: Statement, values: readonly unknown[], announces: boolean): Promise<Row[]> {
     return this.#connection.transaction(async (query) => {
       const rows = await query(statement, values)
       await this.#announceDistributed(query, rows, announces)

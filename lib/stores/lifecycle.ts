@@ -3,6 +3,7 @@ import type { EventEmitter } from 'node:events'
 import { IdCache } from '../cache/id-cache.js'
 import { LocalCache } from '../cache/local-cache.js'
 import { MergeBases } from '../cache/merge-bases.js'
+import { queueUsageSql } from '../notifications/heartbeat.js'
 import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
@@ -165,7 +166,10 @@ export class Lifecycle {
       bases: this.#bases,
       trust: this.trust,
       operations: this.operations,
-      onQueueFull: () => this.#checkQueue(1),
+      onQueueFull: () => {
+        this.#checkQueue(1)
+        this.connection.query(queueUsageSql).catch(() => undefined)
+      },
       onConflict: (conflict) => {
         this.conflicts++
         this.#events.emit('conflict', conflict)

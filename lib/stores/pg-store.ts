@@ -2,6 +2,7 @@
 // half of them document these methods.
 import type { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
+import { queueUsageSql } from '../notifications/heartbeat.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionImporter } from '../repository/session-importer.js'
 import type { SessionRepository } from '../repository/session-repository.js'
@@ -416,7 +417,7 @@ export class PgStore<T extends object = Session>
   #queueUsage(): Promise<number> {
     const { operations, connection } = this.#lifecycle
     return operations.run('read the usage of the notification queue', async () => {
-      const [row] = await connection.query('select pg_notification_queue_usage()::float8 as usage')
+      const [row] = await connection.query(queueUsageSql)
       return Number(row?.usage)
     })
   }

@@ -60,7 +60,8 @@ export function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const code = codeOf(error) ?? ''
   const message = error.message || code || error.name
-  if (message.includes('"koa_pg_store.standby"')) return wrongServer('a standby, which may lack the latest changes')
+  if (message.includes('"koa_pg_store.standby"'))
+    return wrongServer('a standby, which may lack the latest changes')
   const advice = Object.hasOwn(tlsAdvice, code) ? tlsAdvice[code] : undefined
   return advice === undefined || message.includes(advice) ? message : `${message}: ${advice}`
 }

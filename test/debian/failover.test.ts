@@ -62,7 +62,9 @@ describe('a standby that lags', () => {
       for (const store of stores) {
         const { signedOut, signedIn, errors } = await readFor(2 * maxStaleness, store, expected)
         expect({ signedOut, signedIn }).to.deep.equal({ signedOut: 0, signedIn: 0 })
-        expect([...errors].join('\n')).to.match(/the connection leads to a standby, which may lack the latest/)
+        expect([...errors].join('\n')).to.match(
+          /the connection leads to a standby, which may lack the latest/,
+        )
         expect((await store.health()).healthy, 'healthy').to.equal(false)
       }
       proxy.leadTo(primary.port)
@@ -70,7 +72,11 @@ describe('a standby that lags', () => {
       const [store] = stores as [PgStore]
       await until(async () => (await readFor(1, store, expected)).right > 0)
       const { signedOut, signedIn, errors } = await readFor(200, store, expected)
-      expect({ signedOut, signedIn, errors: errors.size }).to.deep.equal({ signedOut: 0, signedIn: 0, errors: 0 })
+      expect({ signedOut, signedIn, errors: errors.size }).to.deep.equal({
+        signedOut: 0,
+        signedIn: 0,
+        errors: 0,
+      })
       await Promise.all([...stores, direct].map((each) => each.close()))
       await proxy.close()
     }))
@@ -88,7 +94,8 @@ describe('a failover while the old primary lives on', () => {
         const proxy = await startProxy(primary.port)
         const here = await trusted(at(primary.url, { port: proxy.port }), { cache: { maxStaleness } })
         here.on('warning', () => undefined)
-        const useAll = (): Promise<unknown> => Promise.allSettled(Array.from({ length: 10 }, () => here.count()))
+        const useAll = (): Promise<unknown> =>
+          Promise.allSettled(Array.from({ length: 10 }, () => here.count()))
         await here.set('live', { n: 1 })
         await here.set('destroyed', { n: 1 })
         await useAll()
@@ -100,8 +107,11 @@ describe('a failover while the old primary lives on', () => {
         await there.destroy('destroyed')
         await there.set('live', { n: 2 })
         await there.set('new', { n: 1 })
-        const trust = new Promise((resolve) => here.once('trust', resolve))
-        await sql(primary.url, `select pg_terminate_backend(pid) from pg_stat_activity where ${kept} and ${condition}`)
+        const trust = new Promise<void>((resolve) => here.once('trust', () => resolve()))
+        await sql(
+          primary.url,
+          `select pg_terminate_backend(pid) from pg_stat_activity where ${kept} and ${condition}`,
+        )
         // Which connection a call gets is left to the pool.
         let isTrusted = false
         void trust.then(() => {
@@ -121,12 +131,21 @@ describe('a failover while the old primary lives on', () => {
         await readAll()
         // New connections lead to the old primary again. Those that are open are used, the others refused.
         proxy.leadTo(primary.port)
-        const { errors, ...read } = await readFor(maxStaleness, here, { live: true, destroyed: false, new: true })
+        const { errors, ...read } = await readFor(maxStaleness, here, {
+          live: true,
+          destroyed: false,
+          new: true,
+        })
         expect(read).to.include({ signedOut: 0, signedIn: 0 })
         expect((await here.get('live').catch(() => ({ n: 2 })))?.n).to.equal(2)
         for (const error of errors) expect(error).to.match(/leads to a former primary/)
         proxy.leadTo(standby.port)
-        await until(() => readAll().then(() => true, () => false))
+        await until(() =>
+          readAll().then(
+            () => true,
+            () => false,
+          ),
+        )
         await Promise.all([here.close(), there.close()])
         await proxy.close()
       }))

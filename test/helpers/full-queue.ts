@@ -17,7 +17,9 @@ export async function fillQueue(url: string, share = 1): Promise<Holder> {
   const filler = new pg.Client(url)
   await Promise.all([holder.connect(), filler.connect()])
   await holder.query('listen anything')
-  const { rows } = await holder.query('begin; select pg_backend_pid() as pid').then((results) => (results as unknown as pg.QueryResult[])[1] as pg.QueryResult)
+  const { rows } = await holder
+    .query('begin; select pg_backend_pid() as pid')
+    .then((results) => (results as unknown as pg.QueryResult[])[1] as pg.QueryResult)
   const usage = async (): Promise<number> =>
     (await filler.query('select pg_notification_queue_usage() as usage')).rows[0].usage
   try {

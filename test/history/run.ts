@@ -1,5 +1,6 @@
 // Runs several processes with a store each on one table, with or without trouble, and checks their history.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fillQueue } from '../helpers/full-queue.js'
 import { message, start } from '../helpers/processes.js'
 import { startProxy } from '../helpers/proxy.js'
 import { at, sql } from '../helpers/server.js'
@@ -26,6 +27,8 @@ export interface RunOptions {
   changes?: boolean
   /** By how much, in ms at most, each flush of the log is delayed at random. */
   flushDelayMs?: number
+  /** Fill the server's queue of notifications again and again; see `smallQueue`. */
+  fullQueue?: boolean
   /** By how much, in ms, notifications arrive late. */
   listenDelayMs?: number
   /** With `changes`: for how long, in s, PostgreSQL holds the lock of each row besides. */
@@ -59,6 +62,7 @@ export async function run({
   keys = 30,
   changes = false,
   flushDelayMs = 0,
+  fullQueue = false,
   listenDelayMs = 0,
   holdLocksSeconds = 0,
 }: RunOptions): Promise<Outcome> {
@@ -98,6 +102,7 @@ export async function run({
     const end = reports.finally(() => {
       finished = true
     })
+    const filling = fullQueue ? keepQueueFull(url, maxStaleness, () => finished) : undefined
     let random = seed
     while (trouble && !finished) {
       await Promise.race([sleep(300), end])
@@ -120,6 +125,7 @@ export async function run({
       }
     }
     const received = await end
+    await filling
     const events = received.flatMap((report) =>
       report.events.map((event) => ({ ...event, end: event.end ?? Infinity })),
     )
@@ -145,6 +151,16 @@ export async function run({
   } finally {
     for (const child of children) child.kill('SIGKILL')
     await Promise.all([slowProxy, ...listenProxies].map((proxy) => proxy.close()))
+  }
+}
+
+/** Fills the queue of notifications, for longer and shorter than heartbeats take. */
+async function keepQueueFull(url: string, maxStaleness: number, isOver: () => boolean): Promise<void> {
+  for (let n = 0; !isOver(); n++) {
+    await sleep(maxStaleness / (1 + (n % 3)))
+    const holder = await fillQueue(url)
+    await sleep((maxStaleness * (n % 5)) / 4)
+    await holder.release()
   }
 }
 

@@ -29,7 +29,11 @@ describe('a full queue of notifications', () => {
   })
 
   async function instance(): Promise<PgStore> {
-    const store = await trusted(server.url, { cache: { maxStaleness }, maxSessionsPerUser: 3, cleanup: false })
+    const store = await trusted(server.url, {
+      cache: { maxStaleness },
+      maxSessionsPerUser: 3,
+      cleanup: false,
+    })
     store.on('warning', ({ message }) => warnings.push(message))
     stores.push(store)
     return store
@@ -38,7 +42,8 @@ describe('a full queue of notifications', () => {
   it('lets every change be made, and each instance sees it, also one that did not notice', async () => {
     const [here, there] = [await instance(), await instance()]
     const sids = ['set', 'destroyed', 'of a user', 'revoked', 'attribute']
-    for (const sid of sids) await here.set(sid, { n: 1, ...(sid === 'attribute' && { userId: 'bob', role: 'admin' }) })
+    for (const sid of sids)
+      await here.set(sid, { n: 1, ...(sid === 'attribute' && { userId: 'bob', role: 'admin' }) })
     const oldest = await here.create({ userId: 'ann' })
     for (let n = 0; n < 2; n++) await here.create({ userId: 'ann' })
     for (const sid of [...sids, oldest]) await there.get(sid)
@@ -62,7 +67,9 @@ describe('a full queue of notifications', () => {
     await until(async () => JSON.stringify(await read(there)) === JSON.stringify(expected))
     expect(await sql(server.url, 'select from session where session is not null')).to.have.length(5)
     expect(await here.count()).to.equal(5)
-    await until(() => warnings.some((text) => /queue of notifications is 100 % full.*koa-pg-store doctor/.test(text)))
+    await until(() =>
+      warnings.some((text) => /queue of notifications is 100 % full.*koa-pg-store doctor/.test(text)),
+    )
     await here.set('set', { n: 3 })
     await until(async () => (await there.get('set'))?.n === 3)
   })
@@ -98,7 +105,8 @@ describe('a full queue of notifications', () => {
   it('is warned of once when it is half full, and doctor names the process that holds it', async () => {
     const store = await instance()
     const holder = await fillQueue(server.url, 0.6)
-    const isWarning = (text: string): boolean => /^the server's queue of notifications is \d+ % full/.test(text)
+    const isWarning = (text: string): boolean =>
+      /^the server's queue of notifications is \d+ % full/.test(text)
     const keepAwake = async (): Promise<boolean> => {
       await store.get('a')
       return warnings.some(isWarning)

@@ -3,12 +3,12 @@ import { once } from 'node:events'
 import { expect } from 'chai'
 import { PgStore } from '../../lib/index.js'
 import { digestOf } from '../../lib/session/session-id.js'
-import { type Proxy, startProxy } from '../helpers/proxy.js'
+import { startProxy } from '../helpers/proxy.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
 
 describe('an instance whose notifications arrive late', () => {
   let delayMs: number
-  let proxy: Proxy
+  let proxy: Awaited<ReturnType<typeof startProxy>>
   let url: string
   let here: PgStore
   let there: PgStore
@@ -54,7 +54,7 @@ describe('an instance whose notifications arrive late', () => {
   it('keeps its cache when it destroys the sessions of a user, unless notifications are very late', async () => {
     const size = async (): Promise<unknown> => {
       const { cache } = await here.stats()
-      return cache && cache.size
+      return cache ? cache.size : undefined
     }
     await here.set('a', {})
     delayMs = 300

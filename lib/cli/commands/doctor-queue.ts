@@ -29,7 +29,11 @@ export async function findQueueProblem(
   )
   const message = `the queue is ${Math.floor(usage * 100)} % full; while it is full, changes are made without notifications, and nothing is cached`
   if (holder === undefined)
-    return { isFull: usage >= 0.99, message, advice: 'end old transactions of connections that listen (see pg_stat_activity)' }
+    return {
+      isFull: usage >= 0.99,
+      message,
+      advice: 'end old transactions of connections that listen (see pg_stat_activity)',
+    }
   const { role, application, database, state, ms } = holder
   const since = ms === null ? '' : ` for ${duration(ms as number)}`
   const probably = pid === undefined ? 'probably by' : 'by'
