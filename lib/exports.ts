@@ -1,5 +1,6 @@
 // The public names of the package.
 export { type CompressedOptions, compressed } from './codec/compressed.js'
+export { decodeOnly } from './codec/decode-only.js'
 export { type EncryptedOptions, type EncryptionKey, encrypted } from './codec/encrypted.js'
 export {
   type SessionKey,

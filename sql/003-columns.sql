@@ -9,5 +9,4 @@ alter table :"schema".:"table"
   add column if not exists user_id     text,
   add column if not exists created_at  timestamptz not null default now(),
   add column if not exists last_access timestamptz not null default now(),
-  add column if not exists version     bigint not null default 0,
-  set (fillfactor = 70);
+  add column if not exists version     bigint not null default 0;

@@ -46,8 +46,8 @@ drop trigger if exists koa_pg_store_update_expiry on :"schema".:"table";
 drop trigger if exists koa_pg_store_delete on :"schema".:"table";
 drop trigger if exists koa_pg_store_truncate on :"schema".:"table";
 
--- Ignores a raw id that is replaced by its digest, and a session that `koa-pg-store migrate --reencrypt` encrypts with
--- another key, for which that command sets koa_pg_store.reencrypt: the session stays the same.
+-- Ignores what leaves the session the same: a raw id that is replaced by its digest and, with koa_pg_store.reencrypt, a session
+-- that `koa-pg-store migrate --reencrypt` encrypts with another key, or whose user the store has found.
 create trigger koa_pg_store_update before update of id, session, user_id, created_at on :"schema".:"table"
   for each row when (new.version = old.version
     and current_setting('koa_pg_store.reencrypt', true) is distinct from 'on' and (

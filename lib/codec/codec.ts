@@ -3,6 +3,8 @@ import { parse } from '../session/json.js'
 import { DecodeError, EncodeError } from '../types/errors.js'
 import type { Codec, CodecContext } from '../types/options.js'
 import { describe } from '../util/validate.js'
+import { DecodeOnly } from './decode-only.js'
+import { codecOf, isEncrypted, isSealed, isSealedJson, isWrapped, sealNames } from './seal.js'
 
 /** Returns one codec for several: the first one encodes first and decodes last. */
 export function chain(codecs: readonly Codec[]): Codec {
@@ -30,17 +32,55 @@ function runEach(
 /** Returns the codec for the option `codec`: one, or several in the order of encoding. Throws a `TypeError`. */
 export function readCodec(option: unknown): Codec {
   const codecs: unknown[] = Array.isArray(option) ? option : [option]
-  for (const [index, codec] of codecs.entries())
-    for (const method of ['encode', 'decode'])
-      if (typeof Object(codec)[method] !== 'function')
-        throw new TypeError(
-          `option "codec${Array.isArray(option) ? `[${index}]` : ''}" must have the methods encode and decode; received ${describe(codec)}`,
-        )
-  return codecs.length === 1 ? (codecs[0] as Codec) : chain(codecs as Codec[])
+  for (const [index, codec] of codecs.entries()) {
+    const optionName = `option "codec${Array.isArray(option) ? `[${index}]` : ''}`
+    const { encode, decode, name } = Object(codec) as Record<keyof Codec, unknown>
+    if (typeof encode !== 'function' || typeof decode !== 'function')
+      throw new TypeError(
+        `${optionName}" must have the methods encode and decode; received ${describe(codec)}`,
+      )
+    if (name !== undefined && typeof name !== 'string')
+      throw new TypeError(`${optionName}.name" must be a string; received ${describe(name)}`)
+  }
+  const [first, ...more] = (codecs as Codec[]).map(recognizable)
+  return first !== undefined && more.length === 0 ? first : chain(first === undefined ? [] : [first, ...more])
+}
+
+/** Returns a codec whose output is recognized as such, whatever it is: a store without the codec must not take it for a session. */
+function recognizable(codec: Codec): Codec {
+  if (codec instanceof DecodeOnly) return codec
+  const { name = '' } = codec
+  return {
+    name,
+    encode(value, context) {
+      // The codec may change the object that it is given.
+      const before = JSON.stringify(value)
+      const wrap = (output: object): object =>
+        typeof output !== 'object' ||
+        output === null ||
+        codecOf(output) === (name || undefined) ||
+        JSON.stringify(output) === before
+          ? output
+          : { '~codec': name, value: output }
+      const output = codec.encode(value, context)
+      return isPromise(output) ? Promise.resolve(output).then(wrap) : wrap(output)
+    },
+    decode: (value, context) =>
+      codec.decode(isWrapped(value) && value['~codec'] === name ? value.value : value, context),
+  }
+}
+
+const reservedNames = `the attributes ${sealNames.join(', ')} are reserved`
+
+/** Returns the JSON of a session, which no codec is to encode. Throws an `EncodeError` if it looks encoded. */
+export function plainToColumn(json: string): string {
+  if (isSealedJson(json)) throw new EncodeError(`the session can't be stored: ${reservedNames}`)
+  return json
 }
 
 /** Resolves with the column's JSON for a session's JSON. Rejects with an `EncodeError`. */
 export async function toColumn(codec: Codec, json: string, context: CodecContext): Promise<string> {
+  plainToColumn(json)
   let value: unknown
   try {
     value = await codec.encode(parse(json) as object, context)
@@ -55,11 +95,23 @@ export async function toColumn(codec: Codec, json: string, context: CodecContext
   return column
 }
 
-/** Returns the session's JSON for the column's, or a promise if the codec does. Fails with a `DecodeError`. */
-export function fromColumn(codec: Codec, column: string, context: CodecContext): string | Promise<string> {
+/**
+ * Returns the session's JSON for the column's, or a promise if the codec does. Fails with a `DecodeError`, also if a codec has
+ * encoded the session that isn't given.
+ */
+export function fromColumn(
+  codec: Codec | undefined,
+  column: string,
+  context: CodecContext,
+): string | Promise<string> {
+  if (codec === undefined) {
+    if (isSealedJson(column)) throw missingCodec(JSON.parse(column) as object)
+    return column
+  }
   const toJson = (session: unknown): string => {
     if (typeof session !== 'object' || session === null)
       throw new DecodeError("the session can't be decoded: codec.decode didn't return an object")
+    if (isSealed(session)) throw missingCodec(session)
     return JSON.stringify(session)
   }
   try {
@@ -73,6 +125,18 @@ export function fromColumn(codec: Codec, column: string, context: CodecContext):
   } catch (error) {
     return throwDecodeError(error)
   }
+}
+
+function missingCodec(value: object): DecodeError {
+  const name = codecOf(value)
+  const what =
+    name === 'encrypted' || name === 'compressed'
+      ? `it is ${name}`
+      : `the codec ${JSON.stringify(name ?? '')} encoded it`
+  return new DecodeError(
+    `the session can't be decoded: ${what}, and the option "codec" doesn't have that codec`,
+    isEncrypted(value) ? value['~aes256gcm'] : undefined,
+  )
 }
 
 /** Only the messages of this package's own codecs are known to quote nothing of a session. */

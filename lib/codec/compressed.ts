@@ -3,6 +3,7 @@ import { deflateSync, inflateSync } from 'node:zlib'
 import { DecodeError } from '../types/errors.js'
 import type { Codec } from '../types/options.js'
 import { assertInteger, withDefaults } from '../util/validate.js'
+import { type Deflated, isDeflated } from './seal.js'
 
 /** Options of `compressed`. */
 export interface CompressedOptions {
@@ -16,11 +17,6 @@ export interface CompressedOptions {
    * @default 16_777_216 (16 MiB)
    */
   max?: number | undefined
-}
-
-/** What the column holds: deflated JSON with a checksum (the zlib format), in base64. */
-interface Deflated {
-  readonly '~deflate': string
 }
 
 const defaults = { over: 1024, max: 16 * 1024 * 1024 }
@@ -40,6 +36,8 @@ export function compressed(options: CompressedOptions = {}): Codec {
   assertInteger('max', max, 'bytes', 1)
 
   return {
+    name: 'compressed',
+
     encode(value): object {
       const json = JSON.stringify(value)
       const bytes = Buffer.byteLength(json)
@@ -63,8 +61,4 @@ export function compressed(options: CompressedOptions = {}): Codec {
       }
     },
   }
-}
-
-function isDeflated(value: object): value is Deflated {
-  return typeof Reflect.get(value, '~deflate') === 'string' && Object.keys(value).length === 1
 }

@@ -3,6 +3,7 @@ import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject, rand
 import { DecodeError } from '../types/errors.js'
 import type { Codec, CodecContext } from '../types/options.js'
 import { describe, withDefaults } from '../util/validate.js'
+import { type Encrypted, isEncrypted } from './seal.js'
 
 /** A key of `encrypted`. */
 export interface EncryptionKey {
@@ -22,12 +23,6 @@ export interface EncryptedOptions {
    * @default false
    */
   allowPlain?: boolean | undefined
-}
-
-/** What the column holds: the key's id, and nonce, ciphertext and tag in base64url. */
-interface Encrypted {
-  readonly '~aes256gcm': string
-  readonly data: string
 }
 
 const algorithm = 'aes-256-gcm'
@@ -62,6 +57,8 @@ export function encrypted(options: EncryptedOptions): Codec {
   const [firstId, firstKey] = first
 
   return {
+    name: 'encrypted',
+
     encode(value, context): Encrypted {
       const nonce = randomBytes(nonceBytes)
       const cipher = createCipheriv(algorithm, firstKey, nonce, { authTagLength: tagBytes })
@@ -152,14 +149,6 @@ function decrypt(key: KeyObject, data: string, additional: Buffer): string | und
   } catch {
     return undefined
   }
-}
-
-function isEncrypted(value: object): value is Encrypted {
-  return (
-    typeof Reflect.get(value, '~aes256gcm') === 'string' &&
-    typeof Reflect.get(value, 'data') === 'string' &&
-    Object.keys(value).length === 2
-  )
 }
 
 function quotedIds(keys: Map<string, KeyObject>): string {

@@ -19,7 +19,6 @@ export function prepareAll(statements: SessionStatements) {
     destroyOf: prepared(statements.destroyOf),
     evict: prepared(statements.evict),
     touch: prepared(statements.touch),
-    hashRawId: prepared(statements.hashRawId),
     flush: prepared(flushSql),
     flushIfAsked: prepared(flushIfAskedSql),
     lockUser: prepared(`select pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1 || ' ' || $2))`),

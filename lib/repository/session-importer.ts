@@ -1,13 +1,14 @@
 // Inserts sessions that come from another store, and leaves those alone that the table has.
-import { toColumn } from '../codec/codec.js'
+import { plainToColumn, toColumn } from '../codec/codec.js'
 import type { Connection } from '../postgres/connection.js'
 import { columnParams, joinValues } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
 import { handleOf } from '../session/session-id.js'
 import type { Codec } from '../types/options.js'
+import { hashedIdSql } from './session-statements.js'
 
 export interface ImportedSession {
-  /** The id as this table stores it. */
+  /** The id, raw or in the form of a digest. */
   readonly id: string
   /** The id as older software stores it, under which the table may still have the session; `undefined` if it isn't known. */
   readonly rawId: string | undefined
@@ -57,27 +58,41 @@ export class SessionImporter {
     const { connection, codec } = this.#options
     const texts = await Promise.all(
       sessions.map(({ id, json }) =>
-        codec === undefined ? json : toColumn(codec, json, { id: handleOf(id) }),
+        codec === undefined ? plainToColumn(json) : toColumn(codec, json, { id: handleOf(id) }),
       ),
     )
-    const rows = await connection.query(this.#insertStatement(), toValues(sessions, texts), queryTimeoutMs)
+    const rows = await connection.query(
+      this.#insertStatement(),
+      toValues(this.#underTableIds(sessions), texts),
+      queryTimeoutMs,
+    )
     return new Set(rows.map(({ id }) => id as string))
   }
 
   /** Resolves with the ids that `insert` would insert. Changes nothing. */
   async findInsertable(sessions: readonly ImportedSession[]): Promise<Set<string>> {
     const texts = sessions.map(() => '{}')
+    const stored = this.#underTableIds(sessions)
     const statement = `select u.id from ${this.#source()}`
-    const rows = await this.#options.connection.query(statement, toValues(sessions, texts), queryTimeoutMs)
+    const rows = await this.#options.connection.query(statement, toValues(stored, texts), queryTimeoutMs)
     const { name } = this.#options.table
     const existing = await this.#options.connection.query(
       `select id from ${name} where id = any(string_to_array($1::text, chr(30)))`,
-      [joinValues(sessions.map(({ id }) => id))],
+      [joinValues(stored.map(({ id }) => id))],
       queryTimeoutMs,
     )
     const ids = new Set(rows.map(({ id }) => id as string))
     for (const { id } of existing) ids.delete(id as string)
     return ids
+  }
+
+  /** The same sessions, under the ids that they get in this table. */
+  #underTableIds(sessions: readonly ImportedSession[]): readonly ImportedSession[] {
+    const { insertsRawIds } = this.#options.table
+    return sessions.map((session) => {
+      const digest = `sha256:${handleOf(session.id)}`
+      return { ...session, id: insertsRawIds ? (session.rawId ?? digest) : digest }
+    })
   }
 
   /** In the order of ids, as all statements that lock several rows: otherwise two imports could deadlock. */
@@ -95,10 +110,12 @@ export class SessionImporter {
     )
   }
 
-  /** The rows to insert: those that haven't expired, and aren't in the table under their raw id. */
+  /** The rows to insert: those that haven't expired, and aren't in the table under the raw id or its digest. */
   #source(): string {
     const { name, hasRawIds } = this.#options.table
-    const isNew = hasRawIds ? ` and not exists (select from ${name} as r where r.id = u.raw_id)` : ''
+    const isNew = hasRawIds
+      ? ` and not exists (select from ${name} as r where r.id in (u.raw_id, ${hashedIdSql('u.id')}))`
+      : ''
     return `${columnParams(columns)} where ${expirySql} > now()${isNew}`
   }
 }

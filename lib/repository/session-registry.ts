@@ -3,7 +3,7 @@
 import { fromColumn } from '../codec/codec.js'
 import type { Connection } from '../postgres/connection.js'
 import { joinValues, listParam } from '../postgres/sql-params.js'
-import { sweepRecordId, type Table } from '../schema/table.js'
+import { notRecordSql, type Table } from '../schema/table.js'
 import { parse } from '../session/json.js'
 import { digestOf, handleOf } from '../session/session-id.js'
 import { SetupError } from '../types/errors.js'
@@ -13,7 +13,7 @@ import type { Session } from '../types/session-store.js'
 import { maxBatchSize } from './batching.js'
 import type { Change } from './row-mapper.js'
 import type { SessionQueries } from './session-queries.js'
-import { digestSql } from './session-statements.js'
+import { digestSql, hashedIdSql } from './session-statements.js'
 import type { SaveRequest } from './session-writer.js'
 
 /** How many sessions are in memory at a time: each may have a megabyte. */
@@ -36,7 +36,6 @@ export interface SessionRegistryOptions {
   readonly connection: Connection
   readonly table: Table
   readonly queries: SessionQueries
-  readonly hashIds: boolean
   readonly codec: Codec | undefined
   /** The SQL condition that a session is active. */
   readonly activeCondition: string
@@ -103,10 +102,14 @@ export class SessionRegistry {
   async *#storedSessionsOf(userId: string): AsyncGenerator<{ id: string; json: string; version: number }[]> {
     const { table } = this.#options
     const version = table.columns.has('version') ? 'version' : '0 as version'
-    const select = `select id, session::text as session, ${version} from ${table.name} where id = any(${listParam('$1')}) and user_id = $2 and session is not null`
-    const ids = (await this.#rowsOf(userId)).map(({ id }) => id)
-    for (let n = 0; n < ids.length; n += readBatchSize) {
-      const rows = await this.#query(select, [joinValues(ids.slice(n, n + readBatchSize)), userId])
+    // The id of a row may be replaced by its digest after it was read.
+    const condition = table.hasRawIds ? `id in (u.id, ${hashedIdSql('u.id')})` : 'id = u.id'
+    const select =
+      `select t.id, t.session::text as session, ${version} from unnest(${listParam('$1')}) as u (id)` +
+      ` join ${table.name} as t on t.${condition} where user_id = $2 and session is not null`
+    const rowIds = (await this.#rowsOf(userId)).map(({ id }) => id)
+    for (let n = 0; n < rowIds.length; n += readBatchSize) {
+      const rows = await this.#query(select, [joinValues(rowIds.slice(n, n + readBatchSize)), userId])
       yield await Promise.all(
         rows.map(async (row) => ({
           id: row.id as string,
@@ -138,7 +141,7 @@ export class SessionRegistry {
 
   /** Destroys every session. Resolves with the number of active sessions that were destroyed. */
   async destroyAll(): Promise<number> {
-    // The first pass may miss a row that another request moves from its raw id to its digest.
+    // The first pass, in the order of ids, may miss a row whose raw id is replaced by its digest.
     const passes = this.#options.table.hasRawIds ? 2 : 1
     let count = 0
     for (let pass = 1; pass <= passes; pass++) count += await this.#destroyOnce()
@@ -147,7 +150,7 @@ export class SessionRegistry {
 
   async #destroyOnce(): Promise<number> {
     const { table, activeCondition } = this.#options
-    const select = `select id, ${activeCondition} as is_active from ${table.name} where session is not null and id > $1 and id <> '${sweepRecordId}' order by id limit ${idBatchSize}`
+    const select = `select id, ${activeCondition} as is_active from ${table.name} where session is not null and id > $1 and ${notRecordSql()} order by id limit ${idBatchSize}`
     let count = 0
     for (let lastId = ''; ; ) {
       const rows = (await this.#query(select, [lastId])).map(toSessionRow)
@@ -160,18 +163,16 @@ export class SessionRegistry {
 
   /** Destroys the session with this handle. Resolves with whether there was one. */
   async revoke(handle: string): Promise<boolean> {
-    const { table, hashIds } = this.#options
+    const { table } = this.#options
     const destroyAny = async (ids: string[]): Promise<boolean> =>
       (await this.#destroy(ids.map((id) => ({ id, isActive: true })))) > 0
     if (!/^[\w-]{43}$/.test(handle)) return false
-    if (hashIds && (await destroyAny([`sha256:${handle}`]))) return true
-    if (hashIds && !table.hasRawIds) return false
+    if (await destroyAny([`sha256:${handle}`])) return true
+    if (!table.hasRawIds && !table.insertsRawIds) return false
     // Raw ids have no index by digest: the query hashes every row's id.
     const find = `select id from ${table.name} where session is not null and ${digestSql} = $1`
     const rows = await this.#query(find, [handle])
-    if (await destroyAny(rows.map(({ id }) => id as string))) return true
-    // Another request may have moved the row from its raw id to its digest since the first attempt.
-    return hashIds && destroyAny([`sha256:${handle}`])
+    return destroyAny(rows.map(({ id }) => id as string))
   }
 
   /** In batches, each a transaction of its own, so that no row is locked for long. */
@@ -185,7 +186,7 @@ export class SessionRegistry {
     for (let n = 0; n < ids.length; n += maxBatchSize) {
       const destroyed = await destroy(ids.slice(n, n + maxBatchSize))
       this.#options.onDestroyed(destroyed)
-      count += destroyed.filter(({ id }) => isActiveById.get(id)).length
+      count += new Set(destroyed.filter(({ id }) => isActiveById.get(id)).map(({ id }) => handleOf(id))).size
     }
     return count
   }
@@ -238,8 +239,7 @@ export class SessionRegistry {
 
   /** The JSON of a row's session. */
   async #decode({ id, session }: Row): Promise<string> {
-    const { codec } = this.#options
-    return codec ? fromColumn(codec, session as string, { id: handleOf(id as string) }) : (session as string)
+    return fromColumn(this.#options.codec, session as string, { id: handleOf(id as string) })
   }
 }
 

@@ -1,4 +1,6 @@
-// The SQL of every statement of a request's path, each for one session or for many. Pure.
+// The SQL of every statement of a request's path, each for one session or for many. Pure. Over 300
+// lines: the statements are built of the same parts.
+import { unsealedSql } from '../codec/seal.js'
 import { standbySetting } from '../postgres/connection.js'
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
@@ -7,7 +9,8 @@ import { announceAny, announceMany, announceOne, recordUnannounced, versionNow }
 
 /** The options that the statements depend on. */
 export interface StatementOptions extends ExpiryLimits {
-  readonly hashIds: boolean
+  /** Without a codec, nothing is written over a session that a codec has encoded, unless that version was read. */
+  readonly codec?: unknown
 }
 
 /** How long a tombstone stays, so that a save in flight can't bring a destroyed session back. */
@@ -57,7 +60,8 @@ export class SessionStatements {
   }
 
   get readOne(): string {
-    return this.#read('t.id = $1')
+    if (this.#table.hasRawIds) return this.#readEither(rowParams(idColumn))
+    return this.#read('t.id', `${this.#table.name} as t where t.id = $1`)
   }
 
   /**
@@ -65,8 +69,10 @@ export class SessionStatements {
    * the number of its id in the list, and the sessions. A row for each would cost Node twice as much to read.
    */
   get readMany(): string {
+    if (this.#table.hasRawIds) return this.#readEither(columnParams(idColumn))
     // Citus runs no join with a function.
-    if (this.#table.isDistributed) return this.#read(`t.id = any(${listParam('$1')})`)
+    if (this.#table.isDistributed)
+      return this.#read('t.id', `${this.#table.name} as t where t.id = any(${listParam('$1')})`)
     const version = this.#with('version', 't.version') || '0'
     return (
       `select string_agg(u.n || ' ' || ${version} || ' ' || least(${this.#ttl}, 1e15)::int8, chr(30)) as heads,` +
@@ -76,12 +82,19 @@ export class SessionStatements {
     )
   }
 
-  #read(idCondition: string): string {
+  #read(id: string, source: string): string {
     const version = this.#with('version', 't.version') || '0'
     return (
-      `select t.id, t.session::text as session, ${version} as version, ${this.#ttl} as ttl_ms` +
-      ` from ${this.#table.name} as t where ${idCondition} and ${this.readCondition}`
+      `select ${id} as id, t.session::text as session, ${version} as version, ${this.#ttl} as ttl_ms` +
+      ` from ${source} and ${this.readCondition}`
     )
+  }
+
+  /** Reads the row under the digest of an id or, if there is none, under the raw id. */
+  #readEither(source: string): string {
+    const { name } = this.#table
+    const id = `coalesce((select h.id from ${name} as h where h.id = ${hashedIdSql('u.id')}), u.id)`
+    return this.#read('u.id', `${source} join ${name} as t on t.id = ${id} where true`)
   }
 
   /** Inserts sessions, or replaces existing ones except tombstones. */
@@ -103,15 +116,16 @@ export class SessionStatements {
       version(
         `t.version, ${this.#writtenTtl} as ttl_ms, t.last_access is distinct from t.created_at as notify`,
       ) || unversionedColumns
+    const { id, order } = this.#insertedId
     return (
       `insert into ${this.#table.name} as t (id, session, expiry${user(', user_id')}${at(', last_access')}${version(', version')})` +
-      ` select u.id, u.session::json, now() + u.ttl_ms * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
-      `${version(`, ${versionNow}`)} from ${source} order by u.id` +
+      ` select ${id}, u.session::json, now() + u.ttl_ms * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
+      `${version(`, ${versionNow}`)} from ${source} order by ${order}` +
       ` on conflict (id) do update set session = excluded.session, expiry = ${this.#capped('excluded.expiry')}` +
       user(', user_id = excluded.user_id') +
       at(', last_access = excluded.last_access') +
       version(', version = greatest(excluded.version, t.version + 1)') +
-      ` where t.session is not null returning t.id, ${outcome}`
+      ` where t.session is not null${this.#unsealed} returning t.id, ${outcome}`
     )
   }
 
@@ -139,9 +153,10 @@ export class SessionStatements {
         ', last_access = case when u.ttl_ms is null then t.last_access else now() end',
       ) +
       version(`, version = greatest(${versionNow}, t.version + 1)`) +
-      ` from ${source} where t.id = u.id and t.session is not null` +
-      version(' and (u.base_version is null or t.version = u.base_version)') +
-      ` returning t.id, ${outcome}`
+      ` from ${source} where ${this.#matches('t')} and t.session is not null` +
+      (version(` and (t.version = u.base_version or u.base_version is null${this.#unsealed})`) ||
+        this.#unsealed) +
+      ` returning u.id, ${outcome}`
     )
   }
 
@@ -168,7 +183,7 @@ export class SessionStatements {
     return (
       `update ${this.#table.name} as t set session = null, expiry = now() + ${tombstoneInterval}` +
       `${this.#with('user_id', ', user_id = null')}${version(`, version = greatest(${versionNow}, t.version + 1)`)}` +
-      ` from ${source} where t.id = u.id${condition} returning t.id, ${outcome}`
+      ` from ${source} where ${this.#matches('t')}${condition} returning u.id, ${outcome}`
     )
   }
 
@@ -178,12 +193,13 @@ export class SessionStatements {
    */
   get evict(): string {
     const lock = this.#table.isDistributed ? '' : ' order by id for update'
+    const own = this.#table.hasRawIds ? `$1, ${hashedIdSql('$1::text')}` : '$1'
     return this.#announce(
       announceAny,
       `with candidates as materialized (select id, last_access, session is null as is_tombstone from ${this.#table.name}` +
-        ` where id = $1 or (user_id = $2 and ${this.activeCondition})${lock}),` +
-        ` surplus as (select id from candidates where id <> $1` +
-        ` and not exists (select from candidates where id = $1 and is_tombstone)` +
+        ` where id in (${own}) or (user_id = $2 and ${this.activeCondition})${lock}),` +
+        ` surplus as (select id from candidates where id not in (${own})` +
+        ` and not exists (select from candidates where id in (${own}) and is_tombstone)` +
         ` order by last_access desc, id offset $3::int - 1) ${this.#destroy('surplus as u')}`,
       '$4',
       digestSql,
@@ -196,17 +212,32 @@ export class SessionStatements {
     const lastAccess = `, last_access = greatest(t.last_access, now() - u.age_ms * interval '1 millisecond')`
     return (
       `update ${this.#table.name} as t set expiry = ${expiry}${this.#with('last_access', lastAccess)}` +
-      ` from ${this.#inOrder(columnParams(touchColumns), this.activeCondition)} where t.id = u.id`
+      ` from ${this.#inOrder(columnParams(touchColumns), this.activeCondition)} where ${this.#matches('t')}`
     )
   }
 
-  /** Renames the row under the raw id `$1` to the digest `$2`; if there is a row of each, deletes the one under the raw id. */
-  get hashRawId(): string {
-    const { name } = this.#table
-    return (
-      `with deleted as (delete from ${name} where id = $1 and exists (select from ${name} where id = $2))` +
-      ` update ${name} set id = $2 where id = $1 and not exists (select from ${name} where id = $2)`
-    )
+  /**
+   * The condition that a row is the one of `u.id`. Where ids are being replaced by digests, it is under either. As the
+   * condition holds for both, PostgreSQL also finds a row whose id is replaced while the statement waits for it.
+   */
+  #matches(row: 's' | 't'): string {
+    return this.#table.hasRawIds ? `${row}.id in (u.id, ${hashedIdSql('u.id')})` : `${row}.id = u.id`
+  }
+
+  get #unsealed(): string {
+    return this.#options.codec === undefined ? ` and ${unsealedSql('t.session')}` : ''
+  }
+
+  /** The id under which a session is inserted or replaced, and the order in which rows are locked. */
+  get #insertedId(): { id: string; order: string } {
+    const { name, hasRawIds, insertsRawIds } = this.#table
+    if (!hasRawIds) return { id: 'u.id', order: 'u.id' }
+    const hashed = hashedIdSql('u.id')
+    const existing = (id: string): string => `(select h.id from ${name} as h where h.id = ${id})`
+    const id = insertsRawIds
+      ? `coalesce(${existing(hashed)}, u.id)`
+      : `coalesce(${existing(hashed)}, ${existing('u.id')}, ${hashed})`
+    return { id, order: '1' }
   }
 
   /** This expiry, but no later than `maxLifetime` allows. */
@@ -250,7 +281,7 @@ export class SessionStatements {
    */
   #inOrder(source: string, condition: string): string {
     const lock = this.#table.isDistributed ? '' : ' order by s.id for update of s'
-    return `(select u.* from ${source} join ${this.#table.name} as s on s.id = u.id where ${alias(condition)}${lock}) as u`
+    return `(select u.* from ${source} join ${this.#table.name} as s on ${this.#matches('s')} where ${alias(condition)}${lock}) as u`
   }
 
   /** A statement that changes rows, together with the notification of it where one statement can do both. */
@@ -267,7 +298,7 @@ export class SessionStatements {
 
   /** The digest of a row that was changed under the id that this store gives it. */
   get #digest(): string {
-    return this.#options.hashIds && !this.#table.hasRawIds ? 'substr(id, 8)' : digestSql
+    return this.#table.hasRawIds || this.#table.insertsRawIds ? digestSql : 'substr(id, 8)'
   }
 }
 
@@ -275,9 +306,15 @@ export class SessionStatements {
 const unversionedColumns = '0 as version, 0::float8 as ttl_ms, false as notify'
 
 /** The digest of any row's id, as `handleOf` and the trigger in sql/006-notify.sql make it. */
-export const digestSql =
-  `case when id like 'sha256:%' and length(id) = 50 then substr(id, 8)` +
-  ` else rtrim(translate(encode(sha256(pg_catalog.convert_to(id, 'UTF8'::name)), 'base64'), '+/', '-_'), '=') end`
+export const digestSql = `substr(${hashedIdSql('id')}, 8)`
+
+/** The id in the form of a digest. */
+export function hashedIdSql(id: string): string {
+  return (
+    `case when ${id} like 'sha256:%' and length(${id}) = 50 then ${id}` +
+    ` else 'sha256:' || rtrim(translate(encode(sha256(pg_catalog.convert_to(${id}, 'UTF8'::name)), 'base64'), '+/', '-_'), '=') end`
+  )
+}
 
 /** The condition on `s`: the values to be written have columns of the same names. */
 function alias(condition: string): string {

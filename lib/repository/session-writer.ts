@@ -30,6 +30,7 @@ export interface SaveResult {
 
 export interface SessionWriterOptions {
   readonly queries: SessionQueries
+  readonly codec?: unknown
   readonly concurrency: 'merge' | 'last-write' | 'reject'
   readonly maxSessionsPerUser: number | undefined
   readonly userIdOf: (session: Session) => string | undefined
@@ -62,6 +63,18 @@ export class SessionWriter {
 
   /** Saves sessions, each once in the list, and resolves with what came of each, in their order. */
   async saveAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
+    const outcomes = await this.#saveAll(requests)
+    if (this.#options.codec !== undefined || !outcomes.includes(undefined)) return outcomes
+    // Nothing is written over what a codec has encoded that this store doesn't have: the read rejects.
+    const readError = (id: string): Promise<undefined | Error> =>
+      this.#options.read(id).then(
+        () => undefined,
+        (error) => error as Error,
+      )
+    return Promise.all(outcomes.map((outcome, n) => outcome ?? readError((requests[n] as SaveRequest).id)))
+  }
+
+  async #saveAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
     const unconditional: SaveRequest[] = []
     const based: SaveRequest[] = []
     const limited: SaveRequest[] = []

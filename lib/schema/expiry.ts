@@ -1,5 +1,5 @@
 // Which rows are active and which are expired, as SQL conditions: the two sides of one rule. Pure.
-import { sweepRecordId, type Table } from './table.js'
+import { notRecordSql, type Table } from './table.js'
 
 /** Limits on a session's life besides its `expiry`, in milliseconds; `undefined`: no such limit. */
 export interface ExpiryLimits {
@@ -32,7 +32,7 @@ export function expiredCondition(
   }
   addLimit('created_at', maxLifetime)
   addLimit('last_access', idleTimeout)
-  return `(${alternatives.join(' or ')}) and ${prefix}id <> '${sweepRecordId}'`
+  return `(${alternatives.join(' or ')}) and ${notRecordSql(prefix)}`
 }
 
 function msAgo(ms: number): string {

@@ -3,7 +3,14 @@ import type { Connection } from '../postgres/connection.js'
 import { SetupError } from '../types/errors.js'
 import type { Settings } from '../types/settings.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
-import { hashedIdComment, psqlCommand, qualifiedName, quote } from './table.js'
+import {
+  hashedIdComment,
+  psqlCommand,
+  qualifiedName,
+  quote,
+  rawIdComment,
+  replacedIdComment,
+} from './table.js'
 
 export interface TableState {
   serverVersion: number
@@ -14,7 +21,15 @@ export interface TableState {
   columns: { name: string; type: string; isRequired: boolean }[]
   missingRights: string[]
   hasUniqueId: boolean
+  /** The comment on the column `id` says that all ids are digests. */
   hasHashedIds: boolean
+  /** A store with `hashIds: false` has recorded that it uses the table. */
+  hasDeclaredRawIds: boolean
+  /** It is recorded that no process needs raw ids any more. */
+  replacesRawIds: boolean
+  hasIdComment: boolean
+  /** koa-pg-session can insert into it: `version`, which it doesn't set, has a default or isn't there. */
+  suitsOldSoftware: boolean
   /** The last raw id was hashed so long ago that no process of an earlier deployment is still running. */
   wasHashedLongAgo: boolean
   triggers: number
@@ -77,6 +92,10 @@ export async function inspect(connection: Connection, settings: Settings): Promi
         where i.indrelid = t.oid and i.indisunique and i.indisvalid and i.indpred is null
           and i.indnkeyatts = 1 and i.indkey[0] = a.attnum),
       'hasHashedIds', coalesce(c.comment like '${hashedIdComment}%', false),
+      'hasDeclaredRawIds', coalesce(c.comment = '${rawIdComment}', false),
+      'replacesRawIds', coalesce(c.comment = '${replacedIdComment}', false),
+      'hasIdComment', c.comment is not null,
+      'suitsOldSoftware', not exists (select from pg_attribute where attrelid = t.oid and attname = 'version' and attnotnull and not atthasdef),
       'wasHashedLongAgo', coalesce(substring(c.comment from 'since (\\S+)$')::timestamptz < now() - ${rawIdGracePeriod}, true),
       'triggers', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'),
       'enabledTriggers', (select count(*) from pg_trigger where tgrelid = t.oid and tgname like 'koa\\_pg\\_store\\_%'
@@ -106,13 +125,12 @@ export function usableColumns(state: TableState): Set<string> {
 }
 
 /** Returns what an upgrade would add. */
-export function missing(state: TableState, settings: Settings): string[] {
+export function missing(state: TableState): string[] {
   if (!state.exists) return ['the table']
   const names = state.columns.map((column) => column.name)
   const list = upgradedColumns.filter((name) => !names.includes(name))
   const expiry = state.columns.find((column) => column.name === 'expiry')
   if (expiry?.type === 'timestamp without time zone') list.push('timestamptz for expiry')
-  if (!settings.hashIds && state.hasHashedIds) list.push('the comment that its ids are raw')
   return list
 }
 

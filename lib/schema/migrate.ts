@@ -25,6 +25,7 @@ import {
   qualifiedName,
   quote,
   rawIdComment,
+  replacedIdComment,
   substituteVariables,
   type Table,
   variables,
@@ -34,8 +35,11 @@ const minServerVersion = 130_000
 
 const setupTimeoutMs = 60_000
 
-/** PostgreSQL's codes for insufficient privilege, and for a lock that wasn't granted within lock_timeout. */
-const refusalCodes = new Set(['42501', '55P03'])
+/** PostgreSQL's codes for a lock that wasn't granted within lock_timeout, and for a deadlock. */
+const lockCodes = new Set(['55P03', '40P01'])
+
+/** The same, and insufficient privilege. */
+const refusalCodes = new Set([...lockCodes, '42501'])
 
 /** The number of triggers that sql/006-notify.sql creates. */
 const expectedTriggers = 4
@@ -81,25 +85,37 @@ export async function ensureTable(
     // If the upgrade lacked a right or a lock, that is the problem to report, not what it would have fixed.
     if (found.length > 0 && refusalCodes.has(codeOf(upgradeError) ?? '')) throw upgradeError
     if (found.length > 0) throw new SetupError(`${name} can't be used: ${found.join('; ')}`)
-    const stillMissing = settings.create ? missing(state, settings) : []
+    const forms = idForms(state, settings)
+    const notes: string[] = []
+    const stillMissing = settings.create ? missing(state) : []
     if (stillMissing.length > 0) {
       const advice =
         upgradeError === undefined
           ? `at a quiet time, run ${psqlCommand('004-expiry', settings)}`
           : hint(upgradeError, settings)
-      warn(new SetupError(`${name} is used as it is, without ${stillMissing.join(', ')}: ${advice}`))
+      notes.push(`is used as it is, without ${stillMissing.join(', ')}: ${advice}`)
     }
+    if (forms.keepsRawIds && settings.hashIds)
+      notes.push(
+        `keeps raw session ids, as koa-pg-session may still use it: when no process with koa-pg-session is left, run as the owner: ${toHashedIds(settings)}`,
+      )
+    if (state.isDistributed && forms.insertsRawIds && settings.hashIds)
+      notes.push('keeps raw session ids, as Citus can’t replace them: use hashIds: false')
+    if (notes.length > 0) warn(new SetupError(`${name} ${notes.join('; and ')}`))
+    if (!settings.hashIds && state.hasHashedIds)
+      warn(new SetupError(`${name} holds digests of session ids, so the option hashIds: false has no effect`))
     if (state.emitMessage?.isAllowed !== true) warn(new SetupError(slowCommits(state)))
     return {
       name,
       columns: usableColumns(state),
-      hasRawIds: settings.hashIds && !(state.hasHashedIds && state.wasHashedLongAgo),
+      ...forms,
+      suitsOldSoftware: state.suitsOldSoftware,
       hasTriggers: state.enabledTriggers === expectedTriggers,
       isDistributed: state.isDistributed,
       canFlush: state.emitMessage?.isAllowed === true && !state.isDistributed,
       lacksUserIndex: settings.create && !state.hasUserIndex && !state.isSmall,
       hasPages: state.isOrdinary && !state.isDistributed && state.serverVersion >= 140_000,
-      isLocked: codeOf(upgradeError) === '55P03',
+      isLocked: lockCodes.has(codeOf(upgradeError) ?? ''),
     }
   } catch (error) {
     if (error instanceof SetupError) throw error
@@ -107,21 +123,93 @@ export async function ensureTable(
   }
 }
 
+/** Returns the command that replaces raw ids by digests, for messages. */
+function toHashedIds({ schema, table }: Settings): string {
+  const flag = (name: string, value: string, normal: string): string =>
+    value === normal
+      ? ''
+      : ` --${name} ${/^\w+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`}`
+  return `npx koa-pg-store migrate --to-hashed-ids${flag('schema', schema, 'public')}${flag('table', table, 'session')}`
+}
+
+type IdForms = Pick<Table, 'hasRawIds' | 'insertsRawIds' | 'keepsRawIds' | 'convertsRawIds' | 'hasHashedIds'>
+
+/**
+ * Returns which forms of ids the table has and gets. Raw ids are kept, for the processes that know no digests, until a store
+ * with `hashIds: false` has recorded that it uses the table: from then on all processes find digests.
+ */
+function idForms(
+  {
+    hasHashedIds,
+    hasDeclaredRawIds,
+    replacesRawIds,
+    suitsOldSoftware,
+    wasHashedLongAgo,
+    isDistributed,
+  }: TableState,
+  { hashIds, create }: Settings,
+): IdForms {
+  const isForDigests = hasHashedIds || replacesRawIds
+  const keepsRawIds = !isForDigests && !hasDeclaredRawIds && suitsOldSoftware
+  const insertsRawIds = !isForDigests && (!hashIds || keepsRawIds)
+  const hasRawIds = !(hasHashedIds && wasHashedLongAgo)
+  // Citus can't look for a row under two ids, nor replace the id of one: all ids stay in the form that the table has.
+  if (isDistributed) {
+    const isRaw = !hasHashedIds && (!hashIds || hasDeclaredRawIds || suitsOldSoftware)
+    return { hasRawIds: false, insertsRawIds: isRaw, keepsRawIds: false, convertsRawIds: false, hasHashedIds }
+  }
+  return {
+    hasRawIds,
+    insertsRawIds,
+    keepsRawIds,
+    // A store with `hashIds: false` too, once that is recorded: it may have inserted raw ids in the meantime.
+    convertsRawIds: hasRawIds && !insertsRawIds && (create || isForDigests),
+    hasHashedIds,
+  }
+}
+
+/** Resolves with the forms of ids that the table has now. */
+export async function inspectIds(connection: Connection, settings: Settings): Promise<IdForms> {
+  return idForms(await inspect(connection, settings), settings)
+}
+
+/** Runs sql/008-fillfactor.sql for the table, or for its partitions: a partitioned table has no storage parameters. */
+function fillfactorSql(relation: string): string {
+  const file = sql['008-fillfactor'].replace(':"part_schema".:"part"', '%s')
+  return (
+    `declare part text; begin for part in with recursive tree as (select ${relation}::oid as oid` +
+    ` union all select i.inhrelid from pg_inherits i join tree t on t.oid = i.inhparent)` +
+    ` select t.oid::regclass from tree t join pg_class c on c.oid = t.oid where c.relkind = 'r' loop` +
+    ` execute format(${literal(file)}, part); end loop; end;`
+  )
+}
+
 function needsUpgrade(state: TableState, settings: Settings): boolean {
   return (
-    missing(state, settings).length > 0 ||
+    missing(state).length > 0 ||
     state.triggers < expectedTriggers ||
-    (!state.hasUserIndex && state.isSmall)
+    (!state.hasUserIndex && state.isSmall) ||
+    (!settings.hashIds && !state.hasIdComment)
   )
 }
 
 /** Records in a comment on the column `id` that all ids are digests: a day later, stores no longer look for raw ids. */
 export async function recordHashed(connection: Connection, settings: Settings): Promise<void> {
+  await connection.query(await hashedComment(connection, settings))
+}
+
+/** Resolves with the statement that records it. */
+export async function hashedComment(connection: Connection, settings: Settings): Promise<string> {
   const [row] = await connection.query(
     `select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as now`,
   )
   const comment = literal(`${hashedIdComment}, and of no other since ${row?.now}`)
-  await connection.query(`comment on column ${qualifiedName(settings)}.id is ${comment}`)
+  return `comment on column ${qualifiedName(settings)}.id is ${comment}`
+}
+
+/** Records that no process needs raw ids any more: stores begin to replace them, and insert none from within a minute on. */
+export async function recordReplacement(connection: Connection, settings: Settings): Promise<void> {
+  await connection.query(`comment on column ${qualifiedName(settings)}.id is ${literal(replacedIdComment)}`)
 }
 
 /**
@@ -142,7 +230,7 @@ export function upgradeStatement(settings: Settings): string {
   const triggers = `(select count(*) from pg_trigger where tgrelid = ${relation} and tgname like 'koa\\_pg\\_store\\_%')`
   const statements = steps.map(
     ([file, condition]) =>
-      `if ${condition} then ${substituteVariables(sql[file], variables(settings))} end if;`,
+      `if ${condition} then ${substituteVariables(sql[file], variables(settings))} ${file === '003-columns' ? fillfactorSql(relation) : ''} end if;`,
   )
   // The store works without these steps if a view, a missing right or the kind of the table forbids them. `stats()` returns
   // whether there are triggers.
@@ -165,7 +253,7 @@ export function upgradeStatement(settings: Settings): string {
   )
   statements.push(optional(`not ${hasUserIndexSql(relation)} and ${isSmallSql(relation)}`, '007-users'))
   if (!hashIds)
-    statements.push(`if ${idCommentSql(relation)} like '${hashedIdComment}%' then
+    statements.push(`if ${idCommentSql(relation)} is null then
       comment on column ${qualifiedName(settings)}.id is ${literal(rawIdComment)}; end if;`)
   let tag = '$do$'
   while (statements.some((statement) => statement.includes(tag))) tag = tag.replace('d', 'dd')

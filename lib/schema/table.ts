@@ -8,8 +8,21 @@ export interface Table {
   /** Schema and table, quoted. */
   readonly name: string
   readonly columns: ReadonlySet<string>
-  /** There may be rows with raw ids although `hashIds` is on: koa-pg-session wrote them. */
+  /**
+   * There may be rows under raw ids as well as under digests. Statements are given raw ids then and find both; otherwise they
+   * are given what the column `id` holds.
+   */
   readonly hasRawIds: boolean
+  /** New sessions are stored under raw ids, as processes that know no digests use the table too. */
+  readonly insertsRawIds: boolean
+  /** Raw ids aren't replaced by digests: koa-pg-session, which knows no digests, may still use the table. */
+  readonly keepsRawIds: boolean
+  /** This store is to replace raw ids by digests. */
+  readonly convertsRawIds: boolean
+  /** It is recorded that all ids are digests, or will be. */
+  readonly hasHashedIds: boolean
+  /** koa-pg-session can insert into it, and may have. */
+  readonly suitsOldSoftware: boolean
   /** Changes made outside the store send notifications. */
   readonly hasTriggers: boolean
   /** Citus distributes the rows over several servers. */
@@ -29,6 +42,9 @@ export const hashedIdComment = 'SHA-256 of the session id'
 
 /** The comment on the column `id` if ids are raw. */
 export const rawIdComment = 'session id'
+
+/** The comment on the column `id` once no process needs raw ids any more: all stores replace them by digests, and insert none. */
+export const replacedIdComment = 'session id, to be replaced by its SHA-256'
 
 /** Returns the command that runs a file of sql/, for messages. */
 export function psqlCommand(file: keyof typeof sql, settings: Settings): string {
@@ -97,7 +113,13 @@ export function literal(text: string): string {
 }
 
 /**
- * The id of the row that records the last sweep. It has the form of a digest, so that no cookie opens it, and the row counts
- * as an expired session.
+ * The ids of the rows that record the last sweep, and the search for the users of sessions. They have the form of digests, so
+ * that no cookie opens them, and the rows count as expired sessions.
  */
 export const sweepRecordId = `sha256:${'koa-pg-store-sweep'.padEnd(43, '_')}`
+export const usersRecordId = `sha256:${'koa-pg-store-users'.padEnd(43, '_')}`
+
+/** The condition that a row is none of these. `prefix` is the table's alias with a dot. */
+export function notRecordSql(prefix = ''): string {
+  return `${prefix}id not in ('${sweepRecordId}', '${usersRecordId}')`
+}

@@ -22,6 +22,8 @@ import type { OperationTracker } from './operations.js'
 
 export interface Components {
   readonly table: Table
+  /** Whether statements are given ids as the option `hashIds` says: `SessionIds.storedId`. */
+  readonly takesStoredIds: boolean
   readonly queries: SessionQueries
   readonly repository: SessionRepository
   readonly registry: SessionRegistry
@@ -73,7 +75,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     touches,
     idleTimeout: settings.idleTimeout,
     toError: (error, call) => {
-      const secrets = [call.sid, call.id, call.verb === 'write' ? (call as WriteCall).json : '']
+      const secrets = [call.sid, call.id, call.digest, call.verb === 'write' ? (call as WriteCall).json : '']
       return operations.toError(error, `${call.verb} the session`, secrets)
     },
     onSettled: (count) => operations.end(count),
@@ -86,5 +88,6 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     activeCondition: statements.readCondition,
     onDestroyed: onChanged,
   })
-  return { table, queries, repository, registry }
+  const takesStoredIds = !table.hasRawIds && table.insertsRawIds === !settings.hashIds
+  return { table, takesStoredIds, queries, repository, registry }
 }

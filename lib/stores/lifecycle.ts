@@ -8,10 +8,7 @@ import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
 import { TouchBuffer } from '../repository/touch-buffer.js'
-import { hashStoredIds } from '../schema/hash-ids.js'
 import { ensureTable } from '../schema/migrate.js'
-import { psqlCommand } from '../schema/table.js'
-import { createUserIndex } from '../schema/user-index.js'
 import { Sweeper } from '../sweeper/sweeper.js'
 import type { ConnectionSource } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
@@ -19,6 +16,7 @@ import type { Settings } from '../types/settings.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
 import { schedule } from '../util/schedule.js'
 import { withTimeout } from '../util/timeout.js'
+import { BackgroundJobs } from './background-jobs.js'
 import { type Components, createComponents } from './components.js'
 import type { PgStoreEvents } from './events.js'
 import { OperationTracker } from './operations.js'
@@ -49,13 +47,12 @@ export class Lifecycle {
   readonly #warnings: Warnings
   readonly #bases = new MergeBases()
   readonly #sweeper: Sweeper
+  readonly #jobs: BackgroundJobs
   readonly #stop = new AbortController()
   #components: Components | undefined
   #setup: Promise<Components> | undefined
   #isScheduled = false
   #isQueueFilling = false
-  #hashing: Promise<void> | undefined
-  #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
 
   constructor(source: ConnectionSource | undefined, settings: Settings, events: EventEmitter<PgStoreEvents>) {
@@ -119,6 +116,15 @@ export class Lifecycle {
       },
       warn: warnings.of('onExpired'),
     })
+    this.#jobs = new BackgroundJobs({
+      connection: this.connection,
+      settings,
+      warnings,
+      signal: this.#stop.signal,
+      onIdsChanged: () => {
+        this.#attemptSetup().catch(warnings.of('table'))
+      },
+    })
   }
 
   /** What works on the table, if it is set up and the store isn't closed. */
@@ -179,9 +185,7 @@ export class Lifecycle {
     cache?.clear()
     this.#components = components
     if (table.isLocked) this.#retryUpgrade()
-    if (table.hasRawIds && settings.create)
-      this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, this.#warnings.of('ids'))
-    if (table.lacksUserIndex) this.#createUserIndex()
+    this.#jobs.start(table)
     this.trust.start({ name: table.name, hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
     this.#events.emit('connect')
@@ -241,7 +245,7 @@ export class Lifecycle {
     await this.#sweeper.stop()
     await this.operations.drained()
     await this.touches.stop()
-    await Promise.allSettled([this.#setup, this.#hashing])
+    await Promise.allSettled([this.#setup, this.#jobs.ended()])
     this.trust.stop()
     await this.connection.end()
   }
@@ -277,21 +281,6 @@ export class Lifecycle {
     }, upgradeRetryMs)
     timer.unref()
     this.#stop.signal.addEventListener('abort', () => clearTimeout(timer), { once: true })
-  }
-
-  /** Until it is there, a user's sessions are found by a scan. */
-  #createUserIndex(): void {
-    this.#indexing ??= createUserIndex(this.connection, this.settings, this.#stop.signal)
-      .catch((error) => {
-        const command = psqlCommand('007-users', this.settings)
-        this.#warnings.warn(
-          'index',
-          new Error(`the index on user_id could not be created: ${messageOf(error)}. Run ${command}`),
-        )
-      })
-      .finally(() => {
-        this.#indexing = undefined
-      })
   }
 }
 

@@ -133,7 +133,7 @@ export class PgStore<T extends object = Session>
       // The table can't hold this id, so there is nothing to ask it.
       if (id === undefined) return Promise.resolve(undefined)
       const call: ReadCall = { verb: 'read', sid, digest, id, fresh, owner, ids }
-      return this.#start(call, (repository) => repository.read(call))
+      return this.#start(call, (repository, read) => repository.read(read))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -170,7 +170,7 @@ export class PgStore<T extends object = Session>
       const userId = findUserId(settings.userId, session as Session)
       const base = this.#replacedBase(ids)
       const call: WriteCall = { verb: 'write', sid, digest, id, json, ttlMs, userId, base, session, owner }
-      return this.#start(call, (repository) => repository.write(call))
+      return this.#start(call, (repository, write) => repository.write(write))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -191,8 +191,7 @@ export class PgStore<T extends object = Session>
     const { digest, storedId: id } = idCache.resolve(sid)
     if (id === undefined) return
     await this.#run('touch the session', [sid, id], async (components) => {
-      await hashRawId(components, sid, id)
-      await touches.touch(digest, id, ttlMs)
+      await touches.touch(digest, idIn(components, sid, digest), ttlMs)
     })
   }
 
@@ -206,7 +205,7 @@ export class PgStore<T extends object = Session>
       const { digest, storedId: id } = this.#lifecycle.ids.resolve(sid)
       if (id === undefined) return Promise.resolve()
       const call: DestroyCall = { verb: 'destroy', sid, digest, id }
-      return this.#start(call, (repository) => repository.destroy(call))
+      return this.#start(call, (repository, destroy) => repository.destroy(destroy))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -244,9 +243,8 @@ export class PgStore<T extends object = Session>
     const json = toStored(session, settings)
     const expires = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
     const userId = findUserId(settings.userId, session as Session)
-    return this.#run('write the session', [sid, id, json], async (components) => {
-      await hashRawId(components, sid, id)
-      const importer = new SessionImporter({ connection, table: components.table, codec: settings.codec })
+    return this.#run('write the session', [sid, id, json], async ({ table }) => {
+      const importer = new SessionImporter({ connection, table, codec: settings.codec })
       return (await importer.insert([{ id, rawId: rawId(sid), json, userId, expires }])).size > 0
     })
   }
@@ -440,23 +438,30 @@ export class PgStore<T extends object = Session>
   }
 
   /** Starts what concerns one session. The repository says when it is done; see `onSettled`. */
-  #start<T>(call: SessionCall, work: (repository: SessionRepository) => Promise<T>): Promise<T> {
-    const { active, operations } = this.#lifecycle
-    if (active !== undefined && !active.table.hasRawIds) {
-      operations.begin()
-      return work(active.repository)
-    }
-    const { verb, sid, id } = call
-    return this.#run(`${verb} the session`, [sid, id], async (components) => {
-      await hashRawId(components, sid, id)
-      operations.begin()
-      return work(components.repository)
-    })
+  #start<C extends SessionCall, T>(
+    call: C,
+    work: (repository: SessionRepository, call: C) => Promise<T>,
+  ): Promise<T> {
+    const { active } = this.#lifecycle
+    if (active !== undefined) return this.#begin(active, call, work)
+    return this.#run(`${call.verb} the session`, [call.sid, call.id], async (components) =>
+      this.#begin(components, call, work),
+    )
+  }
+
+  #begin<C extends SessionCall, T>(
+    components: Components,
+    call: C,
+    work: (repository: SessionRepository, call: C) => Promise<T>,
+  ): Promise<T> {
+    this.#lifecycle.operations.begin()
+    const { repository, takesStoredIds } = components
+    return work(repository, takesStoredIds ? call : { ...call, id: idIn(components, call.sid, call.digest) })
   }
 }
 
-/** A row that older software wrote under the raw id is renamed when it is used. */
-async function hashRawId({ table, queries }: Components, sid: string, id: string): Promise<void> {
-  const raw = table.hasRawIds && id !== sid ? rawId(sid) : undefined
-  if (raw !== undefined) await queries.hashRawId(raw, id)
+/** Returns the id that statements are given for a session; see `hasRawIds`. */
+function idIn({ table }: Components, sid: string, digest: string): string {
+  const raw = table.hasRawIds || table.insertsRawIds ? rawId(sid) : undefined
+  return raw ?? `sha256:${digest}`
 }

@@ -10,6 +10,8 @@ const kinds = {
   connection: { code: 'KOA_PG_STORE_CONNECTION', ended: undefined },
   table: { code: 'KOA_PG_STORE_TABLE', ended: 'the session table has everything that the store needs' },
   ids: { code: 'KOA_PG_STORE_IDS', ended: undefined },
+  codec: { code: 'KOA_PG_STORE_CODEC', ended: undefined },
+  users: { code: 'KOA_PG_STORE_USERS', ended: 'the users of existing sessions are being found again' },
   index: { code: 'KOA_PG_STORE_INDEX', ended: undefined },
   cache: {
     code: 'KOA_PG_STORE_CACHE',

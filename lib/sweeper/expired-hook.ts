@@ -71,8 +71,7 @@ export class ExpiredHook {
   }
 
   #decode({ id, session }: Row): string | Promise<string> {
-    const { codec } = this.#options
-    return codec ? fromColumn(codec, session as string, { id: handleOf(id as string) }) : (session as string)
+    return fromColumn(this.#options.codec, session as string, { id: handleOf(id as string) })
   }
 
   /** There may be a million such sessions, but only few different causes. */

@@ -61,7 +61,11 @@ export class SweepStatements {
     )
     const lock = isDistributed ? '' : ' for update skip locked'
     this.findIds = `select id from ${name} where ${expired} limit $1${lock}`
-    this.deleteIds = `delete from ${name} where id = any($1::text[]) and ${expired}${settings} returning 1 as deleted`
+    // Never waits for a row, so it can't be part of a deadlock.
+    const ids = isDistributed
+      ? '$1::text[]'
+      : `array(select id from ${name} where id = any($1::text[])${lock})`
+    this.deleteIds = `delete from ${name} where id = any(${ids}) and ${expired}${settings} returning 1 as deleted`
     const epoch = (column: string): string => `(extract(epoch from ${column}) * 1000)::float8`
     const optional = (column: string, value: string): string => (columns.has(column) ? value : 'null')
     this.read =

@@ -1,6 +1,7 @@
 // Deletes expired sessions in batches. One instance sweeps at a time.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Connection } from '../postgres/connection.js'
+import { retryConflicts } from '../postgres/retry.js'
 import type { Table } from '../schema/table.js'
 import type { Codec, Row } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
@@ -208,9 +209,9 @@ export class Sweeper {
     for (let found = batchSize, deleted = 1; found === batchSize && deleted > 0; ) {
       if (this.#stop.signal.aborted) return
       const startedAt = performance.now()
-      const ids = (await connection.query(findIds, [batchSize])).map(({ id }) => id)
+      const ids = (await retryConflicts(() => connection.query(findIds, [batchSize]))).map(({ id }) => id)
       found = ids.length
-      deleted = found === 0 ? 0 : (await connection.query(deleteIds, [ids])).length
+      deleted = found === 0 ? 0 : (await retryConflicts(() => connection.query(deleteIds, [ids]))).length
       await this.#finishBatch(sweep, deleted, performance.now() - startedAt, 0)
     }
   }
@@ -241,7 +242,9 @@ export class Sweeper {
     let deleted = 0
     if (handled.length > 0) {
       const values = ['at', 'id', 'version'].map((name) => handled.map((row) => row[name]))
-      deleted = (await this.#options.connection.query(sweep.statements.deleteUnchanged, values)).length
+      const { connection } = this.#options
+      const { deleteUnchanged } = sweep.statements
+      deleted = (await retryConflicts(() => connection.query(deleteUnchanged, values))).length
     }
     await this.#finishBatch(sweep, deleted, elapsedMs + performance.now() - startedAt, progress)
   }

@@ -115,7 +115,8 @@ export interface PgStoreOptions<T extends object = Session> {
   maxAttributeBytes?: number | undefined
   /**
    * Store SHA-256 digests of session ids, so that whoever reads the table can't take over a session. Use `false` for a table
-   * that `koa-pg-session` uses as well. Switching a table from `true` to `false` signs all users out.
+   * that `koa-pg-session` uses as well. Stores with either find all sessions of a table. On a table of digests, `false` has no
+   * effect.
    * @default true
    */
   hashIds?: boolean | undefined
@@ -221,11 +222,18 @@ export interface CodecContext {
  *
  * @example
  * const signed: Codec = {
+ *   name: 'signed',
  *   encode: (value, { id }) => ({ value, signature: sign(value, id) }),
  *   decode: (stored, { id }) => verify(stored, id),
  * }
  */
 export interface Codec {
+  /**
+   * Stored with each session that the codec changes, as `{ '~codec': name, value }`, so that a store without the codec doesn't
+   * take it for a session. Needed for `decodeOnly`.
+   * @default ''
+   */
+  readonly name?: string | undefined
   encode(value: object, context: CodecContext): object | PromiseLike<object>
   decode(value: object, context: CodecContext): object | PromiseLike<object>
 }

@@ -10,6 +10,7 @@ import expressSession from 'express-session'
 import Keyv from 'keyv'
 import pg from 'pg'
 import { encrypted } from '../../lib/index.js'
+import { digestOf } from '../../lib/session/session-id.js'
 import { Command, run } from '../helpers/command.js'
 import { Fixture, storedId } from '../helpers/fixture.js'
 import { freshDatabase, sql } from '../helpers/server.js'
@@ -158,16 +159,34 @@ describe('koa-pg-store import from JSON lines', () => {
     const raw = await fixture.makeStore({ hashIds: false })
     await raw.set('a', { n: 'new' })
     const file = write('sessions.jsonl', lines({ sid: 'a', session: { n: 'old' } }))
-    const refused = await run(fixture.url, 'import', '--from', file)
-    expect(refused.status).to.equal(2)
-    expect(refused.errors).to.include('"public"."session" has raw session ids, or may have them: ')
     const config = write('options.mjs', 'export default { hashIds: true }')
-    for (const more of [[], ['--dry-run']])
-      expect(await importJson('--from', file, '--config', config, ...more)).to.include({
-        imported: 0,
-        existing: 1,
-      })
-    expect(await importJson('--from', file, '--raw-ids')).to.include({ imported: 0, existing: 1 })
+    for (const more of [
+      [],
+      ['--dry-run'],
+      ['--raw-ids'],
+      ['--config', config],
+      ['--config', config, '--dry-run'],
+    ])
+      expect(await importJson('--from', file, ...more)).to.include({ imported: 0, existing: 1 })
+  })
+
+  it('imports raw ids where koa-pg-session may use the table, and digests elsewhere, without an option', async () => {
+    const file = write('sessions.jsonl', lines({ sid: 'a', session: { n: 1 } }))
+    const ids = async () => (await sql(fixture.url, 'select id from session')).map(({ id }) => id)
+    await sql(
+      fixture.url,
+      'create table session (id text primary key, expiry timestamp not null, session json)',
+    )
+    expect(await importJson('--from', file)).to.include({ imported: 1 })
+    expect(await ids()).to.deep.equal(['a'])
+    await sql(fixture.url, 'drop table session')
+    await fixture.makeStore({ hashIds: false })
+    expect(await importJson('--from', file)).to.include({ imported: 1 })
+    expect(await ids()).to.deep.equal(['a'])
+    await run(fixture.url, 'migrate', '--to-hashed-ids')
+    await sql(fixture.url, 'delete from session')
+    expect(await importJson('--from', file)).to.include({ imported: 1 })
+    expect(await ids()).to.deep.equal([`sha256:${digestOf('a')}`])
   })
 
   it('changes nothing with --dry-run', async () => {

@@ -89,7 +89,7 @@ describe('koa-pg-store', () => {
       await sql(url, 'create table session (id text primary key, expiry timestamptz not null, session json)')
       const { status, out } = await run(url, 'doctor')
       expect(status).to.equal(0)
-      expect(out).to.match(/^The store works, with 2 notes\.$/m)
+      expect(out).to.match(/^The store works, with 3 notes\.$/m)
     })
 
     const mistakes: [string[], RegExp][] = [

@@ -4,7 +4,7 @@ import { deflateSync } from 'node:zlib'
 import { expect } from 'chai'
 import fc from 'fast-check'
 import { chain, fromColumn, readCodec, toColumn } from '../../lib/codec/codec.js'
-import { type Codec, compressed, DecodeError, encrypted } from '../../lib/index.js'
+import { type Codec, compressed, DecodeError, decodeOnly, encrypted } from '../../lib/index.js'
 import { rejection } from '../helpers/rejection.js'
 
 const context = { id: 'sha256:the-digest-of-a-session-id' }
@@ -231,11 +231,12 @@ describe('compressed', () => {
     expect(await toColumn(compressed({ over: bytes - 1 }), text, context)).not.to.equal(text)
   })
 
-  it('returns a session that looks like its own output as it was', async () => {
+  it('compresses a value that looks like its own output, so that it is returned as it was', async () => {
     const codec = compressed()
-    const column = await write(codec, large)
-    const lookalike = JSON.parse(column) as object
-    expect(await read(codec, await write(codec, lookalike))).to.deep.equal(lookalike)
+    const lookalike = await codec.encode(large, context)
+    const encoded = await codec.encode(lookalike, context)
+    expect(encoded).not.to.deep.equal(lookalike)
+    expect(await codec.decode(encoded, context)).to.deep.equal(lookalike)
   })
 
   it('neither compresses nor decompresses more than max', async () => {
@@ -286,8 +287,40 @@ describe('the option codec', () => {
     expect(column.length).to.be.below(250)
     expect(await read(codec, column)).to.deep.equal(large)
     await decodeError(codec, column, other)
-    const single = encrypted({ keys })
-    expect(readCodec(single)).to.equal(single)
+    const single = readCodec(encrypted({ keys }))
+    expect(await read(single, await write(single, large))).to.deep.equal(large)
+  })
+
+  it('marks what a codec of one’s own returns, unless that is the session itself', async () => {
+    const reversed: Codec = {
+      name: 'reversed',
+      encode: (value) => ('n' in value ? value : { keys: Object.keys(value).reverse() }),
+      decode: (value) => value,
+    }
+    const codec = readCodec(reversed)
+    expect(await write(codec, { n: 1 })).to.equal('{"n":1}')
+    expect(await write(codec, { a: 1, b: 2 })).to.equal('{"~codec":"reversed","value":{"keys":["b","a"]}}')
+    expect((await rejection(read(readCodec(compressed()), await write(codec, { a: 1 })))).message).to.match(
+      /the codec "reversed" encoded it/,
+    )
+  })
+
+  it('refuses a session that looks as if a codec had encoded it', async () => {
+    for (const name of ['~aes256gcm', '~deflate', '~codec'])
+      expect((await rejection(write(readCodec(compressed()), { [name]: 'x' }))).message).to.match(
+        /attributes ~aes256gcm, ~deflate, ~codec are reserved/,
+      )
+  })
+
+  it('is decoded only, where it is the one that encoded', async () => {
+    const codec = readCodec([decodeOnly(compressed({ over: 1 })), decodeOnly(encrypted({ keys }))])
+    expect(await write(codec, large)).to.equal(JSON.stringify(large))
+    for (const encoding of [compressed(), encrypted({ keys }), [compressed(), encrypted({ keys })]])
+      expect(await read(codec, await write(readCodec(encoding), large))).to.deep.equal(large)
+    expect(() => decodeOnly({ encode: (value) => value, decode: (value) => value })).to.throw(
+      TypeError,
+      /must have a name/,
+    )
   })
 
   it('takes codecs that return promises, and is synchronous with others', async () => {

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { expect } from 'chai'
 import { compressed, type DecodeError, encrypted, PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { freshDatabase, sql } from '../helpers/server.js'
+import { until } from '../helpers/until.js'
 
 const old = { id: '2024', key: randomBytes(32) }
 const current = { id: '2026', key: randomBytes(32) }
@@ -176,6 +177,67 @@ describe('a store with a codec', () => {
         expect(await store.get('c')).to.deep.equal({ n: 3 })
       },
     ))
+
+  for (const codec of [
+    encrypted({ keys: [current] }),
+    compressed({ over: 1 }),
+    { name: 'own', encode: () => ({ n: 2 }), decode: () => ({ n: 1 }) },
+  ])
+    it(`is needed to read or replace what it has encoded: ${codec.name}`, async () => {
+      const padding = 'x'.repeat(1_000)
+      await withStore({ codec }, (store) => store.set('x', { n: 1, padding }))
+      const before = await column()
+      for (const concurrency of ['merge', 'last-write'] as const)
+        await withStore({ concurrency }, async (store) => {
+          const outcomes = await Promise.allSettled([
+            store.get('x'),
+            store.set('x', { n: 3 }),
+            store.set('y', { n: 4 }),
+            store.sessionsOf('nobody'),
+          ])
+          expect(outcomes.map(({ status }) => status)).to.deep.equal([
+            'rejected',
+            'rejected',
+            'fulfilled',
+            'fulfilled',
+          ])
+          for (const outcome of outcomes.slice(0, 2))
+            expect(Reflect.get(outcome, 'reason')).to.have.property('name', 'DecodeError')
+          await store.destroy('y')
+          await sql(url, `delete from session where session is null`)
+        })
+      expect(await column()).to.equal(before)
+    })
+
+  it('warns at its start of stored sessions that it can’t decode, before a request meets one', async () => {
+    const url = await freshDatabase()
+    const key = randomBytes(32)
+    const codec = encrypted({ keys: [{ id: '2026', key }] })
+    await using store = new PgStore(url, { codec })
+    for (let n = 0; n < 5; n++) await store.set(`s${n}`, { n })
+    const expected: [PgStoreOptions, RegExp][] = [
+      [
+        {},
+        /^5 of 5 stored sessions .* it is encrypted, and the option "codec" doesn't have that codec. Codecs and keys/,
+      ],
+      [
+        { codec: encrypted({ keys: [{ id: '2027', key }] }) },
+        /needs the key "2026"; configured keys: "2027"/,
+      ],
+    ]
+    for (const [options, message] of expected) {
+      await using late = new PgStore(url, options)
+      const warnings: string[] = []
+      late.on('warning', (warning) => warnings.push(warning.message))
+      await late.setup()
+      await until(() => warnings.length > 0)
+      expect(warnings[0]).to.match(message)
+      expect(await late.create({ n: 1 })).to.be.a('string')
+    }
+    await using plain = new PgStore(await freshDatabase())
+    await plain.set('s', { text: '"~aes256gcm"' })
+    expect(await plain.get('s')).to.deep.equal({ text: '"~aes256gcm"' })
+  })
 
   it('refuses a codec that lacks a method', () => {
     for (const codec of [{}, null, [compressed({}), 1]])

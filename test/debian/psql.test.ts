@@ -146,10 +146,12 @@ describe('a file of sql/', () => {
     expect(warnings).to.deep.equal([])
   })
 
-  it('003, 004, 006 and 007 upgrade a table of koa-pg-session as setup does', async () => {
+  it('003, 004, 006, 007 and 008 upgrade a table of koa-pg-session as setup does', async () => {
     const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
     for (const url of [byHand, byStore]) await formerTable(url)
-    for (const number of ['003', '004', '006', '007']) await psql(byHand, command(number))
+    for (const number of ['003', '004', '006', '007', '008']) await psql(byHand, command(number))
+    // A store with hashIds: false records that it uses the table.
+    await sql(byHand, `comment on column session.id is 'session id'`)
     expect(await shape(byHand)).to.deep.equal(await setUp(byStore, { hashIds: false }))
     const rows = 'select id, session, user_id, version from session order by id'
     expect(await sql(byHand, rows)).to.deep.equal(await sql(byStore, rows))
@@ -179,8 +181,9 @@ describe('a file of sql/', () => {
     const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
     for (const url of [byHand, byStore]) await formerTable(url)
     const ids = 'select id from session order by id'
-    expect(await psql(byHand, command('005'))).to.match(/^ *turned *\n-+\n *2\n\(1 row\)/)
-    expect(await psql(byHand, command('005'))).to.match(/^ *turned *\n-+\n *0\n\(1 row\)/)
+    expect(await psql(byHand, command('005'))).to.match(/^ *found *\n-+\n *2\n\(1 row\)/)
+    expect(await psql(byHand, command('005'))).to.match(/^ *found *\n-+\n *0\n\(1 row\)/)
+    await sql(byStore, `comment on column session.id is 'session id'`)
     const store = new PgStore(byStore)
     expect(await store.get('koa:sess:ann')).to.deep.equal({ user: 'Ann' })
     await until(async () => (await sql(byStore, `${ids} limit 1`))[0]?.id !== 'koa:sess:bob')

@@ -74,7 +74,7 @@ for (const middleware of ['koa-generic-session', 'koa-session'])
 
     /** Expects that neither the table nor an instance has a session of these browsers. */
     async function expectSignedOut(browsers: readonly Browser[]): Promise<void> {
-      const active = `select session from session where session is not null and session->>'load' is null and id not like 'sha256:koa-pg-store-sweep%'`
+      const active = `select session from session where session is not null and session->>'load' is null and id not like 'sha256:koa-pg-store-%'`
       expect(await sql(url, active)).to.deep.equal([])
       for (let first = 0; first < browsers.length; first += 50)
         await Promise.all(

@@ -57,6 +57,8 @@ const store = new PgStore({ connectionString: work.url, Client } satisfies pg.Po
 })
 const psql = new pg.Pool({ connectionString: work.outsideUrl, max: 2 })
 psql.on('error', () => undefined)
+// Before psql's first statement. With trouble, the server may not be there yet: the first calls try again.
+await store.setup().catch(() => undefined)
 const events: Event[] = []
 const errors: string[] = []
 const random = mulberry32(work.seed * 1_000 + work.process)

@@ -1,6 +1,9 @@
 import { expect } from 'chai'
+import pg from 'pg'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { replacedIdComment } from '../../lib/schema/table.js'
 import { digestOf } from '../../lib/session/session-id.js'
+import { run } from '../helpers/command.js'
 import { message, start } from '../helpers/processes.js'
 import { rejection } from '../helpers/rejection.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
@@ -22,7 +25,7 @@ async function oldTable(type: string, rows = 3): Promise<string> {
 }
 
 async function withStore(
-  url: string,
+  url: ConstructorParameters<typeof PgStore>[0],
   options: PgStoreOptions,
   use: (store: PgStore, warnings: string[]) => Promise<unknown>,
 ): Promise<void> {
@@ -35,6 +38,9 @@ async function withStore(
     await store.close()
   }
 }
+
+/** Says that no process of koa-pg-session is left, as a store with `hashIds: false` does: ids may be hashed. */
+const declareRaw = (url: string) => sql(url, `comment on column session.id is 'session id'`)
 
 const rawIds = (url: string) => sql(url, `select id from session where id not like 'sha256:%'`)
 
@@ -93,6 +99,7 @@ describe('a table of koa-pg-session', () => {
 
     it(`loses no session when its ids are hashed (${type})`, async () => {
       const url = await oldTable(type, 5_000)
+      await declareRaw(url)
       await withStore(url, {}, async (store) => {
         // Read before, while and after their ids are hashed.
         const sessions = await Promise.all(
@@ -121,7 +128,8 @@ describe('a table of koa-pg-session', () => {
       await withStore(url, { hashIds: false }, async (store) => {
         for (let n = 0; n < 100; n++) sids.push(await store.create({ n }))
         expect(await store.get('koa:sess:old-0')).to.have.property('n')
-        await sql(url, `select pg_sleep(0.2)`)
+        const last = `select from session where id = 'koa:sess:old-199'`
+        await until(async () => (await sql(url, last)).length === 1)
         child.send('stop')
         const { sessions, errors } = await message<{ sessions: Record<string, number>; errors: string[] }>(
           child,
@@ -138,6 +146,7 @@ describe('a table of koa-pg-session', () => {
 
   it('never opens a session for a digest: before, while and after ids are hashed', async () => {
     const url = await oldTable('timestamptz', 2_000)
+    await declareRaw(url)
     const digests = Array.from({ length: 2_000 }, (_, i) => digest(`koa:sess:${i + 1}`))
     for (const create of [false, true])
       await withStore(url, { create }, async (store) => {
@@ -165,33 +174,103 @@ describe('a table of koa-pg-session', () => {
     })
   })
 
-  it('finds a row by its raw id in every method', async () => {
+  it('keeps raw ids, with a warning, until it is known that koa-pg-session is gone', async () => {
     const url = await oldTable('timestamptz')
-    await withStore(url, { create: false }, async (store) => {
-      await store.set('koa:sess:1', { n: 'saved' })
-      await store.touch('koa:sess:2', 7_200_000)
-      await store.destroy('koa:sess:3')
-      expect(await rawIds(url)).to.deep.equal([{ id: 'koa:sess:expired' }])
-      expect(await store.get('koa:sess:1')).to.deep.equal({ n: 'saved' })
-      expect(await store.get('koa:sess:3')).to.equal(undefined)
-      // A late save by koa-pg-session of a session that was destroyed.
-      await sql(
-        url,
-        `insert into session (id, expiry, session) values ('koa:sess:3', now() + '1 hour', '{"late": true}')`,
-      )
-      expect(await store.get('koa:sess:3')).to.equal(undefined)
-      expect(await rawIds(url)).to.deep.equal([{ id: 'koa:sess:expired' }])
+    for (const create of [false, true])
+      await withStore(url, { create, cache: false }, async (store, warnings) => {
+        const sid = await store.create({ n: 'new' })
+        expect(await store.get(sid)).to.deep.equal({ n: 'new' })
+        await store.set('koa:sess:1', { n: 'saved' })
+        await store.touch('koa:sess:2', 7_200_000)
+        expect(await store.get('koa:sess:1')).to.deep.equal({ n: 'saved' })
+        expect(
+          await sql(url, `select from session where id like 'sha256:%' and expiry > now()`),
+        ).to.have.length(0)
+        expect(await sql(url, 'select from session where id = $1', [sid])).to.have.length(1)
+        expect(warnings).to.deep.equal([
+          '"public"."session" keeps raw session ids, as koa-pg-session may still use it: when no process with koa-pg-session is left, run as the owner: npx koa-pg-store migrate --to-hashed-ids',
+        ])
+      })
+  })
+
+  it('finds a row under its raw id and under its digest in every method, and lets the digest win', async () => {
+    const url = await oldTable('timestamptz')
+    await declareRaw(url)
+    for (const hashIds of [true, false])
+      await withStore(url, { create: false, hashIds, cache: false }, async (store) => {
+        const sid = await store.create({ n: 'new' })
+        const form = hashIds ? 'sha256:%' : sid
+        expect(await sql(url, 'select from session where id like $1', [form])).to.have.length(1)
+        for (const form of ['raw', 'hashed']) {
+          const { n } = (await store.get('koa:sess:1')) ?? expect.fail()
+          await store.set('koa:sess:1', { n: `${n} ${form}` })
+          await store.touch('koa:sess:2', 7_200_000)
+          await store.destroy('koa:sess:3')
+          await store.set('koa:sess:3', { late: true })
+          expect(await store.get('koa:sess:3')).to.equal(undefined)
+          if (form === 'raw')
+            for (const n of [1, 2, 3])
+              await sql(url, 'update session set id = $1 where id = $2', [
+                digest(`koa:sess:${n}`),
+                `koa:sess:${n}`,
+              ])
+        }
+        expect(await store.get('koa:sess:1')).to.deep.equal({ n: '1 raw hashed' })
+        expect(await store.count()).to.equal(3)
+        // An old process saves under the raw id what it had loaded before the id was hashed.
+        await sql(
+          url,
+          `insert into session (id, expiry, session) values ('koa:sess:3', now() + '1 hour', '{"late": true}')`,
+        )
+        expect(await store.get('koa:sess:3')).to.equal(undefined)
+        await sql(url, 'delete from session')
+        await sql(
+          url,
+          `insert into session (id, expiry, session) select 'koa:sess:' || n, now() + '1 hour', json_build_object('n', n) from generate_series(1, 3) n`,
+        )
+      })
+  })
+
+  it('gets its ids hashed by any store where migrate --to-hashed-ids was interrupted', async () => {
+    const url = await oldTable('timestamptz', 300)
+    await sql(url, `comment on column session.id is '${replacedIdComment}'`)
+    await withStore(url, { create: false, hashIds: false, cache: false }, async (store, warnings) => {
+      const sid = await store.create({ n: 'new' })
+      expect(await sql(url, 'select from session where id = $1', [digest(sid)])).to.have.length(1)
+      expect(await store.get('koa:sess:7')).to.deep.equal({ n: 7 })
+      await until(async () => (await rawIds(url)).length === 0)
+      const comment = `select col_description('session'::regclass, 1) as text`
+      await until(async () => String((await sql(url, comment))[0]?.text).startsWith('SHA-256'))
+      expect(await store.get('koa:sess:7')).to.deep.equal({ n: 7 })
+      expect(warnings).to.deep.equal([])
     })
+  })
+
+  it('keeps digests if a store with hashIds: false starts on them, and finds what other stores wrote', async () => {
+    const url = await freshDatabase()
+    await withStore(url, {}, async (store) => {
+      const sid = await store.create({ n: 1 })
+      await withStore(url, { hashIds: false }, async (old, warnings) => {
+        expect(await old.get(sid)).to.deep.equal({ n: 1 })
+        const late = await old.create({ n: 2 })
+        expect(await store.get(late)).to.deep.equal({ n: 2 })
+        expect(warnings).to.deep.equal([
+          '"public"."session" holds digests of session ids, so the option hashIds: false has no effect',
+        ])
+      })
+    })
+    expect(await rawIds(url)).to.deep.equal([])
   })
 
   it('records when all ids are digests, and looks for raw ids for another day', async () => {
     const url = await oldTable('timestamptz', 0)
     await sql(url, 'delete from session')
+    await declareRaw(url)
     const comment = async () =>
       (await sql<{ c: string | null }>(url, `select col_description('session'::regclass, 1) as c`))[0]?.c
     await withStore(url, {}, async (store) => {
       await store.setup()
-      await until(async () => (await comment()) !== null)
+      await until(async () => (await comment()) !== 'session id')
     })
     expect(await comment()).to.match(
       /^SHA-256 of the session id, and of no other since 20\d\d-\d\d-\d\dT[\d:]+Z$/,
@@ -205,12 +284,39 @@ describe('a table of koa-pg-session', () => {
     )
     await sql(url, late)
     await withStore(url, {}, async (store) => expect(await store.get('koa:sess:late')).to.equal(undefined))
-    // A store with raw ids removes the record.
-    await withStore(url, { hashIds: false }, async (store) =>
-      expect(await store.get('koa:sess:late')).to.deep.equal({}),
+  })
+
+  it('is cheap and quiet for a role that may only change rows: one warning, no write before a read', async () => {
+    const url = await oldTable('timestamptz', 300)
+    await withStore(url, { hashIds: false }, (store) => store.setup())
+    await sql(
+      url,
+      `do $$ begin if not exists (select from pg_roles where rolname = 'dml_role') then create role dml_role login password 'pw'; end if; end $$; grant select, insert, update, delete on session to dml_role`,
     )
-    expect(await comment()).to.equal('session id')
-    await withStore(url, {}, async (store) => expect(await store.get('koa:sess:late')).to.deep.equal({}))
+    const pool = new pg.Pool({ connectionString: at(url, { user: 'dml_role', password: 'pw' }) })
+    pool.on('error', () => undefined)
+    const texts: string[] = []
+    const query = (text: string, values: unknown[]) => {
+      texts.push(text)
+      return pool.query<Record<string, unknown>>(text, values)
+    }
+    await withStore(query, { cache: false }, async (store, warnings) => {
+      await store.setup()
+      await until(() => warnings.length === 1)
+      expect(warnings[0]).to.match(
+        /^all session ids are digests, but this role may not record it, .* run as the owner: comment on column "public"."session".id is 'SHA-256/,
+      )
+      expect(await rawIds(url)).to.deep.equal([])
+      texts.length = 0
+      expect(await store.get('koa:sess:7')).to.deep.equal({ n: 7 })
+      expect(await store.get('koa:sess:missing')).to.equal(undefined)
+      expect(texts.map((text) => text.slice(0, 7))).to.deep.equal(['select ', 'select '])
+      expect(warnings).to.have.length(1)
+      const [, statement = ''] = /run as the owner: (.*)$/.exec(warnings[0] ?? '') ?? []
+      await sql(url, statement)
+    })
+    await pool.end()
+    await sql(url, 'drop owned by dml_role')
   })
 
   it('is used without an upgrade, with a warning, by a role that may not alter it', async () => {
@@ -234,6 +340,31 @@ describe('a table of koa-pg-session', () => {
       expect((await rejection(store.setup())).message).to.match(
         /maxLifetime needs the column created_at: run psql -v schema=public -v table=session -f node_modules\/koa-pg-store\/sql\/003-columns.sql/,
       )
+    })
+  })
+
+  it('gets the users of its sessions in the background, so that destroySessionsOf finds them', async () => {
+    const url = await oldTable('timestamptz', 0)
+    await sql(
+      url,
+      `insert into session (id, expiry, session) select 'koa:sess:' || n, now() + '1 hour',
+         json_build_object('account', json_build_object('mail', 'user ' || n % 3)) from generate_series(1, 450) n;
+       insert into session (id, expiry, session) values ('koa:sess:anonymous', now() + '1 hour', '{"n": 1}'), ('koa:sess:array', now() + '1 hour', '[]')`,
+    )
+    const userId = ({ account }: Record<string, unknown>): string | undefined =>
+      account === undefined ? undefined : (Reflect.get(Object(account), 'mail') as string)
+    await withStore(url, { hashIds: false, userId }, async (store) => {
+      await store.setup()
+      await until(async () => (await store.sessionsOf('user 1')).length === 150)
+      await until(async () => (await store.sessionsOf('user 2')).length === 150)
+      expect(await store.destroySessionsOf('user 1')).to.equal(150)
+      expect(await store.get('koa:sess:1')).to.equal(undefined)
+      expect(await store.get('koa:sess:anonymous')).to.deep.equal({ n: 1 })
+      const { out } = await run(url, 'doctor', '--raw-ids')
+      expect(out).to.match(
+        /users: 300 of 302 active sessions belong to a user; all earlier .* once more within an hour/,
+      )
+      expect(out).to.match(/ids: 453 raw, to be replaced by digests/)
     })
   })
 })

@@ -18,7 +18,7 @@ const insert = (id: string, count: number, expiry: string): string =>
 const fill = (count: number, expiry = '-1 second', id = 'expired'): string =>
   `insert into session (id, expiry, session, version) select '${id}-' || i, now() + interval '${expiry}', '{"a":1}', 1
    from generate_series(1, ${count}) i`
-const isSession = `id not like 'sha256:koa-pg-store-sweep%'`
+const isSession = `id not like 'sha256:koa-pg-store-%'`
 
 /** Returns the number of rows, besides the record of the last sweep. */
 async function rows(url: string, where = 'true'): Promise<number> {

@@ -23,7 +23,7 @@ async function insertSessions(url: string, count: number, prefix: string, expiry
 async function countRows(url: string, condition = 'true'): Promise<number> {
   const [row] = await sql<{ n: number }>(
     url,
-    `select count(*)::int as n from session where id not like 'sha256:koa-pg-store-sweep%' and ${condition}`,
+    `select count(*)::int as n from session where id not like 'sha256:koa-pg-store-%' and ${condition}`,
   )
   return row?.n as number
 }

@@ -1,11 +1,13 @@
-// The checks of koa-pg-store doctor: each looks at one aspect of database or table, and returns what it found.
+// The checks of koa-pg-store doctor: each looks at one aspect of database or table, and returns what it found. Over 300 lines: a function for each check.
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { listenConfig } from '../../postgres/connect.js'
 import type { Connection } from '../../postgres/connection.js'
+import { sampleSessions, undecodedSessions } from '../../repository/codec-sample.js'
+import { canFillUserIds, isFilled, readUserFillRecord } from '../../repository/user-fill-record.js'
 import { inspect } from '../../schema/inspect.js'
 import { ensureTable, slowCommits } from '../../schema/migrate.js'
-import { qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
+import { notRecordSql, qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
 import { SetupError } from '../../types/errors.js'
 import type { PgStoreOptions } from '../../types/options.js'
 import type { Settings } from '../../types/settings.js'
@@ -28,6 +30,8 @@ interface Subject {
   readonly settings: Settings
   /** The application's option `listen`, if it has one. */
   readonly listen: PgStoreOptions['listen']
+  /** Whether the settings are those of the application. */
+  readonly hasConfig: boolean
 }
 
 export type Check = (subject: Subject) => Promise<Finding[]>
@@ -39,6 +43,8 @@ const listenTimeoutMs = 5_000
 const notificationTimeoutMs = 3_000
 const disconnectTimeoutMs = 1_000
 const minBloatedRows = 10_000
+/** Counting reads the whole table. */
+const countTimeoutMs = 60_000
 /** Enough expired rows to see that no sweep runs. */
 const maxOverdueRows = 1_000
 
@@ -170,6 +176,69 @@ export const checkIndexes: TableCheck = async ({ connection, settings }) => {
   ]
 }
 
+/** Whether all ids are digests, and how far the background work on a table of koa-pg-session is. */
+export const checkIds: TableCheck = async (
+  { connection },
+  { name, hasRawIds, keepsRawIds, insertsRawIds },
+) => {
+  if (!hasRawIds && !insertsRawIds) return [ok('ids', 'all ids are digests')]
+  const [row] = await connection.query(
+    `select count(*)::float8 as raw from ${name} where not (id like 'sha256:%' and length(id) = 50)`,
+    [],
+    countTimeoutMs,
+  )
+  const raw = number(Number(row?.raw))
+  if (keepsRawIds)
+    return [
+      note(
+        'ids',
+        `${raw} raw, and kept, as koa-pg-session may still use the table`,
+        'when no process with koa-pg-session is left, run koa-pg-store migrate --to-hashed-ids as the table’s owner',
+      ),
+    ]
+  if (Number(row?.raw) === 0) return [ok('ids', 'all ids are digests')]
+  const advice =
+    'stores with hashIds: true replace them in the background, or run koa-pg-store migrate --to-hashed-ids'
+  return [note('ids', `${raw} raw, to be replaced by digests`, insertsRawIds ? undefined : advice)]
+}
+
+export const checkUsers: TableCheck = async ({ connection }, table) => {
+  if (!canFillUserIds(table)) return []
+  const record = await readUserFillRecord(connection, table)
+  const [row] = await connection.query(
+    `select count(*)::float8 as active, count(user_id)::float8 as assigned,
+       count(*) filter (where id <= $1)::float8 as searched
+     from ${table.name} where session is not null and expiry > now()`,
+    [record?.lastId ?? ''],
+    countTimeoutMs,
+  )
+  const count = (name: string): number => Number(row?.[name])
+  const users = `${number(count('assigned'))} of ${number(count('active'))} active sessions belong to a user`
+  if (record === undefined)
+    return [ok('users', `${users}; a store will search earlier sessions for users soon after its start`)]
+  if (isFilled(record)) return [ok('users', `${users}; all earlier sessions were searched for users`)]
+  const progress =
+    record.lastId === null
+      ? 'all earlier sessions were searched for users, and will be once more within an hour'
+      : `earlier sessions are being searched for users, ${Math.floor((100 * count('searched')) / Math.max(1, count('active')))} % done`
+  return [
+    note(
+      'users',
+      `${users}; ${progress}`,
+      'stores do it in the background, or run koa-pg-store migrate --find-users --config <module>',
+    ),
+  ]
+}
+
+/** Only with `--config`, which has the application's codec, can sessions be decoded. */
+export const checkCodec: TableCheck = async ({ connection, settings, hasConfig }) => {
+  if (!hasConfig) return []
+  const sample = await sampleSessions(connection, settings)
+  return sample.undecoded > 0
+    ? [problem('codec', undecodedSessions(sample))]
+    : [ok('codec', `${number(sample.sessions)} stored sessions that were looked at can be decoded`)]
+}
+
 interface VacuumState {
   readonly isOn: boolean
   readonly isOffForTable: boolean
@@ -225,7 +294,7 @@ export const checkSweeps: TableCheck = async ({ connection, settings }) => {
   )
   const [row] = await connection.query(
     `select count(*)::int as overdue from (select from ${name} where expiry < now() - interval '1 day'
-       and id <> '${sweepRecordId}' limit ${maxOverdueRows}) o`,
+       and ${notRecordSql()} limit ${maxOverdueRows}) o`,
   )
   const overdue = row?.overdue as number
   const lastSweep = `last sweep: ${last ? `${duration(last.ago as number)} ago` : 'never'}`

@@ -6,14 +6,17 @@ import type { Terminal } from '../terminal.js'
 import {
   type Check,
   checkClocks,
+  checkCodec,
   checkCommits,
   checkConnection,
+  checkIds,
   checkIndexes,
   checkNotifications,
   checkServer,
   checkSweeps,
   checkTable,
   checkTriggers,
+  checkUsers,
   checkVacuum,
   type Finding,
 } from './doctor-checks.js'
@@ -24,6 +27,9 @@ const tableChecks = {
   notifications: checkNotifications,
   commits: checkCommits,
   triggers: checkTriggers,
+  ids: checkIds,
+  users: checkUsers,
+  codec: checkCodec,
   indexes: checkIndexes,
   autovacuum: checkVacuum,
   sweeps: checkSweeps,
@@ -54,6 +60,7 @@ Options:
     const subject = {
       connection,
       settings,
+      hasConfig: values.config !== undefined,
       listen: (values['listen-url'] as string | undefined) ?? options.listen,
     }
     const findings: Finding[] = []

@@ -3,9 +3,7 @@ import { connect } from '../../postgres/connect.js'
 import { SessionImporter } from '../../repository/session-importer.js'
 import { inspect } from '../../schema/inspect.js'
 import { ensureTable } from '../../schema/migrate.js'
-import { qualifiedName } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
-import type { Settings } from '../../types/settings.js'
 import { type Command, type Context, readInteger, UsageError } from '../command.js'
 import { openJsonLines } from '../sources/json-lines.js'
 import { openRedis } from '../sources/redis.js'
@@ -84,19 +82,21 @@ Exit status 1 if sessions could not be imported; they are counted by reason.`,
     const isDryRun = values['dry-run'] === true
     if (isDryRun && values.move) throw new UsageError('--dry-run and --move contradict each other')
     const format = readFormat(context)
-    const settings = readOptions({
-      ...options,
-      create: isDryRun ? false : options.create,
-      ttl: readInteger(values, 'ttl', 1) ?? options.ttl,
-      hashIds: values['raw-ids'] ? false : options.hashIds,
-    })
     const prefix = (values.prefix as string | undefined) ?? prefixes[format]
     const idPrefix = (values['id-prefix'] as string | undefined) ?? (format === 'koa-redis' ? prefix : '')
     const source = await openSource(context, format, prefix)
     try {
       if (values.move && source.remove === undefined)
         throw new UsageError('--move needs Redis or a table: lines can’t be deleted from a file')
-      if (options.hashIds === undefined && !values['raw-ids']) await assertHashedIds(context, settings)
+      const settings = readOptions({
+        ...options,
+        create: isDryRun ? false : options.create,
+        ttl: readInteger(values, 'ttl', 1) ?? options.ttl,
+        hashIds:
+          values['raw-ids'] || (options.hashIds === undefined && (await hasDeclaredRawIds(context)))
+            ? false
+            : options.hashIds,
+      })
       const table = await ensureTable(connection, settings, ({ message }) => terminal.note(message))
       const importer = new SessionImporter({ connection, table, codec: settings.codec })
       const run = new ImportRun(source, importer, { format, prefix, idPrefix, settings }, terminal)
@@ -111,13 +111,9 @@ Exit status 1 if sessions could not be imported; they are counted by reason.`,
   },
 }
 
-/** A store with `hashIds: false` wouldn't find sessions that are imported under the digests of their ids. */
-async function assertHashedIds({ connection }: Context, settings: Settings): Promise<void> {
-  const { exists, hasHashedIds } = await inspect(connection, settings)
-  if (exists && !hasHashedIds)
-    throw new UsageError(
-      `${qualifiedName(settings)} has raw session ids, or may have them: give --raw-ids if the application's store has hashIds: false, or its options with hashIds as --config`,
-    )
+/** Whether a store with `hashIds: false` uses the table: then koa-pg-session, which finds only raw ids, may use it too. */
+async function hasDeclaredRawIds({ options, connection }: Context): Promise<boolean> {
+  return (await inspect(connection, readOptions(options))).hasDeclaredRawIds
 }
 
 function readFormat({ values }: Context): Format {

@@ -1,9 +1,12 @@
 // koa-pg-store migrate: creates or upgrades the table, or prints the SQL for that, and re-encrypts its sessions.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { readCodec } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
+import { UserFill } from '../../repository/user-fill.js'
+import { canFillUserIds } from '../../repository/user-fill-record.js'
 import { hashAllIds } from '../../schema/hash-ids.js'
-import { ensureTable, recordHashed, upgradeStatement } from '../../schema/migrate.js'
-import { qualifiedName } from '../../schema/table.js'
+import { ensureTable, recordHashed, recordReplacement, upgradeStatement } from '../../schema/migrate.js'
+import { qualifiedName, type Table } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Codec } from '../../types/options.js'
 import type { Settings } from '../../types/settings.js'
@@ -17,7 +20,7 @@ export const migrate: Command = {
   summary: 'Create the session table, or upgrade one of koa-pg-session',
   help: `
 Usage: koa-pg-store migrate [--print] [--raw-ids | --to-hashed-ids]
-                            [--reencrypt <module>]
+                            [--find-users] [--reencrypt <module>]
 
 Creates schema, table and triggers where they are missing, and adds to a table
 of koa-pg-session what it lacks. Does nothing if nothing is missing, so it can
@@ -33,9 +36,13 @@ Options:
                          nothing. Needs no database.
   --raw-ids              For stores with hashIds: false.
   --to-hashed-ids        Replace the raw session ids in a table by digests, now.
-                         Only when neither koa-pg-session nor a store with
-                         hashIds: false uses it any more: they would not find
-                         the sessions.
+                         Only when no process of koa-pg-session uses it any
+                         more: it would not find the sessions. Stores of
+                         koa-pg-store do, also those with hashIds: false.
+  --find-users           Find the users of sessions that were saved before, now.
+                         Give the application's option userId with --config.
+                         After a change of that option, run it when all
+                         processes have the new one.
   --reencrypt <module>   Encrypt all sessions with the first key. The module, a
                          path from here, is one of yours whose default export
                          is the application's option codec, or has it, as for
@@ -48,6 +55,7 @@ Options:
     print: { type: 'boolean' },
     'raw-ids': { type: 'boolean' },
     'to-hashed-ids': { type: 'boolean' },
+    'find-users': { type: 'boolean' },
     reencrypt: { type: 'string' },
   },
   needsDatabase: ({ print }) => print !== true,
@@ -56,6 +64,8 @@ Options:
       throw new UsageError('--raw-ids and --to-hashed-ids contradict each other')
     if (values.print && values.reencrypt !== undefined)
       throw new UsageError('--print and --reencrypt contradict each other: SQL can’t encrypt')
+    if (values.print && values['find-users'])
+      throw new UsageError('--print and --find-users contradict each other: SQL can’t call the option userId')
     const codec = values.reencrypt === undefined ? undefined : await loadCodec(values.reencrypt as string)
     const settings = readOptions({
       ...options,
@@ -68,7 +78,14 @@ Options:
     }
     const warnings: string[] = []
     const table = await ensureTable(connection, settings, ({ message }) => warnings.push(message))
-    const hashedIds = values['to-hashed-ids'] ? await hashIds(connection, settings, terminal) : 0
+    const isDone = !table.hasRawIds && !table.insertsRawIds
+    if (values['to-hashed-ids'] && !isDone && table.isDistributed)
+      throw new UsageError(`--to-hashed-ids: Citus can’t replace the ids of ${table.name}`)
+    const hashedIds =
+      values['to-hashed-ids'] && !isDone ? await hashIds(connection, settings, table, terminal) : 0
+    const foundUsers = values['find-users']
+      ? await findUsers(connection, settings, table, terminal)
+      : undefined
     const reencrypted =
       codec &&
       (await reencryptAll(connection, table, codec, (done, { written }) =>
@@ -82,6 +99,7 @@ Options:
         triggers: table.hasTriggers,
         hashedIds,
         warnings,
+        ...(foundUsers !== undefined && { foundUsers }),
         ...(reencrypted && { reencrypted }),
       })
     else {
@@ -97,6 +115,7 @@ Options:
         terminal.line(
           'It may contain raw session ids. The store replaces them by digests, or run migrate --to-hashed-ids now.',
         )
+      if (foundUsers !== undefined) terminal.line(`The users of ${number(foundUsers)} sessions were found.`)
       if (reencrypted) printReencrypted(terminal, reencrypted)
     }
     return reencrypted && reencrypted.undecoded + reencrypted.unwritten > 0 ? 1 : 0
@@ -115,15 +134,37 @@ function printSql(terminal: Terminal, settings: Settings, { json }: Context['val
 }
 
 /** Resolves with the number of ids that were replaced by digests. */
-async function hashIds(connection: Connection, settings: Settings, terminal: Terminal): Promise<number> {
+async function hashIds(
+  connection: Connection,
+  settings: Settings,
+  { hasHashedIds }: Table,
+  terminal: Terminal,
+): Promise<number> {
   const { signal } = new AbortController()
   const onProgress = (done: number): void => terminal.progress(done, 'of the table searched for raw ids')
+  if (!hasHashedIds) await recordReplacement(connection, settings)
   let total = 0
-  // Again until no raw id is found: another process may have inserted one behind the first pass.
-  for (let hashed = 1; hashed > 0; total += hashed)
+  // Again until no raw id is found: another process may have locked a row, or insert raw ids until it notices, within a minute.
+  for (let hashed = 1, passes = 0; hashed > 0; total += hashed, passes++) {
+    if (passes > 0) await sleep(Math.min(passes * 100, 5_000))
     hashed = await hashAllIds(connection, settings, signal, onProgress)
+  }
   await recordHashed(connection, settings)
   return total
+}
+
+/** Resolves with the number of sessions whose users were written. */
+async function findUsers(
+  connection: Connection,
+  settings: Settings,
+  table: Table,
+  terminal: Terminal,
+): Promise<number> {
+  if (!canFillUserIds(table))
+    throw new UsageError(`--find-users: ${table.name} needs the columns user_id and version`)
+  const { signal } = new AbortController()
+  const fill = new UserFill({ connection, table, settings, signal, pauseMs: 0 })
+  return fill.runOnce((done) => terminal.progress(done, 'of the sessions searched for users'))
 }
 
 /** Imports the codec from a module of the application, so that no key is on a command line. */

@@ -1,7 +1,7 @@
 // Re-encrypts every session of a table with the first key of a codec, while the application keeps running.
 import { fromColumn, toColumn } from '../../codec/codec.js'
 import type { Connection } from '../../postgres/connection.js'
-import { sweepRecordId, type Table } from '../../schema/table.js'
+import { notRecordSql, type Table } from '../../schema/table.js'
 import { parse } from '../../session/json.js'
 import { handleOf } from '../../session/session-id.js'
 import { DecodeError, EncodeError } from '../../types/errors.js'
@@ -45,7 +45,7 @@ export async function reencryptAll(
   onProgress: (done: number, soFar: Reencrypted) => void,
 ): Promise<Reencrypted> {
   const { name } = table
-  const condition = `session is not null and id <> '${sweepRecordId}'`
+  const condition = `session is not null and ${notRecordSql()}`
   const [counted] = await connection.query(
     `select count(*)::float8 as n from ${name} where ${condition}`,
     [],

@@ -4,7 +4,7 @@ import { SessionQueries } from '../../repository/session-queries.js'
 import { SessionRegistry } from '../../repository/session-registry.js'
 import { SessionStatements } from '../../repository/session-statements.js'
 import { ensureTable } from '../../schema/migrate.js'
-import { sweepRecordId, type Table } from '../../schema/table.js'
+import { notRecordSql, type Table } from '../../schema/table.js'
 import { handleOf } from '../../session/session-id.js'
 import { readOptions } from '../../stores/options.js'
 import { assertUserColumn, type Command, type Context, isHandle, readUserId, UsageError } from '../command.js'
@@ -48,10 +48,10 @@ is not an error.`,
     const { handle, userId } = readSelection(context)
     const settings = readOptions({ ...options, create: false })
     const existing = await ensureTable(connection, settings, () => undefined)
-    // Handles are compared with stored ids as they are, so it doesn't matter which of them are raw.
-    const table: Table = { ...existing, hasRawIds: true }
+    // It isn't known whether the application has hashIds: false.
+    const table: Table = { ...existing, insertsRawIds: true }
     const channel = channelOf(settings)
-    const statements = new SessionStatements(table, { ...settings, hashIds: false }, channel)
+    const statements = new SessionStatements(table, settings, channel)
     let total = 0
     let done = 0
     const registry = new SessionRegistry({
@@ -59,7 +59,6 @@ is not an error.`,
       table,
       queries: new SessionQueries(connection, table, channel, statements),
       activeCondition: statements.activeCondition,
-      hashIds: true,
       codec: undefined,
       onDestroyed: ({ length }) => {
         done += length
@@ -131,7 +130,7 @@ async function assertExceptExists(
 
 async function countAll({ connection }: Context, { name }: Table): Promise<number> {
   const [row] = await connection.query(
-    `select count(*)::float8 as n from ${name} where session is not null and id <> '${sweepRecordId}'`,
+    `select count(*)::float8 as n from ${name} where session is not null and ${notRecordSql()}`,
     [],
     queryTimeoutMs,
   )

@@ -1,7 +1,7 @@
 // koa-pg-store stats: counts and measures what is in the table.
 import { activeCondition } from '../../schema/expiry.js'
 import { ensureTable } from '../../schema/migrate.js'
-import { qualifiedName, sweepRecordId } from '../../schema/table.js'
+import { notRecordSql, qualifiedName, sweepRecordId } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Row } from '../../types/options.js'
 import type { Command } from '../command.js'
@@ -95,7 +95,7 @@ function selectStatement(name: string, columns: ReadonlySet<string>, active: str
       case when ${active} then
         greatest(6, ceil(log(2, greatest(1, octet_length(session::text)))))::int end as size_power,
       width_bucket(expiry::timestamptz, array[${bounds}]) as expiry_range
-    from ${name} where id <> '${sweepRecordId}')
+    from ${name} where ${notRecordSql()})
   select pg_catalog.json_build_object(
     'active', count(*) filter (where is_active),
     'expired', count(*) filter (where not is_destroyed and not is_active),
