@@ -13,9 +13,13 @@ import {
   type Statement,
 } from './connection.js'
 import { type CursorClient, readRows } from './cursor.js'
+import { ServerGuard } from './server-guard.js'
 
 /** A pooler in transaction mode doesn't know our prepared statement (26000, 42P05), or its plan is stale (0A000). */
 const stalePlanCodes = new Set(['26000', '42P05', '0A000'])
+
+/** How many new connections are tried: the host name may lead to several servers, or the server may be closing them. */
+const maxServers = 3
 
 type Settled = PromiseSettledResult<Row[]>
 
@@ -31,6 +35,7 @@ export class PoolConnection implements Connection {
   /** The clients of pg-native have no cursors. */
   #isNative = false
   #opened = 0
+  readonly guard = new ServerGuard()
   readonly #onConnect = (): void => {
     this.#opened++
   }
@@ -45,6 +50,7 @@ export class PoolConnection implements Connection {
     // Without a listener the loss of an idle connection would end the process.
     pool.on('error', warn)
     pool.on('connect', this.#onConnect)
+    pool.on('remove', this.guard.forget)
   }
 
   get poolState(): PoolState {
@@ -211,8 +217,28 @@ export class PoolConnection implements Connection {
     return (await client.query<Row>(config)).rows
   }
 
+  /** Resolves with a client that leads to the primary. Others are given back, and the pool closes them. */
+  async #acquire(): Promise<Lease> {
+    for (let attempt = 1; ; ) {
+      const lease = await this.#lease()
+      const { client } = lease
+      if (this.guard.isCurrent(client)) return lease
+      try {
+        if (this.guard.isKnown(client)) throw new Error('the connection is older than a failover')
+        await this.guard.admit(client, (text) => this.#send(client, text, [], this.connectTimeoutMs))
+        return lease
+      } catch (error) {
+        const isOld = this.guard.isKnown(client)
+        lease.lose(error as Error)
+        lease.release()
+        // A time limit isn't spent twice.
+        if (!isOld && (++attempt > maxServers || /timeout/.test((error as Error).message))) throw error
+      }
+    }
+  }
+
   /** Resolves with a client of the pool, or rejects in time. A client that comes too late goes back unused. */
-  #acquire(): Promise<Lease> {
+  #lease(): Promise<Lease> {
     return new Promise((resolve, reject) => {
       let isLate = false
       const timer = setTimeout(() => {
@@ -241,6 +267,7 @@ export class PoolConnection implements Connection {
     }
     this.#pool.off('error', this.#warn)
     this.#pool.off('connect', this.#onConnect)
+    this.#pool.off('remove', this.guard.forget)
   }
 }
 

@@ -1,4 +1,5 @@
 // Limits of the batches that concurrent calls are joined into.
+import { isQueueFull } from '../notifications/heartbeat.js'
 import { EncodeError } from '../types/errors.js'
 import { codeOf } from '../util/driver-errors.js'
 
@@ -33,5 +34,5 @@ export const batching = {
   maxSize: maxBatchChars,
   maxConcurrentBatches,
   canBisect: (error: unknown): boolean =>
-    error instanceof EncodeError || rowErrorCodes.test(codeOf(error) ?? ''),
+    error instanceof EncodeError || (rowErrorCodes.test(codeOf(error) ?? '') && !isQueueFull(error)),
 }

@@ -9,6 +9,7 @@ import { unsealedSql } from '../codec/seal.js'
 import { listParam } from '../postgres/sql-params.js'
 import { activeCondition } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
+import { versionNow } from './announce-sql.js'
 import { cappedSql, remainingTtlSql, writtenTtlSql } from './expiry-sql.js'
 import {
   alias,
@@ -18,7 +19,6 @@ import {
   type StatementOptions,
   tombstoneInterval,
   touchColumns,
-  versionNow,
 } from './session-statements.js'
 
 /** The list of ids `$1`, which all belong to one shard. */
@@ -43,7 +43,8 @@ export class CitusStatements {
     return false
   }
 
-  get activeCondition(): string {
+  /** Citus would run a check for standbys on a worker. */
+  get readCondition(): string {
     return activeCondition(this.#options)
   }
 
@@ -58,7 +59,7 @@ export class CitusStatements {
   #read(condition: string): string {
     return (
       `select t.id, t.session::text as session, t.version, ${remainingTtlSql(this.#options)} as ttl_ms` +
-      ` from ${this.#table} as t where ${condition} and ${this.activeCondition}`
+      ` from ${this.#table} as t where ${condition} and ${this.readCondition}`
     )
   }
 
@@ -134,7 +135,7 @@ export class CitusStatements {
   /** Returns the sessions beside `$1` that are too many when user `$2` may have `$3`: the least recently used. */
   get surplus(): string {
     return (
-      `select t.id from ${this.#table} as t where t.user_id = $2::text and t.id <> $1 and ${this.activeCondition}` +
+      `select t.id from ${this.#table} as t where t.user_id = $2::text and t.id <> $1 and ${this.readCondition}` +
       ` order by t.last_access desc, t.id offset $3::int - 1`
     )
   }

@@ -6,15 +6,19 @@ import { CitusStatements } from './citus-statements.js'
 import { flushIfAskedSql, flushSql } from './flush-sql.js'
 import { SessionStatements, type StatementOptions } from './session-statements.js'
 
-/** Returns the statements that the table takes. */
+/**
+ * Returns the statements that the table takes. `announces: false`: those that make changes without a notification, which the
+ * server's queue has no room for.
+ */
 export function createStatements(
   table: Table,
   options: StatementOptions,
   channel: string,
+  announces = true,
 ): SessionStatements | CitusStatements {
   return table.isDistributed
     ? new CitusStatements(table, options)
-    : new SessionStatements(table, options, channel)
+    : new SessionStatements(table, options, channel, announces)
 }
 
 export type PreparedStatements = ReturnType<typeof prepareAll>

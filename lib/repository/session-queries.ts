@@ -2,6 +2,8 @@
 // they are run, announced and kept out of errors.
 import { fromColumn, plainToColumn, toColumn } from '../codec/codec.js'
 import { isSealedJson } from '../codec/seal.js'
+import { isQueueFull, notifySql } from '../notifications/heartbeat.js'
+import { clearPayload } from '../notifications/payload.js'
 import type { Connection, Statement } from '../postgres/connection.js'
 import { retryConflicts } from '../postgres/retry.js'
 import { joinValues } from '../postgres/sql-params.js'
@@ -12,6 +14,7 @@ import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import type { Batcher } from '../util/batcher.js'
 import { redact } from '../util/driver-errors.js'
+import { recordSql } from './announce-sql.js'
 import { Announcer } from './announcer.js'
 import { type BatchObserver, batching, unobserved } from './batching.js'
 import type { CitusStatements } from './citus-statements.js'
@@ -36,8 +39,21 @@ export interface SessionQueriesOptions {
   readonly codec?: Codec | undefined
   /** Returns a suffix for the payload of the next notification: a heartbeat of this process's listener, or nothing. */
   readonly payloadSuffix?: () => string
+  /** The statements for changes that the server's queue has no room to announce. */
+  readonly unannouncing?: SessionStatements | CitusStatements
+  /** Called when the queue was full. */
+  readonly onQueueFull?: () => void
   readonly onBatch?: BatchObserver
 }
+
+/** How long changes are made without notifications after the server's queue of them was full. */
+const queueFullMs = 1_000
+
+/** The statements that change sessions. */
+type ChangeName = Exclude<
+  keyof PreparedStatements,
+  `read${string}` | `flush${string}` | 'touch' | 'lockUser' | 'surplus'
+>
 
 export class SessionQueries {
   readonly #connection: Connection
@@ -45,6 +61,10 @@ export class SessionQueries {
   readonly #channel: string
   readonly #codec: Codec | undefined
   readonly #statements: PreparedStatements
+  readonly #unannouncing: PreparedStatements
+  readonly #onQueueFull: () => void
+  /** Until when changes are made without notifications. */
+  #queueFullUntil = 0
   readonly #touches: Pick<Batcher<Touch, undefined>, 'add'>
   readonly #flusher: LogFlusher
   readonly #announcer: Announcer
@@ -58,19 +78,31 @@ export class SessionQueries {
     table: Table,
     channel: string,
     statements: SessionStatements | CitusStatements,
-    { codec, payloadSuffix = () => '', onBatch = unobserved }: SessionQueriesOptions = {},
+    {
+      codec,
+      payloadSuffix = () => '',
+      unannouncing = statements,
+      onQueueFull = () => undefined,
+      onBatch = unobserved,
+    }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
     this.#table = table
     this.#channel = channel
     this.#codec = codec
     this.#statements = prepareAll(statements)
+    this.#unannouncing = prepareAll(unannouncing)
+    this.#onQueueFull = onQueueFull
     this.#notifiesInline = statements.notifiesInline
     this.#payloadSuffix = payloadSuffix
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
     // Nothing has to reach the disk, and a commit that waits for it would hold PostgreSQL's lock on notifications.
     const notify = `select pg_notify($1, payload), set_config('synchronous_commit', 'off', true) from unnest($2::text[]) as payload`
-    this.#announcer = new Announcer((payloads) => connection.query(notify, [channel, payloads]))
+    this.#announcer = new Announcer((payloads) =>
+      this.#unlessQueueIsFull((announces) =>
+        announces ? connection.query(notify, [channel, payloads]) : connection.query(recordSql(table.name)),
+      ),
+    )
     this.#touches = createBatcher(
       {
         ...batching,
@@ -139,30 +171,35 @@ export class SessionQueries {
     const [encoded] = (
       codec === undefined ? assertPlain([write]) : await this.#encodeAll(codec, [write])
     ) as [Write | Replacement]
-    const [statement, values] =
+    const [change, values] =
       'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
     const { surplus } = this.#statements
-    if (surplus) return this.#writeInShards(encoded, max, surplus, statement, values)
-    return retryConflicts(() => this.#changeWithLimit(encoded, max, statement, values))
+    if (surplus)
+      return this.#writeInShards(encoded, max, surplus, this.#statement(change, true), values)
+    return retryConflicts(() =>
+      this.#unlessQueueIsFull((announces) => this.#changeWithLimit(encoded, max, change, values, announces)),
+    )
   }
 
   async #changeWithLimit(
     session: Write | Replacement,
     max: number,
-    statement: Statement,
+    write: ChangeName | Statement,
     values: readonly unknown[],
+    announces: boolean,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
-    const { evict, lockUser, flush } = this.#statements
+    const { lockUser, flush } = this.#statements
     let needsFlush = false
     let announced = 0
     const result = await this.#connection.transaction(
       async (query) => {
         const change = async (
-          statement: Statement,
+          name: ChangeName | Statement,
           values: readonly unknown[],
         ): Promise<readonly Change[]> => {
+          const statement = this.#statement(name, announces)
           // Not tried again: after an error, the transaction can only be rolled back.
-          const rows = await query(statement, this.#withSuffix(values)).catch((error) => {
+          const rows = await query(statement, this.#withSuffix(values, announces)).catch((error) => {
             throw redactValues(error, values)
           })
           needsFlush ||= mustFlush(rows)
@@ -171,8 +208,8 @@ export class SessionQueries {
           return result.changes
         }
         await query(lockUser, [this.#channel, session.userId])
-        const evicted = await change(evict as Statement, [session.id, session.userId, max])
-        const [written] = this.#underGivenIds(await change(statement, values), [session])
+        const evicted = await change('evict', [session.id, session.userId, max])
+        const [written] = this.#underGivenIds(await change(write, values), [session])
         // If the session wasn't written, the transaction is rolled back, and with it the eviction.
         return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
       },
@@ -218,18 +255,17 @@ export class SessionQueries {
     return Promise.all(writes.map(encode))
   }
 
-  #writeStatement(writes: readonly Write[]): [Statement, unknown[]] {
-    const { writeOne, writeMany } = this.#statements
+  #writeStatement(writes: readonly Write[]): [ChangeName | Statement, unknown[]] {
+    const { writeMany } = this.#statements
     const values = writeValues(writes)
-    if (writes.length === 1) return [writeOne, values.flat()]
-    if (typeof writeMany !== 'function') return [writeMany, values.map(joinValues)]
+    if (writes.length === 1) return ['writeOne', values.flat()]
+    if (typeof writeMany !== 'function') return ['writeMany', values.map(joinValues)]
     return [writeMany(writes.length), writes.flatMap((_, n) => values.map((column) => column[n]))]
   }
 
-  #replaceStatement(replacements: readonly Replacement[]): [Statement, unknown[]] {
-    const { replaceOne, replaceMany } = this.#statements
+  #replaceStatement(replacements: readonly Replacement[]): [ChangeName, unknown[]] {
     const values = replacementValues(replacements)
-    return replacements.length === 1 ? [replaceOne, values.flat()] : [replaceMany, values.map(joinValues)]
+    return replacements.length === 1 ? ['replaceOne', values.flat()] : ['replaceMany', values.map(joinValues)]
   }
 
   /** Writes the last access of active sessions and moves their expiry, never back; each session at most once in the list. */
@@ -268,17 +304,14 @@ export class SessionQueries {
 
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
   destroyAll(ids: readonly string[]): Promise<readonly Change[]> {
-    const { destroyOne, destroyMany } = this.#statements
     return this.#destroyInShards(ids, (some) =>
-      some.length === 1 ? this.#change(destroyOne, some) : this.#change(destroyMany, [joinValues(some)]),
+      some.length === 1 ? this.#change('destroyOne', some) : this.#change('destroyMany', [joinValues(some)]),
     )
   }
 
   /** The same for those that belong to this user. */
   destroyAllOf(userId: string, ids: readonly string[]): Promise<readonly Change[]> {
-    return this.#destroyInShards(ids, (some) =>
-      this.#change(this.#statements.destroyOf, [joinValues(some), userId]),
-    )
+    return this.#destroyInShards(ids, (some) => this.#change('destroyOf', [joinValues(some), userId]))
   }
 
   async #destroyInShards(
@@ -288,13 +321,48 @@ export class SessionQueries {
     return (await this.#inShards(ids, (id) => id, destroy)).flat()
   }
 
+  /** Makes every instance clear its cache. */
+  async announceClear(): Promise<void> {
+    await this.#unlessQueueIsFull((announces) =>
+      announces
+        ? this.#connection.query(notifySql, [this.#channel, clearPayload])
+        : this.#connection.query(recordSql(this.#table.name)),
+    )
+  }
+
   /** Resolves when the change is committed and flushed. */
-  async #change(statement: Statement, values: readonly unknown[]): Promise<readonly Change[]> {
-    const rows = await this.#redacting(values, () => this.#commit(statement, this.#withSuffix(values)))
+  async #change(change: ChangeName | Statement, values: readonly unknown[]): Promise<readonly Change[]> {
+    const rows = await this.#redacting(values, () =>
+      this.#unlessQueueIsFull((announces) =>
+        this.#commit(this.#statement(change, announces), this.#withSuffix(values, announces)),
+      ),
+    )
     if (this.#table.isDistributed) await this.#announceCommitted(rows)
     const { changes, announced } = toChanges(rows)
     this.announced += announced
     return changes
+  }
+
+  /**
+   * Makes a change with its notification, or without one if the server's queue of notifications is full: that has rolled the
+   * change back. Tries again with notifications a second later.
+   */
+  async #unlessQueueIsFull<T>(change: (announces: boolean) => Promise<T>): Promise<T> {
+    if (this.#queueFullUntil === 0 || performance.now() > this.#queueFullUntil)
+      try {
+        return await change(true)
+      } catch (error) {
+        if (!isQueueFull(error)) throw error
+        this.#queueFullUntil = performance.now() + queueFullMs
+        this.#onQueueFull()
+      }
+    return change(false)
+  }
+
+  #statement(change: ChangeName | Statement, announces: boolean): Statement {
+    return typeof change === 'string'
+      ? ((announces ? this.#statements : this.#unannouncing)[change] as Statement)
+      : change
   }
 
   /**
@@ -325,8 +393,8 @@ export class SessionQueries {
     return rows
   }
 
-  #withSuffix(values: readonly unknown[]): readonly unknown[] {
-    return this.#notifiesInline ? [...values, this.#payloadSuffix()] : values
+  #withSuffix(values: readonly unknown[], announces: boolean): readonly unknown[] {
+    return this.#notifiesInline && announces ? [...values, this.#payloadSuffix()] : values
   }
 
   #run(statement: Statement, values: readonly unknown[]): Promise<Row[]> {

@@ -47,6 +47,7 @@ export interface ComponentOptions {
   readonly bases: MergeBases
   readonly trust: TrustMonitor
   readonly operations: OperationTracker
+  readonly onQueueFull: () => void
   readonly onConflict: (conflict: Conflict) => void
   readonly calls: Calls
   /** Receives the handle and the user. */
@@ -57,12 +58,14 @@ export interface ComponentOptions {
 
 export function createComponents(table: Table, options: ComponentOptions): Components {
   const { connection, settings, cache, touches, bases, trust, operations, calls } = options
-  const { onConflict, onCreated, onRevoked, onBatch } = options
+  const { onQueueFull, onConflict, onCreated, onRevoked, onBatch } = options
   const channel = channelOf(settings)
   const statements = createStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, {
     ...settings,
     payloadSuffix: () => trust.payloadSuffix(),
+    unannouncing: createStatements(table, settings, channel, false),
+    onQueueFull,
     onBatch,
   })
   const onChanged = (list: readonly Change[]): void => {
@@ -112,7 +115,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     connection,
     table,
     queries,
-    activeCondition: statements.activeCondition,
+    activeCondition: statements.readCondition,
     onDestroyed: onChanged,
     onRevoked: (handle, userId) => onRevoked({ handle, userId, reason: 'revoked' }),
   })

@@ -2,7 +2,7 @@
 // half of them document these methods.
 import type { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
-import { clearPayload } from '../notifications/payload.js'
+import { queueUsageSql } from '../notifications/heartbeat.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionImporter } from '../repository/session-importer.js'
 import type { SessionRepository } from '../repository/session-repository.js'
@@ -337,9 +337,11 @@ export class PgStore<T extends object = Session>
   ): Promise<number> {
     const id = toUserId(userId, 'userId')
     const kept = except === undefined ? undefined : toSessionId(except, 'except')
-    const count = await this.#run('destroy the sessions of a user', [], ({ registry }) =>
-      registry.destroySessionsOf(id, kept),
-    )
+    const count = await this.#run('destroy the sessions of a user', [], async ({ registry }) => {
+      const count = await registry.destroySessionsOf(id, kept)
+      await this.#lifecycle.catchUp()
+      return count
+    })
     if (count === undefined)
       throw new RangeError(
         "except must name one of the user's stored sessions: Koa's context, a handle, or the id that the middleware gives the store (with koa-generic-session, 'koa:sess:' + ctx.sessionId). It names none; nothing was destroyed",
@@ -365,13 +367,22 @@ export class PgStore<T extends object = Session>
 
   /** Destroys every session, of all users, and returns how many were active. */
   destroyAll(): Promise<number> {
-    return this.#run('destroy all sessions', [], ({ registry }) => registry.destroyAll())
+    return this.#run('destroy all sessions', [], async ({ registry }) => {
+      const count = await registry.destroyAll()
+      await this.#lifecycle.catchUp()
+      return count
+    })
   }
 
   /** Destroys the session with this handle, as lists show it. Returns whether there was one. */
   async revoke(handle: string): Promise<boolean> {
     assertString(handle, 'handle')
-    return this.#run('revoke the session', [], ({ registry }) => registry.revoke(handle))
+    return this.#run('revoke the session', [], async ({ registry, repository }) => {
+      const found = await registry.revoke(handle)
+      // Also if another instance has just destroyed it, whose notification is still on its way.
+      repository.invalidate(handle, Number.POSITIVE_INFINITY)
+      return found
+    })
   }
 
   /**
@@ -382,8 +393,8 @@ export class PgStore<T extends object = Session>
   async deleteAttribute(userId: string | number, name: string): Promise<number> {
     const id = toUserId(userId, 'userId')
     assertString(name, 'name')
-    return this.#run('delete the attribute', [], ({ registry, repository }) =>
-      registry.deleteAttribute(id, name, (save, session) => {
+    return this.#run('delete the attribute', [], async ({ registry, repository }) => {
+      const count = await registry.deleteAttribute(id, name, (save, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
         this.#lifecycle.operations.begin()
         return repository.write({
@@ -396,8 +407,10 @@ export class PgStore<T extends object = Session>
           digest: handleOf(save.id),
           userId: owner,
         })
-      }),
-    )
+      })
+      await this.#lifecycle.catchUp()
+      return count
+    })
   }
 
   /**
@@ -435,10 +448,7 @@ export class PgStore<T extends object = Session>
 
   /** Clears the cache of every instance. */
   clearCache(): Promise<void> {
-    return this.#run('clear the caches', [], async () => {
-      await this.#lifecycle.notify(clearPayload)
-      this.#lifecycle.cache?.clear()
-    })
+    return this.#run('clear the caches', [], () => this.#lifecycle.clearCaches())
   }
 
   /**
@@ -491,7 +501,7 @@ export class PgStore<T extends object = Session>
   #queueUsage(): Promise<number> {
     const { operations, connection } = this.#lifecycle
     return operations.run('read the usage of the notification queue', async () => {
-      const [row] = await connection.query('select pg_notification_queue_usage()::float8 as usage')
+      const [row] = await connection.query(queueUsageSql)
       return Number(row?.usage)
     })
   }

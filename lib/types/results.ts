@@ -77,7 +77,7 @@ export interface Stats {
     readonly sent: number
     /** The number of notifications received, including this store's own. */
     readonly received: number
-    /** How full the server's notification queue is, from 0 to 1; when it is full, commits fail. `undefined` in an outage. */
+    /** How full the server's notification queue is, from 0 to 1; see the warning `KOA_PG_STORE_QUEUE`. `undefined` in an outage. */
     readonly queueUsage: number | undefined
   }
   /** The calls that didn't end in the cache, by method. A read that the cache serves is one of `cache.hits` instead. */

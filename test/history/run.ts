@@ -1,5 +1,6 @@
 // Runs several processes with a store each on one table, with or without trouble, and checks their history.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fillQueue } from '../helpers/full-queue.js'
 import { message, start } from '../helpers/processes.js'
 import { startProxy } from '../helpers/proxy.js'
 import { at, sql } from '../helpers/server.js'
@@ -26,6 +27,10 @@ export interface RunOptions {
   changes?: boolean
   /** By how much, in ms at most, each flush of the log is delayed at random. */
   flushDelayMs?: number
+  /** Fill the server's queue of notifications again and again; see `smallQueue`. */
+  fullQueue?: boolean
+  /** By how much, in ms, notifications arrive late. */
+  listenDelayMs?: number
   /** With `changes`: for how long, in s, PostgreSQL holds the lock of each row besides. */
   holdLocksSeconds?: number
   /** Whether the table has triggers, so that changes made outside the stores are noticed. Default: true. */
@@ -59,6 +64,8 @@ export async function run({
   keys = 30,
   changes = false,
   flushDelayMs = 0,
+  fullQueue = false,
+  listenDelayMs = 0,
   holdLocksSeconds = 0,
   hasTriggers = true,
 }: RunOptions): Promise<Outcome> {
@@ -66,7 +73,13 @@ export async function run({
   const through = (proxy: { port: number }) => at(url, { port: proxy.port })
   // Query results are delayed, notifications are not, so that notifications overtake fills.
   const slowProxy = await startProxy(port, () => Math.random() ** 3 * 60)
-  const listenProxies = await Promise.all(Array.from({ length: processes }, () => startProxy(port)))
+  // Not at once: connecting would take several times as long.
+  const delayFrom = performance.now() + 4_000
+  const delayNotifications = (): number => (performance.now() < delayFrom ? 0 : listenDelayMs)
+  const listenDelay = listenDelayMs > 0 ? delayNotifications : undefined
+  const listenProxies = await Promise.all(
+    Array.from({ length: processes }, () => startProxy(port, listenDelay)),
+  )
   if (changes) await keepLog(url, holdLocksSeconds)
   const before = await countDeadlocks(url)
   const children = listenProxies.map((proxy, process) => {
@@ -93,6 +106,7 @@ export async function run({
     const end = reports.finally(() => {
       finished = true
     })
+    const filling = fullQueue ? keepQueueFull(url, maxStaleness, () => finished) : undefined
     let random = seed
     while (trouble && !finished) {
       await Promise.race([sleep(300), end])
@@ -115,6 +129,7 @@ export async function run({
       }
     }
     const received = await end
+    await filling
     const events = received.flatMap((report) =>
       report.events.map((event) => ({ ...event, end: event.end ?? Infinity })),
     )
@@ -140,6 +155,16 @@ export async function run({
   } finally {
     for (const child of children) child.kill('SIGKILL')
     await Promise.all([slowProxy, ...listenProxies].map((proxy) => proxy.close()))
+  }
+}
+
+/** Fills the queue of notifications, for longer and shorter than heartbeats take. */
+async function keepQueueFull(url: string, maxStaleness: number, isOver: () => boolean): Promise<void> {
+  for (let n = 0; !isOver(); n++) {
+    await sleep(maxStaleness / (1 + (n % 3)))
+    const holder = await fillQueue(url)
+    await sleep((maxStaleness * (n % 5)) / 4)
+    await holder.release()
   }
 }
 

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore } from '../../lib/index.js'
+import { unannouncedId } from '../../lib/notifications/heartbeat.js'
 import { Listener } from '../../lib/notifications/listener.js'
 import { startProxy } from '../helpers/proxy.js'
 import { freshDatabase, sql } from '../helpers/server.js'
@@ -151,29 +152,75 @@ describe('the listener', () => {
     await store.close()
   })
 
-  it('is not trusted when the wall clock shows that the machine was suspended', async () => {
-    const url = new URL(await freshDatabase())
-    const listener = new Listener({
-      config: { connectionString: url.href },
-      channel: 'slept',
-      maxStaleness: 5_000,
-      notify: (payload) => sql(url.href, 'select pg_notify($1, $2)', ['slept', payload]),
-      poolState: () => undefined,
-      onNotification: () => undefined,
-      onTrust: () => undefined,
-      onDistrust: () => undefined,
-      warn: () => undefined,
+  describe('by itself', () => {
+    let url: string
+    let listener: Listener
+    let stale = 0
+    beforeEach(async () => {
+      url = await freshDatabase()
+      await sql(url, 'create table session (id text, version bigint)')
+      stale = 0
+      listener = new Listener({
+        config: { connectionString: url },
+        channel: 'slept',
+        table: 'session',
+        maxStaleness: 5_000,
+        query: (text, values) => sql(url, text, values),
+        guard: undefined,
+        poolState: () => undefined,
+        onNotification: () => undefined,
+        onTrust: () => undefined,
+        onDistrust: () => undefined,
+        onStale: () => stale++,
+        onQueueUsage: () => undefined,
+        warn: () => undefined,
+      })
+      listener.start()
+      await until(() => listener.isTrusted)
     })
-    listener.start()
-    await until(() => listener.isTrusted)
-    const now = Date.now
-    try {
-      Date.now = () => now() + 6_000
+    afterEach(() => {
+      listener.stop()
       expect(listener.isTrusted).to.equal(false)
-    } finally {
-      Date.now = now
-    }
-    listener.stop()
-    expect(listener.isTrusted).to.equal(false)
+    })
+
+    it('is not trusted when the wall clock shows that the machine was suspended', async () => {
+      const now = Date.now
+      try {
+        Date.now = () => now() + 6_000
+        expect(listener.isTrusted).to.equal(false)
+        expect(stale).to.equal(0)
+        listener.use()
+        await until(() => listener.isTrusted)
+        // In between, requests have read from the database.
+        expect(stale, 'the cache is cleared').to.be.at.least(1)
+      } finally {
+        Date.now = now
+      }
+    })
+
+    it('clears the cache when a change was made without a notification, and stays trusted', async () => {
+      const awake = (count: number) => until(() => listener.use() && stale === count)
+      await sql(url, 'insert into session values ($1, 1)', [unannouncedId])
+      await awake(1)
+      await sql(url, 'update session set version = 2')
+      await awake(2)
+      // As the sweep does.
+      await sql(url, 'delete from session')
+      await awake(3)
+      expect(listener.reconnects).to.equal(0)
+    })
+
+    it('is not trusted again by a clock that is set back', async () => {
+      const now = Date.now
+      try {
+        Date.now = () => now() + 6_000
+        expect(listener.isTrusted).to.equal(false)
+      } finally {
+        Date.now = now
+      }
+      expect(listener.isTrusted).to.equal(false)
+      await until(() => listener.isTrusted)
+      expect(stale).to.be.at.least(1)
+    })
   })
 })

@@ -58,7 +58,7 @@ is not an error.`,
       connection,
       table,
       queries: new SessionQueries(connection, table, channel, statements),
-      activeCondition: statements.activeCondition,
+      activeCondition: statements.readCondition,
       codec: undefined,
       onDestroyed: ({ length }) => {
         done += length
