@@ -1,15 +1,23 @@
 // Runs every statement of a request's path, and announces and flushes what it changes.
 import { fromColumn, toColumn } from '../codec/codec.js'
 import { payloads } from '../notifications/payload.js'
-import type { Connection, Query, Statement } from '../postgres/connection.js'
+import {
+  type Connection,
+  cancelledCode,
+  noResponseCode,
+  type Query,
+  type Statement,
+} from '../postgres/connection.js'
 import { joinValues } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
 import { handleOf, separator } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import { Batcher } from '../util/batcher.js'
-import { codeOf, redact } from '../util/driver-errors.js'
-import { batching } from './batching.js'
+import type { TimeLimit } from '../util/deadlines.js'
+import { codeOf, messageOf, redact } from '../util/driver-errors.js'
+import { settledWithin, withTimeout } from '../util/timeout.js'
+import { batching, isOverdue, timeLimits } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
 import {
@@ -31,6 +39,14 @@ export interface SessionQueriesOptions {
   /** Returns a suffix for the payload of the next notification: a heartbeat of this process's listener, or nothing. */
   readonly payloadSuffix?: () => string
 }
+
+/** A session that was read: `undefined` if there is none, an error if it can't be decoded. */
+export type Read = StoredSession | undefined | Error
+
+/** How long the other sessions of a batch wait for one that takes long to decode. */
+export const patientMs = 250
+
+const encodeOverdue = 'the session was not encoded'
 
 export class SessionQueries {
   readonly #connection: Connection
@@ -62,8 +78,13 @@ export class SessionQueries {
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
     this.#touches = new Batcher({
       ...batching,
-      run: async (calls) => {
-        await this.#touchAll(calls.map(({ value }) => value))
+      ...timeLimits(connection),
+      ...(connection.cancels && { isOverdue }),
+      run: async (calls, limit) => {
+        await this.#touchAll(
+          calls.map(({ value }) => value),
+          limit,
+        )
         return calls.map(() => undefined)
       },
     })
@@ -76,29 +97,35 @@ export class SessionQueries {
 
   /**
    * Resolves with the active sessions among these ids, in their order; `undefined` where there is none, an error where one
-   * can't be decoded.
+   * can't be decoded, and a promise where decoding takes long.
    */
-  async readAll(ids: readonly string[]): Promise<(StoredSession | undefined | Error)[]> {
+  async readAll(
+    ids: readonly string[],
+    limit?: TimeLimit,
+  ): Promise<readonly (Read | Promise<Read>)[]> {
     const { readOne, readMany } = this.#statements
     // A comparison with one id has the best plan in every version of PostgreSQL.
-    const rows = await (ids.length === 1 ? this.#run(readOne, ids) : this.#run(readMany, [joinValues(ids)]))
+    const rows = await (ids.length === 1
+      ? this.#run(readOne, ids, limit)
+      : this.#run(readMany, [joinValues(ids)], limit))
     const sessions = toStoredSessions(ids, rows)
     const codec = this.#codec
     if (codec === undefined) return sessions
-    return Promise.all(sessions.map((session) => session && decode(codec, session).catch(toError)))
+    const decoded = sessions.map(async (session) => session && decode(codec, session).catch(toError))
+    return settledWithin(decoded, patientMs)
   }
 
   /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
-  async write(writes: readonly Write[]): Promise<readonly Change[]> {
-    const encoded = this.#codec === undefined ? writes : await this.#encodeAll(this.#codec, writes)
-    return this.#change(...this.#writeStatement(encoded))
+  async write(writes: readonly Write[], limit?: TimeLimit): Promise<readonly Change[]> {
+    const encoded = this.#codec === undefined ? writes : await this.#encodeAll(this.#codec, writes, limit)
+    return this.#change(...this.#writeStatement(encoded), limit)
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
-  async replace(replacements: readonly Replacement[]): Promise<readonly Change[]> {
+  async replace(replacements: readonly Replacement[], limit?: TimeLimit): Promise<readonly Change[]> {
     const encoded =
-      this.#codec === undefined ? replacements : await this.#encodeAll(this.#codec, replacements)
-    return this.#change(...this.#replaceStatement(encoded))
+      this.#codec === undefined ? replacements : await this.#encodeAll(this.#codec, replacements, limit)
+    return this.#change(...this.#replaceStatement(encoded), limit)
   }
 
   /**
@@ -108,9 +135,10 @@ export class SessionQueries {
   async writeWithLimit(
     write: Write | Replacement,
     max: number,
+    limit?: TimeLimit,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
     const { evict, lockUser, flush } = this.#statements
-    const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write])) as [
+    const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write], limit)) as [
       Write | Replacement,
     ]
     const [statement, values] =
@@ -138,18 +166,30 @@ export class SessionQueries {
       },
       ({ written }) => written !== undefined,
       // Without a name, so that no pooler can reject it: the transaction would be repeated.
-      async (query) => needsFlush && query({ ...flush, name: '' }, []),
+      async (query) => needsFlush && query({ ...flush, name: '' }, []).catch(throwNotDurable),
+      limit,
     )
     if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
   }
 
-  async #encodeAll<T extends Write>(codec: Codec, writes: readonly T[]): Promise<readonly T[]> {
+  /** A session that takes too long makes the others wait no longer than a lock would. */
+  async #encodeAll<T extends Write>(
+    codec: Codec,
+    writes: readonly T[],
+    limit?: TimeLimit,
+  ): Promise<readonly T[]> {
     const encode = async (write: T): Promise<T> => ({
       ...write,
       json: await toColumn(codec, write.json, { id: handleOf(write.id) }),
     })
-    return Promise.all(writes.map(encode))
+    const encoded = Promise.all(writes.map(encode))
+    if (limit === undefined) return encoded
+    const { deadline, statementMs = Number.POSITIVE_INFINITY } = limit
+    const ms = Math.min(statementMs, deadline - performance.now())
+    return withTimeout(encoded, Math.max(ms, 0), encodeOverdue).catch((error) => {
+      throw messageOf(error).startsWith(encodeOverdue) ? Object.assign(error, { code: cancelledCode }) : error
+    })
   }
 
   #writeStatement(writes: readonly Write[]): [Statement, unknown[]] {
@@ -171,14 +211,16 @@ export class SessionQueries {
     else await this.#touchAll(touches)
   }
 
-  async #touchAll(touches: readonly Touch[]): Promise<void> {
-    await this.#run(this.#statements.touch, toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues))
+  async #touchAll(touches: readonly Touch[], limit?: TimeLimit): Promise<void> {
+    await this.#run(this.#statements.touch, toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues), limit)
   }
 
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
-  destroyAll(ids: readonly string[]): Promise<readonly Change[]> {
+  destroyAll(ids: readonly string[], limit?: TimeLimit): Promise<readonly Change[]> {
     const { destroyOne, destroyMany } = this.#statements
-    return ids.length === 1 ? this.#change(destroyOne, ids) : this.#change(destroyMany, [joinValues(ids)])
+    return ids.length === 1
+      ? this.#change(destroyOne, ids, limit)
+      : this.#change(destroyMany, [joinValues(ids)], limit)
   }
 
   /** The same for those that belong to this user. */
@@ -202,11 +244,15 @@ export class SessionQueries {
   }
 
   /** Resolves when the change is committed and flushed. */
-  async #change(statement: Statement, values: readonly unknown[]): Promise<readonly Change[]> {
+  async #change(
+    statement: Statement,
+    values: readonly unknown[],
+    limit?: TimeLimit,
+  ): Promise<readonly Change[]> {
     const rows = await this.#redacting(values, () =>
       this.#table.isDistributed
-        ? this.#commitDistributed(statement, values)
-        : this.#commit(statement, this.#withSuffix(values)),
+        ? this.#commitDistributed(statement, values, limit)
+        : this.#commit(statement, this.#withSuffix(values), limit),
     )
     const { changes, announced } = toChanges(rows)
     this.announced += announced
@@ -214,32 +260,57 @@ export class SessionQueries {
   }
 
   /** Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own. */
-  #commitDistributed(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
-    return this.#connection.transaction(async (query) => {
+  #commitDistributed(
+    statement: Statement,
+    values: readonly unknown[],
+    limit: TimeLimit | undefined,
+  ): Promise<Row[]> {
+    const change = async (query: Query): Promise<Row[]> => {
       const rows = await query(statement, values)
       await this.#notify(query, rows)
       return rows
-    })
+    }
+    return this.#connection.transaction(change, undefined, undefined, limit)
   }
 
   /**
    * The flush goes along on the connection that made the change. If the server crashes or fails over between the two, that
    * connection is lost, and no flush on a new one can acknowledge a change that is lost.
    */
-  async #commit(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+  async #commit(
+    statement: Statement,
+    values: readonly unknown[],
+    limit: TimeLimit | undefined,
+  ): Promise<Row[]> {
     const { pipeline } = this.#connection
     if (pipeline === undefined || !this.#table.canFlush) {
-      const rows = await this.#connection.query(statement, values)
-      if (mustFlush(rows)) await this.#flusher.flush()
+      const rows = await this.#connection.query(statement, values, limit)
+      if (mustFlush(rows)) await this.#flush(limit)
       return rows
     }
-    const { flushIfAsked } = this.#statements
-    const [rows, flushed] = await pipeline.call(this.#connection, statement, values, flushIfAsked, mustFlush)
-    if (!mustFlush(rows)) return rows
-    if (flushed instanceof Error) throw flushed
+    const { flushIfAsked, flush } = this.#statements
+    const [rows, flushed] = await pipeline.call(
+      this.#connection,
+      statement,
+      values,
+      flushIfAsked,
+      mustFlush,
+      flush,
+      limit,
+    )
+    if (flushed instanceof Error && (mustFlush(rows) || isOverdue(flushed))) return throwNotDurable(flushed)
+    if (!mustFlush(rows) || flushed instanceof Error) return rows
     // A pooler may have run the two on different connections.
-    if (flushed[0]?.flushed !== true) await this.#flusher.flush()
+    if (flushed[0]?.flushed !== true) await this.#flush(limit)
     return rows
+  }
+
+  async #flush(limit: TimeLimit | undefined): Promise<void> {
+    const flushed = this.#flusher.flush()
+    const ms = limit === undefined ? undefined : Math.max(0, limit.deadline - performance.now())
+    await (ms === undefined ? flushed : withTimeout(flushed, ms, 'the log was not flushed')).catch(
+      throwNotDurable,
+    )
   }
 
   #withSuffix(values: readonly unknown[]): readonly unknown[] {
@@ -251,8 +322,8 @@ export class SessionQueries {
       await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
   }
 
-  #run(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
-    return this.#redacting(values, () => this.#connection.query(statement, values))
+  #run(statement: Statement, values: readonly unknown[], limit?: TimeLimit): Promise<Row[]> {
+    return this.#redacting(values, () => this.#connection.query(statement, values, limit))
   }
 
   /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */
@@ -266,6 +337,11 @@ export class SessionQueries {
       )
     }
   }
+}
+
+/** The change was made. Its batch must not be repeated, as it would be if it had been cancelled. */
+function throwNotDurable(error: unknown): never {
+  throw isOverdue(error) ? Object.assign(new Error(messageOf(error)), { code: noResponseCode }) : error
 }
 
 function mustFlush(rows: readonly Row[]): boolean {

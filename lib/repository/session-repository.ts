@@ -2,14 +2,17 @@
 import type { Fill, LocalCache } from '../cache/local-cache.js'
 import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
 import type { Notification } from '../notifications/payload.js'
+import type { Connection } from '../postgres/connection.js'
 import { parse } from '../session/json.js'
 import { isKoaSession } from '../session/koa-session.js'
 import { fromStored, mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
 import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
-import { batching } from './batching.js'
+import type { TimeLimit } from '../util/deadlines.js'
+import { settledWithin } from '../util/timeout.js'
+import { batching, isOverdue, timeLimits } from './batching.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from './session-calls.js'
-import type { SessionQueries } from './session-queries.js'
+import { patientMs, type Read, type SessionQueries } from './session-queries.js'
 import {
   mergeBaseAfter,
   type Outcome,
@@ -23,6 +26,10 @@ export interface SessionRepositoryOptions {
   readonly bases: MergeBases
   readonly queries: SessionQueries
   readonly writer: SessionWriter
+  /** Its time limits are those of the calls. */
+  readonly connection: Connection
+  /** Whether sessions are decoded by a codec, which may take long. */
+  readonly decodes: boolean
   /** `undefined`: every read queries the database. */
   readonly cache: LocalCache | undefined
   /** Whether the cache may be read and filled now. */
@@ -37,6 +44,9 @@ export interface SessionRepositoryOptions {
   readonly onSettled: (count: number) => void
 }
 
+/** What a read returns: later, if it takes long to decode. */
+type Presented = Session | undefined | Error | Promise<Session | undefined | Error>
+
 export class SessionRepository {
   readonly #options: SessionRepositoryOptions
   readonly #cache: LocalCache | undefined
@@ -50,25 +60,38 @@ export class SessionRepository {
   constructor(options: SessionRepositoryOptions) {
     this.#options = options
     this.#cache = options.cache
-    const { toError, onSettled } = options
+    const { toError, onSettled, connection } = options
+    const limits = timeLimits(connection)
     this.#reads = new Batcher({
       ...batching,
+      ...limits,
       isUnordered: true,
-      run: (calls) => this.#readAll(calls),
+      run: (calls, limit) => this.#readAll(calls, limit),
       toError: (error, { value }) => toError(error, value),
       onSettled,
     })
     this.#loads = new Batcher({
       ...batching,
+      ...limits,
       isUnordered: true,
-      run: (calls) => options.queries.readAll(calls.map(({ key }) => key)),
+      run: (calls, limit) =>
+        options.queries.readAll(
+          calls.map(({ key }) => key),
+          limit,
+        ),
     })
     this.#changes = new Batcher({
       ...batching,
+      ...limits,
+      ...(connection.cancels && { isOverdue }),
       toError: (error, { value }) => toError(error, value),
       onSettled,
       sizeOf: (call) => (call.verb === 'write' ? call.json.length : 0),
-      run: (calls) => this.#changeAll(calls.map(({ value }) => value)),
+      run: (calls, limit) =>
+        this.#changeAll(
+          calls.map(({ value }) => value),
+          limit,
+        ),
     })
   }
 
@@ -86,22 +109,34 @@ export class SessionRepository {
     return this.#reads.add(call.id, call)
   }
 
-  /** Reads a session as the table holds it. */
-  load(id: string): Promise<StoredSession | undefined> {
-    return this.#loads.add(id, undefined)
+  /** Reads a session as the table holds it. `limit`: of the call that needs it. */
+  load(id: string, limit?: TimeLimit): Promise<StoredSession | undefined> {
+    return this.#loads.add(id, undefined, limit?.deadline)
   }
 
-  async #readAll(calls: readonly BatchCall<ReadCall>[]): Promise<readonly (Session | undefined | Error)[]> {
+  async #readAll(calls: readonly BatchCall<ReadCall>[], limit: TimeLimit): Promise<readonly Presented[]> {
+    const { decodes, queries } = this.#options
     const cache = this.#options.isTrusted() ? this.#cache : undefined
-    if (cache !== undefined)
-      return Promise.all(calls.map(({ value }) => this.#readThrough(cache, value).catch(asError)))
-    const stored = await this.#options.queries.readAll(calls.map(({ key }) => key))
-    return calls.map(({ value }, n) => this.#settleRead(value, stored[n]))
+    if (cache !== undefined) {
+      const reads = calls.map(({ value }) => this.#readThrough(cache, value, limit).catch(asError))
+      return decodes ? settledWithin(reads, patientMs) : Promise.all(reads)
+    }
+    const ids = calls.map(({ key }) => key)
+    const stored = await queries.readAll(ids, limit)
+    return calls.map(({ value }, n) => {
+      const read = stored[n]
+      if (read instanceof Promise) return read.then((late: Read) => this.#settleRead(value, late))
+      return this.#settleRead(value, read)
+    })
   }
 
   /** Concurrent misses of one session share a query. */
-  async #readThrough(cache: LocalCache, call: ReadCall): Promise<Session | undefined | Error> {
-    const load = (): Promise<StoredSession | undefined> => this.load(call.id)
+  async #readThrough(
+    cache: LocalCache,
+    call: ReadCall,
+    limit: TimeLimit,
+  ): Promise<Session | undefined | Error> {
+    const load = (): Promise<StoredSession | undefined> => this.load(call.id, limit)
     const { digest, fresh } = call
     return this.#settleRead(call, await (fresh ? cache.fill(digest, load) : cache.fetch(digest, load)))
   }
@@ -156,7 +191,10 @@ export class SessionRepository {
     return this.#changes.add(call.id, call)
   }
 
-  async #changeAll(calls: readonly (WriteCall | DestroyCall)[]): Promise<readonly (undefined | Error)[]> {
+  async #changeAll(
+    calls: readonly (WriteCall | DestroyCall)[],
+    limit: TimeLimit,
+  ): Promise<readonly (undefined | Error)[]> {
     const fill = this.#cache?.beginFill()
     const saves: SaveRequest[] = []
     const saved: WriteCall[] = []
@@ -179,8 +217,8 @@ export class SessionRepository {
         saved.push(call)
       }
     }
-    if (saves.length > 0) work.push(this.#saveAll(saves, saved, fill, errors))
-    if (destroyed.length > 0) work.push(this.#destroyAll(calls, destroyed, errors))
+    if (saves.length > 0) work.push(this.#saveAll(saves, saved, fill, errors, limit))
+    if (destroyed.length > 0) work.push(this.#destroyAll(calls, destroyed, errors, limit))
     await (work.length === 1 ? work[0] : Promise.all(work))
     return errors.size === 0 ? new Array(calls.length) : calls.map((call) => errors.get(call))
   }
@@ -201,10 +239,11 @@ export class SessionRepository {
     calls: readonly WriteCall[],
     fill: Fill | undefined,
     errors: Map<SessionCall, Error>,
+    limit: TimeLimit,
   ): Promise<void> {
     let outcomes: readonly Outcome[] = []
     try {
-      outcomes = await this.#options.writer.saveAll(requests)
+      outcomes = await this.#options.writer.saveAll(requests, limit)
     } finally {
       const isTrusted = this.#cache !== undefined && this.#options.isTrusted()
       for (const [n, call] of calls.entries()) {
@@ -241,9 +280,10 @@ export class SessionRepository {
     calls: readonly SessionCall[],
     ids: readonly string[],
     errors: Map<SessionCall, Error>,
+    limit: TimeLimit,
   ): Promise<void> {
     const destroy = async (some: readonly string[]): Promise<undefined[]> => {
-      await this.#options.queries.destroyAll(some)
+      await this.#options.queries.destroyAll(some, limit)
       return new Array(some.length)
     }
     const results = await bisect(ids, destroy, batching.canBisect)

@@ -6,6 +6,7 @@ import { ConflictError } from '../types/errors.js'
 import type { Conflict } from '../types/results.js'
 import type { Session } from '../types/session-store.js'
 import { bisect } from '../util/batcher.js'
+import type { TimeLimit } from '../util/deadlines.js'
 import { batching } from './batching.js'
 import type { Change, Replacement, Write } from './row-mapper.js'
 import type { SessionQueries } from './session-queries.js'
@@ -36,7 +37,7 @@ export interface SessionWriterOptions {
   /** Returns the JSON of a merged session; throws if it can't be stored. */
   readonly serialize: (session: Session) => string
   /** Reads a session from the database. */
-  readonly read: (id: string) => Promise<StoredSession | undefined>
+  readonly read: (id: string, limit: TimeLimit) => Promise<StoredSession | undefined>
   /** Returns the current state of a session, if the cache has it. */
   readonly peek: (digest: string) => Current | undefined
   /** Receives the sessions that were destroyed because their user had too many. */
@@ -61,7 +62,7 @@ export class SessionWriter {
   }
 
   /** Saves sessions, each once in the list, and resolves with what came of each, in their order. */
-  async saveAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
+  async saveAll(requests: readonly SaveRequest[], limit: TimeLimit): Promise<readonly Outcome[]> {
     const unconditional: SaveRequest[] = []
     const based: SaveRequest[] = []
     const limited: SaveRequest[] = []
@@ -69,21 +70,21 @@ export class SessionWriter {
       if (this.#entersLimit(request)) limited.push(request)
       else if (request.base === undefined) unconditional.push(request)
       else based.push(request)
-    if (unconditional.length === requests.length) return this.#writeAll(unconditional)
-    if (based.length === requests.length) return this.#replaceAll(based)
+    if (unconditional.length === requests.length) return this.#writeAll(unconditional, limit)
+    if (based.length === requests.length) return this.#replaceAll(based, limit)
     const groups = await Promise.all([
-      unconditional.length > 0 ? this.#writeAll(unconditional) : [],
-      based.length > 0 ? this.#replaceAll(based) : [],
-      this.#saveAllWithLimit(limited),
+      unconditional.length > 0 ? this.#writeAll(unconditional, limit) : [],
+      based.length > 0 ? this.#replaceAll(based, limit) : [],
+      this.#saveAllWithLimit(limited, limit),
     ])
     const outcomes = groups.flat()
     const byId = new Map([...unconditional, ...based, ...limited].map(({ id }, n) => [id, outcomes[n]]))
     return requests.map(({ id }) => byId.get(id))
   }
 
-  #writeAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
+  #writeAll(requests: readonly SaveRequest[], limit: TimeLimit): Promise<readonly Outcome[]> {
     const { queries } = this.#options
-    const write = async (some: readonly SaveRequest[]) => toResults(some, await queries.write(some))
+    const write = async (some: readonly SaveRequest[]) => toResults(some, await queries.write(some, limit))
     return bisect(requests, write, batching.canBisect)
   }
 
@@ -100,32 +101,33 @@ export class SessionWriter {
   }
 
   /** One after another: saves of one user wait for the same lock. */
-  async #saveAllWithLimit(requests: readonly SaveRequest[]): Promise<Outcome[]> {
+  async #saveAllWithLimit(requests: readonly SaveRequest[], limit: TimeLimit): Promise<Outcome[]> {
     const outcomes: Outcome[] = []
-    for (const request of requests) outcomes.push(...(await this.#saveWithLimit(request)))
+    for (const request of requests) outcomes.push(...(await this.#saveWithLimit(request, limit)))
     return outcomes
   }
 
-  async #saveWithLimit(request: SaveRequest): Promise<readonly Outcome[]> {
+  async #saveWithLimit(request: SaveRequest, limit: TimeLimit): Promise<readonly Outcome[]> {
     const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
     const write = async (session: Write | Replacement): Promise<readonly Change[]> => {
-      const { written, evicted } = await queries.writeWithLimit(session, maxSessionsPerUser)
+      const { written, evicted } = await queries.writeWithLimit(session, maxSessionsPerUser, limit)
       onEvicted(evicted)
       return written === undefined ? [] : [written]
     }
     if (request.base === undefined)
       return bisect([request], async () => toResults([request], await write(request)))
-    return this.#replaceAll([request], async (replacements) => {
+    return this.#replaceAll([request], limit, async (replacements) => {
       const [replacement] = replacements as [Replacement]
       // After a merge the session may belong to no user.
-      return replacement.userId === undefined ? queries.replace(replacements) : write(replacement)
+      return replacement.userId === undefined ? queries.replace(replacements, limit) : write(replacement)
     })
   }
 
   /** Saves sessions over their bases. Those that another request has changed are merged with that change and tried again. */
   async #replaceAll(
     requests: readonly SaveRequest[],
-    replace = (replacements: readonly Replacement[]) => this.#options.queries.replace(replacements),
+    limit: TimeLimit,
+    replace = (replacements: readonly Replacement[]) => this.#options.queries.replace(replacements, limit),
   ): Promise<readonly Outcome[]> {
     const outcomes = new Map<string, Outcome>()
     let pending: SaveRequest[] = []
@@ -166,7 +168,7 @@ export class SessionWriter {
       for (const [n, { id }] of tried.entries()) outcomes.set(id, results[n])
       const overtaken = tried.filter(({ base }, n) => results[n] === undefined && typeof base === 'object')
       if (attempt < maxAttempts)
-        await Promise.all(overtaken.map((request) => mergeWith(request, this.#options.read(request.id))))
+        await Promise.all(overtaken.map((request) => mergeWith(request, this.#options.read(request.id, limit))))
       else
         for (const { id } of overtaken)
           outcomes.set(

@@ -54,7 +54,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     queries,
     userIdOf: (session) => findUserId(settings.userId, session),
     serialize: (session) => serialize(session, settings),
-    read: (id) => repository.load(id),
+    read: (id, limit) => repository.load(id, limit),
     peek: (digest) => repository.peek(digest),
     onEvicted: onChanged,
     onConflict,
@@ -67,6 +67,8 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     cache,
     isTrusted: () => trust.use(),
     propagate,
+    connection,
+    decodes: settings.codec !== undefined,
     touches,
     idleTimeout: settings.idleTimeout,
     toError: (error, call) => {

@@ -49,6 +49,7 @@ export class Lifecycle {
   readonly #stop = new AbortController()
   #components: Components | undefined
   #setup: Promise<Components> | undefined
+  #ready: Promise<Components> | undefined
   #isScheduled = false
   #hashing: Promise<void> | undefined
   #indexing: Promise<void> | undefined
@@ -128,7 +129,15 @@ export class Lifecycle {
   /** Sets the table up unless it is, and waits for that no longer than a connection may take. */
   async ready(): Promise<Components> {
     if (this.#components !== undefined) return this.#components
-    return withTimeout(this.setUp(), this.connection.connectTimeoutMs, 'the session table is not ready')
+    // One time limit for all calls that wait for it.
+    this.#ready ??= withTimeout(
+      this.setUp(),
+      this.connection.connectTimeoutMs,
+      'the session table is not ready',
+    ).finally(() => {
+      this.#ready = undefined
+    })
+    return this.#ready
   }
 
   /** Sets the table up unless it is. Concurrent calls share one attempt; after a failed one the next call tries again. */

@@ -1,12 +1,16 @@
-// Counts the operations in progress, so that close() can wait for them, and wraps their errors.
+// Counts the operations in progress, which have a maximum and which close() waits for, and wraps their errors.
+import { unreachableCode } from '../postgres/circuit-breaker.js'
+import { cancelledCode, noConnectionCode, noResponseCode } from '../postgres/connection.js'
 import {
   ConflictError,
   DatabaseError,
+  type DatabaseErrorCode,
   DecodeError,
   EncodeError,
   SessionTooLargeError,
   SetupError,
 } from '../types/errors.js'
+import { busyCode } from '../util/batcher.js'
 import { codeOf, redact } from '../util/driver-errors.js'
 
 /** Errors that are passed on as they are. */
@@ -14,6 +18,20 @@ const ownErrors = [DatabaseError, SetupError, ConflictError, DecodeError, Encode
 
 /** The table or one of its columns is missing, or a type has changed: what setup found out is outdated. */
 const tableChangedCodes = new Set(['42P01', '3F000', '42703', '42P10', '42804'])
+
+/** What the codes of other errors mean for a call. */
+const codes: Record<string, DatabaseErrorCode> = {
+  [unreachableCode]: 'ERR_SESSION_UNREACHABLE',
+  [noConnectionCode]: 'ERR_SESSION_TIMEOUT',
+  [noResponseCode]: 'ERR_SESSION_TIMEOUT',
+  [cancelledCode]: 'ERR_SESSION_TIMEOUT',
+  // A lock that wasn't granted within lock_timeout.
+  '55P03': 'ERR_SESSION_TIMEOUT',
+  [busyCode]: 'ERR_SESSION_BUSY',
+}
+
+/** Further ones are refused: each needs memory, and none would be served in time. */
+export const maxOperations = 20_000
 
 export class OperationTracker {
   readonly #onTableChanged: () => void
@@ -43,7 +61,7 @@ export class OperationTracker {
    */
   async run<T>(description: string, work: () => Promise<T>, secrets: string[] = []): Promise<T> {
     if (this.#isClosed) throw new DatabaseError(`can't ${description}: the session store is closed`)
-    this.begin()
+    this.begin(description)
     try {
       return await work()
     } catch (error) {
@@ -53,8 +71,12 @@ export class OperationTracker {
     }
   }
 
-  /** Counts an operation that isn't run by `run`. */
-  begin(): void {
+  /** The numbers of errors so far, by code. */
+  readonly errors: Partial<Record<DatabaseErrorCode, number>> = {}
+
+  /** Counts an operation that isn't run by `run`. Throws if there are too many. */
+  begin(description: string): void {
+    if (this.#count >= maxOperations) throw this.toError(tooMany(), description)
     this.#count++
     this.started++
   }
@@ -71,7 +93,9 @@ export class OperationTracker {
     // The next operation sets the store up again: the table may have been repaired or moved.
     if (tableChangedCodes.has(codeOf(error) ?? '')) this.#onTableChanged()
     const cause = redact(error, secrets)
-    return new DatabaseError(`can't ${description}: ${cause.message}`, { cause })
+    const code = codes[codeOf(error) ?? ''] ?? 'ERR_SESSION_DATABASE'
+    this.errors[code] = (this.errors[code] ?? 0) + 1
+    return new DatabaseError(`can't ${description}: ${cause.message}`, { cause, code })
   }
 
   /** Makes later operations reject. */
@@ -86,4 +110,10 @@ export class OperationTracker {
       this.#onIdle = resolve
     })
   }
+}
+
+function tooMany(): Error {
+  return Object.assign(new Error(`the session store is busy: ${maxOperations} calls wait for the database`), {
+    code: busyCode,
+  })
 }

@@ -37,6 +37,13 @@ const cannotStore =
 /** What can be saved: any object, unless `PgStore<MySession>` says what a session is. */
 type Saved<T extends object> = Session extends T ? object : T
 
+/** What errors call the operations. */
+const descriptions = {
+  read: 'read the session',
+  write: 'write the session',
+  destroy: 'destroy the session',
+} as const
+
 /** How long after a request has loaded a session it may put another object in its place. */
 const replaceWindowMs = 60_000
 
@@ -309,7 +316,7 @@ export class PgStore<T extends object = Session>
     return this.#run('delete the attribute', [], ({ registry, repository }) =>
       registry.deleteAttribute(id, name, (save, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
-        this.#lifecycle.operations.begin()
+        this.#lifecycle.operations.begin('delete the attribute')
         return repository.write({
           ...save,
           session: undefined,
@@ -433,13 +440,13 @@ export class PgStore<T extends object = Session>
   #start<T>(call: SessionCall, work: (repository: SessionRepository) => Promise<T>): Promise<T> {
     const { active, operations } = this.#lifecycle
     if (active !== undefined && !active.table.hasRawIds) {
-      operations.begin()
+      operations.begin(descriptions[call.verb])
       return work(active.repository)
     }
     const { verb, sid, id } = call
-    return this.#run(`${verb} the session`, [sid, id], async (components) => {
+    return this.#run(descriptions[verb], [sid, id], async (components) => {
       await hashRawId(components, sid, id)
-      operations.begin()
+      operations.begin(descriptions[verb])
       return work(components.repository)
     })
   }

@@ -1,4 +1,4 @@
-// A time limit for a promise.
+// Time limits for promises.
 
 /**
  * Resolves with the promise's value, or rejects after `ms` with an error that begins with `description`. With `ref: false`
@@ -20,4 +20,25 @@ export async function withTimeout<T>(
   } finally {
     clearTimeout(timer)
   }
+}
+
+/** Resolves with the values of the promises or, for those that take longer than `ms`, with the promises themselves. */
+export async function settledWithin<T>(
+  promises: readonly Promise<T>[],
+  ms: number,
+): Promise<(T | Promise<T>)[]> {
+  const results: (T | Promise<T>)[] = [...promises]
+  const settle = async (promise: Promise<T>, n: number): Promise<void> => {
+    results[n] = await promise
+  }
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms)
+  })
+  try {
+    await Promise.race([Promise.all(promises.map(settle)), timeout])
+  } finally {
+    clearTimeout(timer)
+  }
+  return results
 }

@@ -1,0 +1,60 @@
+// Remembers that the server can't be reached, so that calls are refused at once instead of each waiting for it.
+import { messageOf } from '../util/driver-errors.js'
+
+/** The time between attempts to reach the server: doubled with each, less a random part. */
+const minDelayMs = 100
+const maxDelayMs = 1_000
+
+/** The code of the errors of calls that were refused without an attempt to reach the server. */
+export const unreachableCode = 'ERR_SERVER_UNREACHABLE'
+
+/**
+ * Closed as long as the server responds. A failed attempt to reach it opens the breaker, unless the server has responded on
+ * another connection since that attempt began. While it is open, one attempt at a time is let through; any response closes it.
+ */
+export class CircuitBreaker {
+  #reason: unknown
+  #isOpen = false
+  #respondedAt = Number.NEGATIVE_INFINITY
+  #retryAt = 0
+  #delayMs = minDelayMs
+
+  get isOpen(): boolean {
+    return this.#isOpen
+  }
+
+  /** To be called before an attempt. Throws if the server is known to be unreachable and the next attempt isn't due. */
+  enter(): void {
+    if (!this.#isOpen) return
+    if (performance.now() < this.#retryAt) throw this.#refusal()
+    this.#delayNextAttempt()
+  }
+
+  /** The server has responded. */
+  respond(): void {
+    this.#respondedAt = performance.now()
+    this.#isOpen = false
+  }
+
+  /** An attempt that began at `startedAt` got no response. Returns whether the breaker is open now. */
+  fail(startedAt: number, reason: unknown): boolean {
+    if (this.#respondedAt >= startedAt) return this.#isOpen
+    this.#reason = reason
+    if (!this.#isOpen) {
+      this.#isOpen = true
+      this.#delayMs = minDelayMs
+      this.#delayNextAttempt()
+    }
+    return true
+  }
+
+  #delayNextAttempt(): void {
+    this.#retryAt = performance.now() + this.#delayMs * (1 - Math.random() / 4)
+    this.#delayMs = Math.min(this.#delayMs * 2, maxDelayMs)
+  }
+
+  #refusal(): Error {
+    const message = `${messageOf(this.#reason)} (not tried again for this call; the server is tried every second)`
+    return Object.assign(new Error(message, { cause: this.#reason }), { code: unreachableCode })
+  }
+}
