@@ -31,6 +31,7 @@ import {
   type Write,
   writeValues,
 } from './row-mapper.js'
+import { isRefusedAsLate, ServerClock } from './server-clock.js'
 import type { SessionStatements } from './session-statements.js'
 import type { Touch } from './touch-buffer.js'
 
@@ -56,6 +57,7 @@ export class SessionQueries {
   readonly #statements: PreparedStatements
   readonly #touches: Batcher<Touch, undefined>
   readonly #flusher: LogFlusher
+  readonly #clock: ServerClock
   readonly #payloadSuffix: () => string
   readonly #notifiesInline: boolean
   /** The number of changes that other processes were notified of. */
@@ -76,6 +78,7 @@ export class SessionQueries {
     this.#notifiesInline = statements.notifiesInline
     this.#payloadSuffix = payloadSuffix
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
+    this.#clock = new ServerClock((text) => connection.query(text))
     this.#touches = new Batcher({
       ...batching,
       ...timeLimits(connection),
@@ -118,14 +121,14 @@ export class SessionQueries {
   /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
   async write(writes: readonly Write[], limit?: TimeLimit): Promise<readonly Change[]> {
     const encoded = this.#codec === undefined ? writes : await this.#encodeAll(this.#codec, writes, limit)
-    return this.#change(...this.#writeStatement(encoded), limit)
+    return this.#inTime(limit, (until) => this.#change(...this.#writeStatement(encoded, until), limit))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[], limit?: TimeLimit): Promise<readonly Change[]> {
     const encoded =
       this.#codec === undefined ? replacements : await this.#encodeAll(this.#codec, replacements, limit)
-    return this.#change(...this.#replaceStatement(encoded), limit)
+    return this.#inTime(limit, (until) => this.#change(...this.#replaceStatement(encoded, until), limit))
   }
 
   /**
@@ -141,8 +144,11 @@ export class SessionQueries {
     const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write], limit)) as [
       Write | Replacement,
     ]
+    const until = await this.#until(limit)
     const [statement, values] =
-      'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
+      'baseVersion' in encoded
+        ? this.#replaceStatement([encoded], until)
+        : this.#writeStatement([encoded], until)
     let needsFlush = false
     let announced = 0
     const result = await this.#connection.transaction(
@@ -192,16 +198,42 @@ export class SessionQueries {
     })
   }
 
-  #writeStatement(writes: readonly Write[]): [Statement, unknown[]] {
+  #writeStatement(writes: readonly Write[], until: number | null): [Statement, unknown[]] {
     const { writeOne, writeMany } = this.#statements
     const values = writeValues(writes)
-    return writes.length === 1 ? [writeOne, values.flat()] : [writeMany, values.map(joinValues)]
+    return writes.length === 1
+      ? [writeOne, [...values.flat(), until]]
+      : [writeMany, [...values.map(joinValues), until]]
   }
 
-  #replaceStatement(replacements: readonly Replacement[]): [Statement, unknown[]] {
+  #replaceStatement(replacements: readonly Replacement[], until: number | null): [Statement, unknown[]] {
     const { replaceOne, replaceMany } = this.#statements
     const values = replacementValues(replacements)
-    return replacements.length === 1 ? [replaceOne, values.flat()] : [replaceMany, values.map(joinValues)]
+    return replacements.length === 1
+      ? [replaceOne, [...values.flat(), until]]
+      : [replaceMany, [...values.map(joinValues), until]]
+  }
+
+  /**
+   * Saves sessions unless the server gets to it only after the call was given up. A save without a merge base would overwrite
+   * what has been saved since.
+   */
+  async #inTime<T>(limit: TimeLimit | undefined, save: (until: number | null) => Promise<T>): Promise<T> {
+    try {
+      return await save(await this.#until(limit))
+    } catch (error) {
+      if (!isRefusedAsLate(error)) throw error
+      // The server's clock was put forward.
+      await this.#clock.measure()
+      return save(await this.#until(limit))
+    }
+  }
+
+  /** A statement without a response is given up after its time, or at the deadline. */
+  #until(limit: TimeLimit | undefined): number | null | Promise<number | null> {
+    if (this.#table.isDistributed) return null
+    const end = performance.now() + this.#connection.queryTimeoutMs
+    return this.#clock.at(Math.min(end, limit?.deadline ?? end))
   }
 
   /** Writes the last access of active sessions and moves their expiry, never back; each session at most once in the list. */

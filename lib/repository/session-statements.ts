@@ -2,6 +2,7 @@
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
+import { inTimeSql } from './server-clock.js'
 import { announceAny, announceMany, announceOne } from './announce-sql.js'
 
 /** The options that the statements depend on. */
@@ -73,13 +74,13 @@ export class SessionStatements {
     )
   }
 
-  /** Inserts sessions, or replaces existing ones except tombstones. */
+  /** Inserts sessions, or replaces existing ones except tombstones. After the columns comes the time until which it may. */
   get writeOne(): string {
-    return this.#announce(announceOne, this.#write(rowParams(writeColumns)), '$5')
+    return this.#announce(announceOne, this.#write(rowParams(writeColumns)), '$6')
   }
 
   get writeMany(): string {
-    return this.#announce(announceMany, this.#write(columnParams(writeColumns)), '$5')
+    return this.#announce(announceMany, this.#write(columnParams(writeColumns)), '$6')
   }
 
   /** In the order of ids, as all statements that lock several rows: otherwise two processes could deadlock. */
@@ -95,7 +96,7 @@ export class SessionStatements {
     return (
       `insert into ${this.#table.name} as t (id, session, expiry${user(', user_id')}${at(', last_access')}${version(', version')})` +
       ` select u.id, u.session::json, now() + u.ttl_ms * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
-      `${version(`, ${versionNow}`)} from ${source} order by u.id` +
+      `${version(`, ${versionNow}`)} from ${source} where ${this.#inTime('$5')} order by u.id` +
       ` on conflict (id) do update set session = excluded.session, expiry = ${this.#capped('excluded.expiry')}` +
       user(', user_id = excluded.user_id') +
       at(', last_access = excluded.last_access') +
@@ -106,12 +107,12 @@ export class SessionStatements {
 
   /** Replaces existing sessions in a version, or in any where none is given. Without a ttl their expiry stays as it is. */
   get replaceOne(): string {
-    return this.#announce(announceOne, this.#replace(rowParams(replaceColumns)), '$6')
+    return this.#announce(announceOne, this.#replace(rowParams(replaceColumns)), '$7')
   }
 
   get replaceMany(): string {
     const source = this.#inOrder(columnParams(replaceColumns), 'session is not null')
-    return this.#announce(announceMany, this.#replace(source), '$6')
+    return this.#announce(announceMany, this.#replace(source), '$7')
   }
 
   #replace(source: string): string {
@@ -128,7 +129,7 @@ export class SessionStatements {
         ', last_access = case when u.ttl_ms is null then t.last_access else now() end',
       ) +
       version(`, version = greatest(${versionNow}, t.version + 1)`) +
-      ` from ${source} where t.id = u.id and t.session is not null` +
+      ` from ${source} where t.id = u.id and t.session is not null and ${this.#inTime('$6')}` +
       version(' and (u.base_version is null or t.version = u.base_version)') +
       ` returning t.id, ${outcome}`
     )
@@ -226,6 +227,11 @@ export class SessionStatements {
   get #writtenTtl(): string {
     if (this.#options.maxLifetime === undefined) return '0::float8'
     return `date_part('epoch', t.expiry - t.last_access) * 1000`
+  }
+
+  /** Citus runs no volatile function here, and needs the parameter all the same. */
+  #inTime(parameter: string): string {
+    return this.#table.isDistributed ? `coalesce(${parameter}::float8, 1) > 0` : inTimeSql(parameter)
   }
 
   /** A part that needs a column which a koa-pg-session table lacks. */
