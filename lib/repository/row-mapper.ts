@@ -29,7 +29,9 @@ export interface Write {
 }
 
 /** A session to write over an existing one: in this version, or in any if `undefined`. */
-export interface Replacement extends Write {
+export interface Replacement extends Omit<Write, 'json'> {
+  /** `null`: keep the session and its user; only the expiry changes. */
+  readonly json: string | null
   readonly baseVersion: number | undefined
 }
 
@@ -39,7 +41,7 @@ export function toColumns<T, K extends keyof T>(items: readonly T[], ...properti
 }
 
 /** In the order of `writeColumns`. */
-export function writeValues(writes: readonly Write[]): unknown[][] {
+export function writeValues(writes: readonly (Write | Replacement)[]): unknown[][] {
   return [...toColumns(writes, 'id', 'json', 'ttlMs'), writes.map(({ userId }) => userId ?? null)]
 }
 

@@ -180,15 +180,15 @@ export class SessionQueries {
   }
 
   /** A session that takes too long makes the others wait no longer than a lock would. */
-  async #encodeAll<T extends Write>(
+  async #encodeAll<T extends Write | Replacement>(
     codec: Codec,
     writes: readonly T[],
     limit?: TimeLimit,
   ): Promise<readonly T[]> {
-    const encode = async (write: T): Promise<T> => ({
-      ...write,
-      json: await toColumn(codec, write.json, { id: handleOf(write.id) }),
-    })
+    const encode = async (write: T): Promise<T> =>
+      write.json === null
+        ? write
+        : { ...write, json: await toColumn(codec, write.json, { id: handleOf(write.id) }) }
     const encoded = Promise.all(writes.map(encode))
     if (limit === undefined) return encoded
     const { deadline, statementMs = Number.POSITIVE_INFINITY } = limit

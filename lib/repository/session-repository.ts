@@ -47,6 +47,9 @@ export interface SessionRepositoryOptions {
 /** What a read returns: later, if it takes long to decode. */
 type Presented = Session | undefined | Error | Promise<Session | undefined | Error>
 
+/** By how much a session's remaining life may be overestimated here: the time that an answer takes. */
+const ttlToleranceMs = 1_000
+
 export class SessionRepository {
   readonly #options: SessionRepositoryOptions
   readonly #cache: LocalCache | undefined
@@ -115,7 +118,7 @@ export class SessionRepository {
   }
 
   async #readAll(calls: readonly BatchCall<ReadCall>[], limit: TimeLimit): Promise<readonly Presented[]> {
-    const { decodes, queries } = this.#options
+    const { decodes, queries, touches } = this.#options
     const cache = this.#options.isTrusted() ? this.#cache : undefined
     if (cache !== undefined) {
       const reads = calls.map(({ value }) => this.#readThrough(cache, value, limit).catch(asError))
@@ -126,8 +129,15 @@ export class SessionRepository {
     return calls.map(({ value }, n) => {
       const read = stored[n]
       if (read instanceof Promise) return read.then((late: Read) => this.#settleRead(value, late))
+      if (read === undefined && touches.isPending(value.digest)) return this.#readAgain(value, limit).catch(asError)
       return this.#settleRead(value, read)
     })
+  }
+
+  /** For a session that the table doesn't have, though its use was noted here: it may have expired only because of an outage. */
+  async #readAgain(call: ReadCall, limit: TimeLimit): Promise<Session | undefined | Error> {
+    await this.#options.touches.writeNow(call.digest)
+    return this.#settleRead(call, await this.load(call.id, limit))
   }
 
   /** Concurrent misses of one session share a query. */
@@ -138,7 +148,9 @@ export class SessionRepository {
   ): Promise<Session | undefined | Error> {
     const load = (): Promise<StoredSession | undefined> => this.load(call.id, limit)
     const { digest, fresh } = call
-    return this.#settleRead(call, await (fresh ? cache.fill(digest, load) : cache.fetch(digest, load)))
+    const stored = await (fresh ? cache.fill(digest, load) : cache.fetch(digest, load))
+    if (stored === undefined && this.#options.touches.isPending(digest)) return this.#readAgain(call, limit)
+    return this.#settleRead(call, stored)
   }
 
   #settleRead(call: ReadCall, stored: StoredSession | undefined | Error): Session | undefined | Error {
@@ -201,6 +213,7 @@ export class SessionRepository {
     const errors = new Map<SessionCall, Error>()
     const work: Promise<unknown>[] = []
     const destroyed: string[] = []
+    const startedAt = performance.now()
     for (const call of calls) {
       if (call.verb === 'destroy') {
         this.#options.touches.cancel(call.digest)
@@ -208,16 +221,19 @@ export class SessionRepository {
         continue
       }
       const base = this.#baseOf(call)
-      const current = typeof base === 'object' ? base : this.peek(call.digest)
-      if (call.ttlMs !== null && call.ttlMs > 0 && current?.json === call.json)
-        work.push(this.#touch(call, current).catch((error) => errors.set(call, asError(error))))
+      // What this object was loaded as, not what is cached: the row may hold something else by now.
+      if (typeof base === 'object' && base.json === call.json && call.ttlMs !== null && call.ttlMs > 0)
+        work.push(
+          this.#saveUnchanged(call, call.ttlMs, base, fill, startedAt, errors).catch((error) =>
+            errors.set(call, asError(error)),
+          ),
+        )
       else {
-        const { digest, id, json, ttlMs, userId, concurrency } = call
-        saves.push({ digest, id, json, ttlMs, userId, base, ...(concurrency && { concurrency }) })
+        saves.push(toRequest(call, base))
         saved.push(call)
       }
     }
-    if (saves.length > 0) work.push(this.#saveAll(saves, saved, fill, errors, limit))
+    if (saves.length > 0) work.push(this.#saveAll(saves, saved, fill, startedAt, errors, limit))
     if (destroyed.length > 0) work.push(this.#destroyAll(calls, destroyed, errors, limit))
     await (work.length === 1 ? work[0] : Promise.all(work))
     return errors.size === 0 ? new Array(calls.length) : calls.map((call) => errors.get(call))
@@ -229,15 +245,36 @@ export class SessionRepository {
     return (session && bases.find(session, digest)) ?? (owner && bases.find(owner, digest)) ?? base
   }
 
-  async #touch({ digest, id, ttlMs, session, owner, base }: WriteCall, current: MergeBase): Promise<void> {
-    await this.#options.touches.touch(digest, id, ttlMs as number)
-    if (current !== base) this.#rememberBase(session, owner, current)
+  /** Touches a session; a touch can't move its expiry to an earlier time, so for a shorter ttl the expiry is written. */
+  async #saveUnchanged(
+    call: WriteCall,
+    ttlMs: number,
+    base: MergeBase,
+    fill: Fill | undefined,
+    startedAt: number,
+    errors: Map<SessionCall, Error>,
+  ): Promise<void> {
+    const { digest, id, session, owner } = call
+    const { touches } = this.#options
+    let remainingMs = this.getRemainingTtl(digest)
+    if (remainingMs <= 0) {
+      const stored = await this.load(id)
+      if (stored !== undefined) {
+        remainingMs = stored.ttlMs
+        touches.recordExpiry(digest, remainingMs)
+      }
+    }
+    if (remainingMs > ttlMs + ttlToleranceMs)
+      return this.#saveAll([{ ...toRequest(call, base), isUnchanged: true }], [call], fill, startedAt, errors)
+    await touches.touch(digest, id, ttlMs)
+    this.#rememberBase(session, owner, base)
   }
 
   async #saveAll(
     requests: readonly SaveRequest[],
     calls: readonly WriteCall[],
     fill: Fill | undefined,
+    startedAt: number,
     errors: Map<SessionCall, Error>,
     limit: TimeLimit,
   ): Promise<void> {
@@ -249,7 +286,10 @@ export class SessionRepository {
       for (const [n, call] of calls.entries()) {
         const outcome = outcomes[n]
         if (outcome instanceof Error) errors.set(call, outcome)
-        this.#settleSave(call, outcome instanceof Error ? undefined : outcome, isTrusted ? fill : undefined)
+        const saved = outcome instanceof Error ? undefined : outcome
+        if (saved !== undefined && call.ttlMs !== null)
+          this.#options.touches.dropBefore(call.digest, startedAt)
+        this.#settleSave(call, saved, isTrusted ? fill : undefined)
       }
     }
   }
@@ -326,6 +366,11 @@ export class SessionRepository {
         cache.fetch(digest, () => this.load(id)).catch(() => undefined)
     }
   }
+}
+
+function toRequest(call: WriteCall, base: WriteCall['base']): SaveRequest {
+  const { digest, id, json, ttlMs, userId, concurrency } = call
+  return { digest, id, json, ttlMs, userId, base, ...(concurrency && { concurrency }) }
 }
 
 function asError(error: unknown): Error {

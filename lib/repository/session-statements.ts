@@ -105,7 +105,10 @@ export class SessionStatements {
     )
   }
 
-  /** Replaces existing sessions in a version, or in any where none is given. Without a ttl their expiry stays as it is. */
+  /**
+   * Replaces existing sessions in a version, or in any where none is given. Without a ttl their expiry stays as it is, and
+   * without JSON their session and user.
+   */
   get replaceOne(): string {
     return this.#announce(announceOne, this.#replace(rowParams(replaceColumns)), '$7')
   }
@@ -121,9 +124,10 @@ export class SessionStatements {
     // Without a ttl, last_access isn't now(), and Citus can't return now() here: the remaining life is unknown.
     const ttl = `case when u.ttl_ms is null then 0 else ${this.#writtenTtl} end as ttl_ms`
     const outcome = version(`t.version, ${ttl}, true as notify`) || unversionedColumns
+    const user = ', user_id = case when u.session is null then t.user_id else u.user_id end'
     return (
-      `update ${this.#table.name} as t set session = u.session::json, expiry = ${expiry}` +
-      this.#with('user_id', ', user_id = u.user_id') +
+      `update ${this.#table.name} as t set session = coalesce(u.session::json, t.session::json), expiry = ${expiry}` +
+      this.#with('user_id', user) +
       this.#with(
         'last_access',
         ', last_access = case when u.ttl_ms is null then t.last_access else now() end',
@@ -180,13 +184,18 @@ export class SessionStatements {
     )
   }
 
-  /** Writes the last access of active sessions, and moves their expiry, never back. */
+  /**
+   * Writes the last access of sessions that were active then, and moves their expiry, never back. A session that has expired
+   * since, because an outage delayed this, is active again.
+   */
   get touch(): string {
+    const accessedAt = `now() - u.age_ms * interval '1 millisecond'`
     const expiry = this.#capped(`greatest(t.expiry, now() + u.ttl_ms * interval '1 millisecond')`)
-    const lastAccess = `, last_access = greatest(t.last_access, now() - u.age_ms * interval '1 millisecond')`
+    const lastAccess = `, last_access = greatest(t.last_access, ${accessedAt})`
+    const condition = activeCondition(this.#options, accessedAt)
     return (
       `update ${this.#table.name} as t set expiry = ${expiry}${this.#with('last_access', lastAccess)}` +
-      ` from ${this.#inOrder(columnParams(touchColumns), this.activeCondition)} where t.id = u.id`
+      ` from ${this.#inOrder(columnParams(touchColumns), condition)} where t.id = u.id`
     )
   }
 

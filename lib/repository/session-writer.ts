@@ -19,11 +19,14 @@ export interface SaveRequest extends Write {
   readonly base: MergeBase | 'replaced' | undefined
   /** Overrides the option. */
   readonly concurrency?: 'merge'
+  /** The session equals its base: only its expiry is to be set, whatever other requests have changed. */
+  readonly isUnchanged?: true
 }
 
 /** What a save has written: `json` is what the table holds now. */
 export interface SaveResult {
   readonly json: string
+  /** 0: unknown. */
   readonly version: number
   /** 0: as long as was asked for. */
   readonly ttlMs: number
@@ -66,8 +69,10 @@ export class SessionWriter {
     const unconditional: SaveRequest[] = []
     const based: SaveRequest[] = []
     const limited: SaveRequest[] = []
+    const unchanged: SaveRequest[] = []
     for (const request of requests)
-      if (this.#entersLimit(request)) limited.push(request)
+      if (request.isUnchanged) unchanged.push(request)
+      else if (this.#entersLimit(request)) limited.push(request)
       else if (request.base === undefined) unconditional.push(request)
       else based.push(request)
     if (unconditional.length === requests.length) return this.#writeAll(unconditional, limit)
@@ -76,9 +81,11 @@ export class SessionWriter {
       unconditional.length > 0 ? this.#writeAll(unconditional, limit) : [],
       based.length > 0 ? this.#replaceAll(based, limit) : [],
       this.#saveAllWithLimit(limited, limit),
+      unchanged.length > 0 ? this.#setExpiries(unchanged, limit) : [],
     ])
     const outcomes = groups.flat()
-    const byId = new Map([...unconditional, ...based, ...limited].map(({ id }, n) => [id, outcomes[n]]))
+    const grouped = [...unconditional, ...based, ...limited, ...unchanged]
+    const byId = new Map(grouped.map(({ id }, n) => [id, outcomes[n]]))
     return requests.map(({ id }) => byId.get(id))
   }
 
@@ -86,6 +93,39 @@ export class SessionWriter {
     const { queries } = this.#options
     const write = async (some: readonly SaveRequest[]) => toResults(some, await queries.write(some, limit))
     return bisect(requests, write, batching.canBisect)
+  }
+
+  /**
+   * Sets the expiry of sessions that their requests have not changed. Those that other requests have changed keep these
+   * changes, whose versions aren't known here.
+   */
+  async #setExpiries(requests: readonly SaveRequest[], limit: TimeLimit): Promise<readonly Outcome[]> {
+    const { queries } = this.#options
+    const replace = async (some: readonly SaveRequest[], replacements: readonly Replacement[]) =>
+      toResults(some, await queries.replace(replacements, limit))
+    const inVersion = requests.filter(
+      ({ base }) => queries.hasVersions && typeof base === 'object' && base.mergedJson === undefined,
+    )
+    const results = await bisect(
+      inVersion,
+      async (some) => (some.length === 0 ? [] : replace(some, some.map(toReplacement))),
+      batching.canBisect,
+    )
+    const outcomes = new Map<string, Outcome>(inVersion.map(({ id }, n) => [id, results[n]]))
+    const others = requests.filter(({ id }) => outcomes.get(id) === undefined)
+    if (others.length > 0) {
+      const keepJson = (request: SaveRequest): Replacement => ({
+        ...toReplacement(request),
+        json: null,
+        baseVersion: undefined,
+      })
+      const kept = await bisect(others, (some) => replace(some, some.map(keepJson)), batching.canBisect)
+      for (const [n, { id }] of others.entries()) {
+        const result = kept[n]
+        outcomes.set(id, result === undefined || result instanceof Error ? result : { ...result, version: 0 })
+      }
+    }
+    return requests.map(({ id }) => outcomes.get(id))
   }
 
   /** Whether a session comes to belong to a user whose sessions are limited. */

@@ -43,19 +43,22 @@ const flushAheadShare = 1 / 10
 /** With this many pending touches they are flushed early, to bound the memory. */
 const maxPendingTouches = 100_000
 
-/** How soon a failed write is retried, unless the interval is shorter. */
-const retryDelayMs = 5_000
+/** How soon a failed write is retried, at the latest and, for a session with little left of its life, at the earliest. */
+const maxRetryDelayMs = 5_000
+const minRetryDelayMs = 500
 
 /** Keyed by digest. */
 export class TouchBuffer {
   readonly #options: TouchBufferOptions
   readonly #pending = new Map<string, PendingTouch>()
+  /** Touches that are being written. */
+  readonly #writing = new Map<string, PendingTouch>()
   /** When sessions expire, as far as the database has said. */
   readonly #expiries: QuickLru<{ expiresAt: number }>
   #timer: NodeJS.Timeout | undefined
   #timerDueAt = Number.POSITIVE_INFINITY
   #stopped = false
-  #flushing: Promise<void> = Promise.resolve()
+  #flushing: Promise<boolean> = Promise.resolve(true)
 
   constructor(options: TouchBufferOptions) {
     this.#options = options
@@ -100,7 +103,28 @@ export class TouchBuffer {
   /** Drops the pending touch of a session that was destroyed. */
   cancel(digest: string): void {
     this.#pending.delete(digest)
+    this.#writing.delete(digest)
     this.#expiries.delete(digest)
+  }
+
+  /** Drops the pending touch of a session that was saved since, with an expiry that may be an earlier one. */
+  dropBefore(digest: string, savedAt: number): void {
+    const pending = this.#pending.get(digest)
+    if (pending !== undefined && pending.lastAccessedAt <= savedAt) this.#pending.delete(digest)
+  }
+
+  /** Whether a touch of this session is not known to be written. */
+  isPending(digest: string): boolean {
+    return this.#pending.has(digest) || this.#writing.has(digest)
+  }
+
+  /** Writes the pending touch of a session now. Rejects if that fails; the touch stays pending. */
+  async writeNow(digest: string): Promise<void> {
+    const [pending, writing] = [this.#pending.get(digest), this.#writing.get(digest)]
+    const touch = pending && writing ? latest(pending, writing) : (pending ?? writing)
+    if (touch === undefined) return
+    await this.#options.write([toTouch(touch, performance.now())])
+    if (this.#pending.get(digest) === pending) this.#pending.delete(digest)
   }
 
   /**
@@ -111,6 +135,8 @@ export class TouchBuffer {
     const now = performance.now()
     const remainingMs = (this.#expiries.get(digest)?.expiresAt ?? 0) - now
     if (this.#options.intervalMs === 0 || remainingMs <= 0 || this.#stopped) {
+      // Without the earlier touch, the session may have expired for this one.
+      if (this.isPending(digest)) await this.writeNow(digest)
       await this.#options.write([{ id, ttlMs: ttlMs ?? null, ageMs: 0 }])
       if (ttlMs !== undefined && remainingMs < ttlMs) this.recordExpiry(digest, ttlMs)
       return
@@ -136,22 +162,28 @@ export class TouchBuffer {
   }
 
   /**
-   * Writes the pending touches, all or those that are due. Resolves when writes that were already in progress are done, too.
-   * Never rejects: touches that couldn't be written stay pending.
+   * Writes the pending touches, all or those that are due. Resolves when writes that were already in progress are done, too,
+   * with whether all were written. Never rejects: touches that couldn't be written stay pending.
    */
-  async flush(all = true): Promise<void> {
+  flush(all = true): Promise<boolean> {
     this.#flushing = this.#flushing.then(() => this.#flush(all))
-    await this.#flushing
+    return this.#flushing
   }
 
-  async #flush(all: boolean): Promise<void> {
+  async #flush(all: boolean): Promise<boolean> {
     const { intervalMs, batchSize } = this.#options
     const dueBefore = all ? Number.POSITIVE_INFINITY : performance.now() + intervalMs * flushAheadShare
     const due = [...this.#pending].filter(([, { dueAt }]) => dueAt <= dueBefore)
-    for (const [digest] of due) this.#pending.delete(digest)
-    for (let i = 0; i < due.length; i += batchSize) await this.#write(due.slice(i, i + batchSize))
+    for (const [digest, touch] of due) {
+      this.#pending.delete(digest)
+      this.#writing.set(digest, touch)
+    }
+    let areWritten = true
+    for (let i = 0; i < due.length; i += batchSize)
+      if (!(await this.#write(due.slice(i, i + batchSize)))) areWritten = false
     this.#timerDueAt = Number.POSITIVE_INFINITY
     for (const { dueAt } of this.#pending.values()) this.#wakeAt(dueAt)
+    return areWritten
   }
 
   /** Writes the pending touches, and defers none from now on. */
@@ -161,33 +193,35 @@ export class TouchBuffer {
     clearTimeout(this.#timer)
   }
 
-  async #write(batch: [string, PendingTouch][]): Promise<void> {
+  async #write(batch: [string, PendingTouch][]): Promise<boolean> {
     const now = performance.now()
-    const touches = batch.map(([, { id, expiresAt, lastAccessedAt }]) => ({
-      id,
-      ttlMs: expiresAt === undefined ? null : expiresAt - now,
-      ageMs: now - lastAccessedAt,
-    }))
+    let areWritten = true
     try {
-      await this.#options.write(touches)
+      await this.#options.write(batch.map(([, touch]) => toTouch(touch, now)))
       for (const [digest, { expiresAt }] of batch)
         if (expiresAt !== undefined)
           this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.expiresAt ?? 0))
     } catch (error) {
+      areWritten = false
       this.#options.warn(new Error(`could not write deferred touches: ${messageOf(error)}`))
-      const retryAt = now + Math.min(this.#options.intervalMs, retryDelayMs)
-      if (!this.#stopped) for (const [digest, touch] of batch) this.#retryAt(retryAt, digest, touch)
+      if (!this.#stopped) for (const [digest, touch] of batch) this.#retry(digest, touch)
     }
+    for (const [digest, touch] of batch) if (this.#writing.get(digest) === touch) this.#writing.delete(digest)
+    return areWritten
   }
 
-  #retryAt(retryAt: number, digest: string, { id, expiresAt, lastAccessedAt }: PendingTouch): void {
+  /** Not if the session was destroyed meanwhile. */
+  #retry(digest: string, touch: PendingTouch): void {
+    if (this.#writing.get(digest) !== touch) return
     const newer = this.#pending.get(digest)
-    this.#pending.set(digest, {
-      id,
-      expiresAt: Math.max(expiresAt ?? 0, newer?.expiresAt ?? 0) || undefined,
-      lastAccessedAt: Math.max(lastAccessedAt, newer?.lastAccessedAt ?? 0),
-      dueAt: newer?.dueAt ?? retryAt,
-    })
+    if (newer !== undefined) {
+      this.#pending.set(digest, latest(newer, touch))
+      return
+    }
+    const now = performance.now()
+    const remainingMs = (this.#expiries.get(digest)?.expiresAt ?? 0) - now
+    const delayMs = Math.min(maxRetryDelayMs, Math.max(minRetryDelayMs, remainingMs * maxTtlShare))
+    this.#pending.set(digest, { ...touch, dueAt: now + Math.min(this.#options.intervalMs, delayMs) })
   }
 
   #wakeAt(dueAt: number): void {
@@ -196,5 +230,18 @@ export class TouchBuffer {
     this.#timerDueAt = dueAt
     this.#timer = setTimeout(() => void this.flush(false), dueAt - performance.now())
     this.#timer.unref()
+  }
+}
+
+function toTouch({ id, expiresAt, lastAccessedAt }: PendingTouch, now: number): Touch {
+  return { id, ttlMs: expiresAt === undefined ? null : expiresAt - now, ageMs: now - lastAccessedAt }
+}
+
+/** Both touches of a session in one, due when the first argument is. */
+function latest(a: PendingTouch, b: PendingTouch): PendingTouch {
+  return {
+    ...a,
+    expiresAt: Math.max(a.expiresAt ?? 0, b.expiresAt ?? 0) || undefined,
+    lastAccessedAt: Math.max(a.lastAccessedAt, b.lastAccessedAt),
   }
 }

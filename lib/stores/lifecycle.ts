@@ -198,6 +198,9 @@ export class Lifecycle {
   sweep(unlessWithinMs: number): Promise<SweepResult | undefined> {
     return this.operations.run('sweep', async () => {
       const { table } = await this.ready()
+      // A session that was used before an outage, and has expired during it, isn't to be deleted.
+      if (!(await this.touches.flush()))
+        throw new Error('sessions that are in use could be deleted, as their touches could not be written')
       return this.#sweeper.run(table, unlessWithinMs)
     })
   }

@@ -166,7 +166,7 @@ describe('touches of a store', () => {
     withStore({}, async (store, url) => {
       await store.set('x', { n: 1 }, 3_600_000)
       const before = await state(url)
-      for (let i = 0; i < 50; i++) await store.set('x', { n: 1 }, 7_200_000)
+      for (let i = 0; i < 50; i++) await store.set('x', (await store.get('x')) ?? {}, 7_200_000)
       expect((await state(url))[0]?.ctid).to.equal(before[0]?.ctid)
       await store.set('x', { n: 2 }, 7_200_000)
       expect((await state(url))[0]?.version).not.to.equal(before[0]?.version)
@@ -212,6 +212,62 @@ describe('touches of a store', () => {
       await store.close()
       expect((await state(url))[0]?.left).to.be.below(3_601)
       expect(await sql(url, 'select from session where session is not null')).to.have.length(0)
+    }))
+
+  it('do not stand in for the save of an object that was not loaded, whatever is cached', () =>
+    withStore({}, async (store, url) => {
+      await store.set('x', { n: 1 }, 3_600_000)
+      expect(await store.get('x')).to.deep.equal({ n: 1 })
+      // A change of which no notification comes.
+      await sql(url, `update session set session = '{"n":2}', version = version + 1`)
+      await store.set('x', { n: 1 }, 3_600_000)
+      expect(await sql(url, 'select session from session')).to.deep.equal([{ session: { n: 1 } }])
+    }))
+
+  for (const options of [{}, { cache: false }, { concurrency: 'reject' }] as const)
+    describe(`of a save with a shorter ttl and nothing changed (${JSON.stringify(options)})`, () => {
+      it('take the shorter one, and tell other instances', () =>
+        withStore(options, async (store, url) => {
+          await store.set('x', { n: 1 }, 3_600_000)
+          const session = (await store.get('x')) ?? {}
+          const sent = (await store.stats()).notifications.sent
+          await store.set('x', session, 60_000)
+          expect((await state(url))[0]?.left).to.be.within(1, 60)
+          expect((await store.stats()).notifications.sent).to.equal(sent + 1)
+          await store.set('x', Object.assign(session, { n: 2 }), 7_200_000)
+          expect((await state(url))[0]?.left).to.be.above(7_000)
+          expect((await store.stats()).conflicts).to.equal(0)
+          await store.touch('x', 10_800_000)
+          await store.set('x', session, 60_000)
+          await store.close()
+          expect((await state(url))[0]?.left, 'an earlier touch').to.be.within(1, 60)
+        }))
+
+      it('keep what another instance has changed meanwhile', () =>
+        withStore(options, async (store, url) => {
+          await store.set('x', { n: 1, userId: 7 }, 3_600_000)
+          const session = (await store.get('x')) ?? {}
+          const other = new PgStore(url, { cache: false })
+          await other.set('x', Object.assign((await other.get('x')) ?? {}, { m: 1 }), 3_600_000)
+          await other.close()
+          await store.set('x', session, 60_000)
+          expect((await state(url))[0]?.left).to.be.within(1, 60)
+          expect(await store.get('x')).to.deep.equal({ n: 1, userId: 7, m: 1 })
+          expect(await sql(url, 'select user_id from session')).to.deep.equal([{ user_id: '7' }])
+          expect((await store.stats()).conflicts).to.equal(0)
+        }))
+    })
+
+  it('take a shorter ttl from a save of what another instance has just changed', () =>
+    withStore({}, async (store, url) => {
+      await store.set('x', { n: 1 }, 3_600_000)
+      const session = (await store.get('x')) ?? {}
+      const received = (await store.stats()).notifications.received
+      await sql(url, `update session set session = '{"n":1,"m":1}'`)
+      await until(async () => (await store.stats()).notifications.received > received)
+      await store.set('x', session, 60_000)
+      expect((await state(url))[0]?.left).to.be.within(1, 60)
+      expect(await store.get('x')).to.deep.equal({ n: 1, m: 1 })
     }))
 
   it('do not wait if another process has shortened the session’s life', () =>
