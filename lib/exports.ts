@@ -16,6 +16,7 @@ export {
   AttributeError,
   ConflictError,
   DatabaseError,
+  type DatabaseErrorCode,
   DecodeError,
   EncodeError,
   SessionTooLargeError,

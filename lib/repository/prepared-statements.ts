@@ -19,6 +19,7 @@ export function prepareAll(statements: SessionStatements) {
     destroyOf: prepared(statements.destroyOf),
     evict: prepared(statements.evict),
     touch: prepared(statements.touch),
+    touchUnlocked: prepared(statements.touchUnlocked),
     hashRawId: prepared(statements.hashRawId),
     flush: prepared(flushSql),
     flushIfAsked: prepared(flushIfAskedSql),

@@ -84,11 +84,13 @@ export class SessionQueries {
       ...timeLimits(connection),
       ...(connection.cancels && { isOverdue }),
       run: async (calls, limit) => {
-        await this.#touchAll(
-          calls.map(({ value }) => value),
-          limit,
-        )
-        return calls.map(() => undefined)
+        const touches = calls.map(({ value }) => value)
+        if (calls.length === 1) {
+          await this.#run(this.#statements.touch, touchValues(touches), limit)
+          return [undefined]
+        }
+        const locked = await this.touchAll(touches, limit)
+        return touches.map(({ id }) => (locked.has(id) ? rowIsLocked() : undefined))
       },
     })
   }
@@ -236,15 +238,15 @@ export class SessionQueries {
     return this.#clock.at(Math.min(end, limit?.deadline ?? end))
   }
 
-  /** Writes the last access of active sessions and moves their expiry, never back; each session at most once in the list. */
-  async touch(touches: readonly Touch[]): Promise<void> {
-    const [first, ...more] = touches
-    if (first !== undefined && more.length === 0) await this.#touches.add(first.id, first)
-    else await this.#touchAll(touches)
+  /** Writes the last access of an active session and moves its expiry, never back. Waits if its row is locked. */
+  touch(touch: Touch): Promise<undefined> {
+    return this.#touches.add(touch.id, touch)
   }
 
-  async #touchAll(touches: readonly Touch[], limit?: TimeLimit): Promise<void> {
-    await this.#run(this.#statements.touch, toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues), limit)
+  /** The same for many, each at most once in the list. Resolves with the ids of those that are locked, and weren't written. */
+  async touchAll(touches: readonly Touch[], limit?: TimeLimit): Promise<ReadonlySet<string>> {
+    const [row] = await this.#run(this.#statements.touchUnlocked, touchValues(touches), limit)
+    return new Set(typeof row?.locked === 'string' ? row.locked.split(separator) : [])
   }
 
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
@@ -369,6 +371,14 @@ export class SessionQueries {
       )
     }
   }
+}
+
+function touchValues(touches: readonly Touch[]): string[] {
+  return toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues)
+}
+
+function rowIsLocked(): Error {
+  return Object.assign(new Error("the session's row is locked by another transaction"), { code: cancelledCode })
 }
 
 /** The change was made. Its batch must not be repeated, as it would be if it had been cancelled. */

@@ -98,6 +98,11 @@ export class SessionRepository {
     })
   }
 
+  /** How long the oldest call that waits for those before it has waited. */
+  get oldestWaitMs(): number {
+    return Math.max(this.#reads.oldestWaitMs, this.#loads.oldestWaitMs, this.#changes.oldestWaitMs)
+  }
+
   /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */
   getCached(digest: string, owner: object | undefined): Session | undefined {
     const cached = this.#options.isTrusted() ? this.#cache?.get(digest) : undefined

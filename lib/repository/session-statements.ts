@@ -186,16 +186,34 @@ export class SessionStatements {
 
   /**
    * Writes the last access of sessions that were active then, and moves their expiry, never back. A session that has expired
-   * since, because an outage delayed this, is active again.
+   * since, because an outage delayed this, is active again. Waits for rows that are locked.
    */
   get touch(): string {
+    return this.#touch('')
+  }
+
+  /** The same, leaving out rows that are locked. Returns their ids as `locked`. */
+  get touchUnlocked(): string {
+    const { name, isDistributed } = this.#table
+    // Citus can't leave out rows.
+    if (isDistributed) return this.touch
+    const ids = listParam('$1')
+    return (
+      `with touched as (${this.#touch(' skip locked')} returning t.id)` +
+      ` select case when (select count(*) from touched) < array_length(${ids}, 1) then` +
+      ` (select string_agg(s.id, chr(30)) from unnest(${ids}) as u (id) join ${name} as s on s.id = u.id` +
+      ` where ${alias(this.activeCondition)} and s.id not in (select id from touched)) end as locked`
+    )
+  }
+
+  #touch(ifLocked: '' | ' skip locked'): string {
     const accessedAt = `now() - u.age_ms * interval '1 millisecond'`
     const expiry = this.#capped(`greatest(t.expiry, now() + u.ttl_ms * interval '1 millisecond')`)
     const lastAccess = `, last_access = greatest(t.last_access, ${accessedAt})`
     const condition = activeCondition(this.#options, accessedAt)
     return (
       `update ${this.#table.name} as t set expiry = ${expiry}${this.#with('last_access', lastAccess)}` +
-      ` from ${this.#inOrder(columnParams(touchColumns), condition)} where t.id = u.id`
+      ` from ${this.#inOrder(columnParams(touchColumns), condition, ifLocked)} where t.id = u.id`
     )
   }
 
@@ -252,8 +270,8 @@ export class SessionStatements {
    * The rows of `source` that are to be changed, locked in the order of ids where that is possible. `source` is joined with
    * nothing but ids: without statistics PostgreSQL could choose to compare thousands of rows with each other.
    */
-  #inOrder(source: string, condition: string): string {
-    const lock = this.#table.isDistributed ? '' : ' order by s.id for update of s'
+  #inOrder(source: string, condition: string, ifLocked: '' | ' skip locked' = ''): string {
+    const lock = this.#table.isDistributed ? '' : ` order by s.id for update of s${ifLocked}`
     return `(select u.* from ${source} join ${this.#table.name} as s on s.id = u.id where ${alias(condition)}${lock}) as u`
   }
 

@@ -76,7 +76,12 @@ export class Lifecycle {
       maxExpiries: cache ? cache.max : touch.batchSize,
       countsIdleness: idleTimeout !== undefined,
       write: async (touches) => {
-        await (await this.ready()).queries.touch(touches)
+        const locked = await (await this.ready()).queries.touchAll(touches)
+        warnings.end('touch')
+        return locked
+      },
+      writeOne: async (touch) => {
+        await (await this.ready()).queries.touch(touch)
         warnings.end('touch')
       },
       warn: warnings.of('touch'),
@@ -205,20 +210,25 @@ export class Lifecycle {
     })
   }
 
-  close(): Promise<void> {
-    this.#closing ??= this.#close()
+  close(timeoutMs: number): Promise<void> {
+    this.#closing ??= this.#close(timeoutMs)
     return this.#closing
   }
 
-  async #close(): Promise<void> {
+  async #close(timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs
+    const remainingMs = (): number => Math.max(0, deadline - performance.now())
+    const within = async (ms: number, work: Promise<unknown>): Promise<void> => {
+      await withTimeout(work, ms, 'not finished').catch(() => undefined)
+    }
     this.operations.close()
     this.#stop.abort()
-    await this.#sweeper.stop()
-    await this.operations.drained()
-    await this.touches.stop()
-    await Promise.allSettled([this.#setup, this.#hashing])
+    // The rest of the time is for touches.
+    await within(timeoutMs / 2, Promise.all([this.#sweeper.stop(), this.operations.drained()]))
+    await this.touches.stop(remainingMs())
+    await within(remainingMs(), Promise.allSettled([this.#setup, this.#hashing]))
     this.trust.stop()
-    await this.connection.end()
+    await this.connection.end(remainingMs())
   }
 
   #scheduleSweeps(): void {

@@ -22,11 +22,11 @@ import type {
   Yieldable,
 } from '../types/session-store.js'
 import { TypedEmitter } from '../util/typed-emitter.js'
-import { assertString } from '../util/validate.js'
+import { assertDuration, assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import type { Components } from './components.js'
 import type { PgStoreEvents } from './events.js'
-import { checkHealth } from './health.js'
+import { checkHealth, gauges } from './health.js'
 import { Lifecycle } from './lifecycle.js'
 import { readOptions } from './options.js'
 
@@ -392,6 +392,7 @@ export class PgStore<T extends object = Session>
         queueUsage: await this.#queueUsage().catch(() => undefined),
       },
       conflicts,
+      ...gauges(this.#lifecycle),
       reconnects: trust.reconnects,
       triggers: components?.table.hasTriggers,
     }
@@ -421,10 +422,18 @@ export class PgStore<T extends object = Session>
 
   /**
    * Waits for calls in flight (of a sweep, for its batch), writes the pending touches, and closes the connections that the
-   * store opened itself. Later calls reject. May be called twice.
+   * store opened itself. Later calls reject. May be called twice. Never rejects, and resolves within `timeout` ms: then calls
+   * that are still in flight reject, and a `warning` says how many touches could not be written.
+   *
+   * @param options.timeout In milliseconds. @default 5000
+   * @example
+   * ```ts
+   * process.once('SIGTERM', () => server.close(() => store.close()))
+   * ```
    */
-  close(): Promise<void> {
-    return this.#lifecycle.close()
+  async close({ timeout = 5_000 }: { timeout?: number } = {}): Promise<void> {
+    if (timeout !== 0) assertDuration('timeout', timeout)
+    await this.#lifecycle.close(timeout)
   }
 
   [Symbol.asyncDispose](): Promise<void> {

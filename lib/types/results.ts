@@ -1,4 +1,5 @@
 // What the methods and events of PgStore return: sessions in lists, sweeps, conflicts, statistics.
+import type { DatabaseErrorCode } from './errors.js'
 import type { Session } from './session-store.js'
 
 /** An expired session, without its id, as `onExpired` and the event `expire` receive it. A column that the table lacks is `undefined`. */
@@ -55,6 +56,20 @@ export interface Stats {
   }
   /** The number of saves that found the session changed by another request. */
   readonly conflicts: number
+  readonly calls: {
+    /** The number of calls that have not settled. From 20,000 on, further ones are refused. */
+    readonly pending: number
+    /** How long the oldest call that waits for those before it has waited, in ms. */
+    readonly oldestWait: number
+    /** How many calls rejected with a `DatabaseError`, by its code. A code that has not occurred is missing. */
+    readonly errors: Partial<Readonly<Record<DatabaseErrorCode, number>>>
+  }
+  readonly touches: {
+    /** The number of touches that have not been written. */
+    readonly pending: number
+    /** The number of touches that had not been written when the store was closed. */
+    readonly lost: number
+  }
   /** The number of times that the LISTEN connection was lost or could not be opened. */
   readonly reconnects: number
   /**

@@ -89,6 +89,15 @@ export class Batcher<V, R> implements Watched {
     this.#options = options
   }
 
+  /** How long the oldest call that waits to run has waited, in ms. */
+  get oldestWaitMs(): number {
+    const { maxWaitMs = Infinity } = this.#options
+    const [slow] = this.#slow
+    const ready = this.#ready[this.#head]
+    const started = Math.min(ready?.startBy ?? Infinity, slow?.startBy ?? Infinity) - maxWaitMs
+    return Number.isFinite(started) ? Math.max(0, performance.now() - started) : 0
+  }
+
   /** `deadline`: if the call is a part of another, when that must have settled. */
   add(key: string, value: V, deadline?: number): Promise<R> {
     return new Promise<R>((resolve, reject) => {
