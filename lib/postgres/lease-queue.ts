@@ -122,7 +122,11 @@ export class LeaseQueue {
     this.#pool.connect((error, client) => {
       const isInTime = end()
       if (client !== undefined) this.#give(client)
-      else if (isInTime) this.#fail(startedAt, error ?? new Error('the pool gave no connection'))
+      else if (isInTime && opensConnection) this.#fail(startedAt, error ?? this.#noConnection())
+      else if (isInTime) {
+        this.#rejectFirst(error ?? this.#noConnection())
+        this.#fill()
+      }
     })
   }
 

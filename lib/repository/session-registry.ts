@@ -22,9 +22,6 @@ const readBatchSize = 100
 /** How many ids are read at a time. */
 const idBatchSize = 1_000
 
-/** Instead of the timeout of a request's query. */
-const listTimeoutMs = 60_000
-
 /** A row that isn't a tombstone. */
 interface SessionRow {
   readonly id: string
@@ -210,7 +207,7 @@ export class SessionRegistry {
   }
 
   #query(text: string, values: readonly unknown[] = []): Promise<Row[]> {
-    return this.#options.connection.query(text, values, listTimeoutMs)
+    return this.#options.connection.query(text, values)
   }
 
   #assertUserColumn(): void {

@@ -211,11 +211,12 @@ export class SessionRepository {
   async #changeAll(
     calls: readonly (WriteCall | DestroyCall)[],
     limit: TimeLimit,
-  ): Promise<readonly (undefined | Error)[]> {
+  ): Promise<readonly (undefined | Error | Promise<undefined | Error>)[]> {
     const fill = this.#cache?.beginFill()
     const saves: SaveRequest[] = []
     const saved: WriteCall[] = []
     const errors = new Map<SessionCall, Error>()
+    const touched = new Map<SessionCall, Promise<undefined | Error>>()
     const work: Promise<unknown>[] = []
     const destroyed: string[] = []
     const startedAt = performance.now()
@@ -229,7 +230,7 @@ export class SessionRepository {
       // What this object was loaded as, not what is cached: the row may hold something else by now.
       if (typeof base === 'object' && base.json === call.json && call.ttlMs !== null && call.ttlMs > 0)
         work.push(
-          this.#saveUnchanged(call, call.ttlMs, base, fill, startedAt, errors).catch((error) =>
+          this.#saveUnchanged(call, call.ttlMs, base, fill, startedAt, errors, touched, limit).catch((error) =>
             errors.set(call, asError(error)),
           ),
         )
@@ -241,7 +242,9 @@ export class SessionRepository {
     if (saves.length > 0) work.push(this.#saveAll(saves, saved, fill, startedAt, errors, limit))
     if (destroyed.length > 0) work.push(this.#destroyAll(calls, destroyed, errors, limit))
     await (work.length === 1 ? work[0] : Promise.all(work))
-    return errors.size === 0 ? new Array(calls.length) : calls.map((call) => errors.get(call))
+    return errors.size === 0 && touched.size === 0
+      ? new Array(calls.length)
+      : calls.map((call) => errors.get(call) ?? touched.get(call))
   }
 
   /** The base that the object knows, or koa-session's context: the first that was loaded or saved under this id. */
@@ -258,21 +261,24 @@ export class SessionRepository {
     fill: Fill | undefined,
     startedAt: number,
     errors: Map<SessionCall, Error>,
+    touched: Map<SessionCall, Promise<undefined | Error>>,
+    limit: TimeLimit,
   ): Promise<void> {
     const { digest, id, session, owner } = call
     const { touches } = this.#options
     let remainingMs = this.getRemainingTtl(digest)
     if (remainingMs <= 0) {
-      const stored = await this.load(id)
+      const stored = await this.load(id, limit)
       if (stored !== undefined) {
         remainingMs = stored.ttlMs
         touches.recordExpiry(digest, remainingMs)
       }
     }
     if (remainingMs > ttlMs + ttlToleranceMs)
-      return this.#saveAll([{ ...toRequest(call, base), isUnchanged: true }], [call], fill, startedAt, errors)
-    await touches.touch(digest, id, ttlMs)
-    this.#rememberBase(session, owner, base)
+      return this.#saveAll([{ ...toRequest(call, base), isUnchanged: true }], [call], fill, startedAt, errors, limit)
+    // Not awaited: if the row is locked, the others of this batch shouldn't wait for it.
+    const remember = (): undefined => void this.#rememberBase(session, owner, base)
+    touched.set(call, touches.touch(digest, id, ttlMs).then(remember, asError))
   }
 
   async #saveAll(

@@ -29,7 +29,7 @@ export async function checkHealth(lifecycle: Lifecycle): Promise<Health> {
     const [row] = await connection.query(
       'select pg_catalog.pg_notification_queue_usage()::float8 as usage',
       [],
-      connection.connectTimeoutMs,
+      { deadline: startedAt + connection.connectTimeoutMs },
     )
     database = { reachable: true, ms: performance.now() - startedAt }
     usage = Number(row?.usage)

@@ -44,6 +44,9 @@ const descriptions = {
   destroy: 'destroy the session',
 } as const
 
+/** How long `stats()` waits for the database, in ms. */
+const statsTimeoutMs = 2_000
+
 /** How long after a request has loaded a session it may put another object in its place. */
 const replaceWindowMs = 60_000
 
@@ -415,7 +418,8 @@ export class PgStore<T extends object = Session>
   #queueUsage(): Promise<number> {
     const { operations, connection } = this.#lifecycle
     return operations.run('read the usage of the notification queue', async () => {
-      const [row] = await connection.query('select pg_notification_queue_usage()::float8 as usage')
+      const limit = { deadline: performance.now() + statsTimeoutMs }
+      const [row] = await connection.query('select pg_notification_queue_usage()::float8 as usage', [], limit)
       return Number(row?.usage)
     })
   }

@@ -1,5 +1,6 @@
 // The history checker as a command: npm run history -- --seconds 60 --seed 7 --processes 4 --staleness 400 --trouble
 // Only changes, at full speed, from 64 callers in each of two processes on 50 keys: npm run history -- --changes
+// With rows and the table locked, the server's time limits set, and three times as many callers: npm run history -- --locks
 // With each flush of the log delayed by up to 60 ms: npm run history -- --flush-delay 60
 import { parseArgs } from 'node:util'
 import { freshDatabase, stopServer } from '../helpers/server.js'
@@ -14,13 +15,14 @@ const { values } = parseArgs({
     keys: { type: 'string' },
     staleness: { type: 'string', default: '400' },
     trouble: { type: 'boolean', default: false },
+    locks: { type: 'boolean', default: false },
     changes: { type: 'boolean', default: false },
     'flush-delay': { type: 'string', default: '0' },
   },
 })
-const { seconds, seed, staleness, trouble, changes } = values
+const { seconds, seed, staleness, trouble, locks, changes } = values
 const { processes, callers, keys } = {
-  ...(changes ? { processes: 2, callers: 64, keys: 50 } : { processes: 4, callers: 4, keys: 30 }),
+  ...(locks ? { processes: 3, callers: 192, keys: 100 } : changes ? { processes: 2, callers: 64, keys: 50 } : { processes: 4, callers: 4, keys: 30 }),
   ...values,
 }
 const options = {
@@ -31,6 +33,7 @@ const options = {
   keys: Number(keys),
   maxStaleness: Number(staleness),
   trouble,
+  locks,
   changes,
   flushDelayMs: Number(values['flush-delay']),
 }
@@ -41,7 +44,7 @@ for (const error of new Set(errors.slice(0, 10))) console.log(error)
 for (const { what, events } of faults.slice(0, 10)) console.log(what, JSON.stringify(events))
 console.log(`${faults.length} faults`)
 await stopServer()
-// With --trouble, calls may fail.
+// With --trouble and --locks, calls may fail.
 const hasFailed =
-  faults.length > 0 || (errors.length > 0 && !trouble) || outcome.deadlocks?.[1] !== outcome.deadlocks?.[0]
+  faults.length > 0 || (errors.length > 0 && !trouble && !locks) || outcome.deadlocks?.[1] !== outcome.deadlocks?.[0]
 process.exitCode = hasFailed ? 1 : 0
