@@ -1,9 +1,13 @@
 // Remembers that the server can't be reached, so that calls are refused at once instead of each waiting for it.
 import { messageOf } from '../util/driver-errors.js'
 
-/** The time between attempts to reach the server: doubled with each, less a random part. */
+/**
+ * The time between attempts to reach the server: doubled with each, less a random part. It can be short where the server refuses
+ * connections; where it is silent, the calls of each attempt wait.
+ */
 const minDelayMs = 100
-const maxDelayMs = 1_000
+const maxRefusedDelayMs = 250
+const maxSilentDelayMs = 1_000
 
 /** The code of the errors of calls that were refused without an attempt to reach the server. */
 export const unreachableCode = 'ERR_SERVER_UNREACHABLE'
@@ -18,6 +22,7 @@ export class CircuitBreaker {
   #respondedAt = Number.NEGATIVE_INFINITY
   #retryAt = 0
   #delayMs = minDelayMs
+  #maxDelayMs = maxRefusedDelayMs
 
   get isOpen(): boolean {
     return this.#isOpen
@@ -40,6 +45,7 @@ export class CircuitBreaker {
   fail(startedAt: number, reason: unknown): boolean {
     if (this.#respondedAt >= startedAt) return this.#isOpen
     this.#reason = reason
+    this.#maxDelayMs = performance.now() - startedAt > maxRefusedDelayMs ? maxSilentDelayMs : maxRefusedDelayMs
     if (!this.#isOpen) {
       this.#isOpen = true
       this.#delayMs = minDelayMs
@@ -50,11 +56,11 @@ export class CircuitBreaker {
 
   #delayNextAttempt(): void {
     this.#retryAt = performance.now() + this.#delayMs * (1 - Math.random() / 4)
-    this.#delayMs = Math.min(this.#delayMs * 2, maxDelayMs)
+    this.#delayMs = Math.min(this.#delayMs * 2, this.#maxDelayMs)
   }
 
   #refusal(): Error {
-    const message = `${messageOf(this.#reason)} (not tried again for this call; the server is tried every second)`
+    const message = `${messageOf(this.#reason)} (the server is tried again within a second)`
     return Object.assign(new Error(message, { cause: this.#reason }), { code: unreachableCode })
   }
 }

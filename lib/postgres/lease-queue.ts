@@ -122,9 +122,12 @@ export class LeaseQueue {
     this.#pool.connect((error, client) => {
       const isInTime = end()
       if (client !== undefined) this.#give(client)
-      else if (isInTime && opensConnection) this.#fail(startedAt, error ?? this.#noConnection())
       else if (isInTime) {
-        this.#rejectFirst(error ?? this.#noConnection())
+        // The pool's own limit, or pg's.
+        const isTimeout = error !== undefined && codeOf(error) === undefined && /time/.test(error.message)
+        const reason = error === undefined || isTimeout ? this.#noConnection() : error
+        if (opensConnection) return this.#fail(startedAt, reason)
+        this.#rejectFirst(reason)
         this.#fill()
       }
     })
