@@ -1,13 +1,15 @@
 // npm run bench: measures all peers in one run on one machine.
-// npm run bench -- [--seconds 0.4] [--rounds 3] [--only name]…
+// npm run bench -- [--seconds 0.4] [--rounds 3] [--only part]…
+// A part is an operation, or a part of a peer's name, or pgbench, requests or rolling: --only set --only redis --only cached
 import { parseArgs } from 'node:util'
 import { startRedis } from '../test/support/redis.js'
+import { type Operation, operations } from './comparison/adapter.js'
 import { measureOperations, readPlan } from './comparison/measure.js'
 import { openPeers } from './comparison/peers.js'
 import { hasPgbench, measureStatements } from './comparison/pgbench.js'
 import { measureRequests, measureRolling } from './comparison/requests.js'
 import { chart } from './report/chart.js'
-import { environment, saveJson, saveText, saveToReadme } from './report/files.js'
+import { environment, saveJson, saveText, saveTo } from './report/files.js'
 import { markdown, summary } from './report/markdown.js'
 import type { Results } from './report/results.js'
 import { ratios } from './report/targets.js'
@@ -23,6 +25,8 @@ const { values } = parseArgs({
 })
 const plan = readPlan(values)
 const { only } = values
+const onlyOperations = operations.filter((operation) => only.includes(operation))
+const onlyNames = only.filter((part) => !operations.includes(part as Operation))
 
 const cleanups: (() => Promise<unknown>)[] = []
 async function cleanUp(): Promise<void> {
@@ -59,7 +63,7 @@ async function run(): Promise<void> {
   for (const reason of skipped) console.error(`Not measured: ${reason}`)
 
   const ids = newIds()
-  const peers = await openPeers(only, ids, database, redis, (peer) => {
+  const peers = await openPeers(isWanted, ids, database, redis, (peer) => {
     cleanups.push(peer.close)
   })
   const measured: Omit<Results, 'ratios'> = {
@@ -67,24 +71,34 @@ async function run(): Promise<void> {
     redis: redis?.version ?? '',
     ...plan,
     skipped,
-    figures: await measureOperations(peers, ids, plan),
-    statements: canRunPgbench && isWanted('pgbench') ? await measureStatements(database, plan) : [],
-    requests: isWanted('requests') ? await measureRequests(database, plan) : [],
-    rolling: isWanted('rolling') ? await measureRolling(database, plan) : [],
+    figures: await measureOperations(
+      peers,
+      ids,
+      plan,
+      onlyOperations.length > 0 ? onlyOperations : operations,
+    ),
+    statements: canRunPgbench && hasSection('pgbench') ? await measureStatements(database, plan) : [],
+    requests: hasSection('requests') ? await measureRequests(database, plan) : [],
+    rolling: hasSection('rolling') ? await measureRolling(database, plan) : [],
   }
   const results: Results = { ...measured, ratios: ratios(measured) }
   console.log(markdown(results))
-  // The README shows complete runs only.
+  // The documents show complete runs only.
   if (only.length === 0) await saveAll(results)
 }
 
-function isWanted(name: string): boolean {
-  return only.length === 0 || only.some((part) => name.includes(part))
+function isWanted(peer: string): boolean {
+  return onlyNames.length === 0 || onlyNames.some((part) => peer.includes(part))
+}
+
+/** Parts that name an operation leave out what measures none. */
+function hasSection(name: string): boolean {
+  return only.length === 0 || only.includes(name)
 }
 
 async function saveAll(results: Results): Promise<void> {
   await saveJson('latest.json', results)
-  await saveText('table.md', `${markdown(results)}\n`)
   await saveText('chart.svg', chart(results))
-  await saveToReadme(summary(results))
+  await saveTo('docs/internals/performance.md', markdown(results))
+  await saveTo('README.md', summary(results))
 }

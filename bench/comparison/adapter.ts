@@ -3,7 +3,7 @@
 export const operations = ['get', 'set', 'create', 'touch'] as const
 export type Operation = (typeof operations)[number]
 
-export type PeerKind = 'koa-pg-store' | 'postgres' | 'redis' | 'memory'
+export type PeerKind = 'koa-pg-store' | 'postgres' | 'redis' | 'memory' | 'by hand'
 
 export interface Adapter {
   readonly get: (sid: string) => PromiseLike<unknown> | unknown
@@ -25,4 +25,6 @@ export interface Adapter {
 export interface Peer extends Adapter {
   readonly name: string
   readonly kind: PeerKind
+  /** The process id of its server; 0 if it has none. */
+  readonly serverPid: number
 }

@@ -1,5 +1,6 @@
 // Measures operations per second, in rounds in which all peers take turns.
 import type { OperationFigure, Plan } from '../report/results.js'
+import { serverTime } from '../support/processor-time.js'
 import { session, turns } from '../support/sessions.js'
 import { median } from '../support/statistics.js'
 import { type Operation, operations, type Peer } from './adapter.js'
@@ -10,6 +11,12 @@ export const callerCounts = [1, 32, 256] as const
 const minHitShare = 0.99
 
 type Work = () => PromiseLike<unknown> | unknown
+
+interface Round {
+  readonly perSecond: number
+  readonly node: number
+  readonly server: number
+}
 
 /** Reads `--seconds` and `--rounds`. */
 export function readPlan(values: { seconds: string; rounds: string }): Plan {
@@ -23,24 +30,25 @@ export async function measureOperations(
   peers: readonly Peer[],
   ids: readonly string[],
   plan: Plan,
+  wanted: readonly Operation[] = operations,
 ): Promise<OperationFigure[]> {
   const cases = peers.flatMap((peer) =>
-    operations.flatMap((operation) =>
-      callerCounts.map((callers) => ({ peer, operation, callers, rounds: [] as number[] })),
+    wanted.flatMap((operation) =>
+      callerCounts.map((callers) => ({ peer, operation, callers, rounds: [] as Round[] })),
     ),
   )
   const nextId = turns(ids)
   for (let round = 0; round < plan.rounds; round++) {
     process.stderr.write(`round ${round + 1} of ${plan.rounds}\n`)
-    for (const operation of operations)
+    for (const operation of wanted)
       for (const callers of callerCounts)
         for (const peer of rotate(peers, round)) {
           const work = workOf(peer, operation, nextId)
           if (work === undefined) continue
-          const perSecond = await measureOne(peer, operation, work, callers, plan.seconds, ids)
+          const measured = await measureOne(peer, operation, work, callers, plan.seconds, ids)
           cases
             .find((one) => one.peer === peer && one.operation === operation && one.callers === callers)
-            ?.rounds.push(perSecond)
+            ?.rounds.push(measured)
         }
   }
   return cases
@@ -50,8 +58,12 @@ export async function measureOperations(
       kind: peer.kind,
       operation,
       callers,
-      perSecond: median(rounds),
-      rounds,
+      perSecond: median(rounds.map(({ perSecond }) => perSecond)),
+      rounds: rounds.map(({ perSecond }) => perSecond),
+      processorTime: {
+        node: median(rounds.map(({ node }) => node)),
+        server: median(rounds.map(({ server }) => server)),
+      },
     }))
 }
 
@@ -72,18 +84,22 @@ async function measureOne(
   callers: number,
   seconds: number,
   ids: readonly string[],
-): Promise<number> {
+): Promise<Round> {
   const hits = operation === 'get' ? peer.hits : undefined
   // Fills the cache.
   if (hits) for (const id of ids) await peer.get(id)
   await repeat(work, callers, seconds / 5)
   const hitsBefore = (await hits?.()) ?? 0
+  const serverBefore = serverTime(peer.serverPid)
+  const before = process.cpuUsage()
   const { count, perSecond } = await repeat(work, callers, seconds)
+  const { user, system } = process.cpuUsage(before)
+  const server = ((serverTime(peer.serverPid) - serverBefore) * 1_000) / count
   const hitShare = hits ? ((await hits()) - hitsBefore) / count : 1
   if (hitShare < minHitShare)
     console.error(`${peer.name}: only ${Math.round(hitShare * 100)} % of the gets were hits`)
   if (operation === 'create') await peer.deleteCreated?.()
-  return perSecond
+  return { perSecond, node: (user + system) / count, server }
 }
 
 /** Lets a number of callers repeat the work. Each awaits one call before the next. */

@@ -7,6 +7,7 @@ import { fill, session } from '../support/sessions.js'
 import { openStore } from '../support/store.js'
 import { nextMessage, startWorker, stopWorker } from '../support/workers.js'
 import type { Adapter, Peer, PeerKind } from './adapter.js'
+import { byHand } from './by-hand.js'
 import { connectPgSimple, keyvPostgres, koaPgSession } from './postgres-peers.js'
 import { ioredis, koaRedis, memory } from './redis-peers.js'
 
@@ -45,6 +46,11 @@ const entries: Entry[] = [
     open: async (database) => pgStore(await database.create('four'), 4),
   },
   {
+    name: 'pg, by hand',
+    kind: 'by hand',
+    open: async (database) => byHand(await database.create('by_hand')),
+  },
+  {
     name: simple,
     kind: 'postgres',
     open: async (database) => connectPgSimple(await database.create('simple')),
@@ -69,9 +75,9 @@ const entries: Entry[] = [
   { name: memoryStore, kind: 'memory', open: async () => memory() },
 ]
 
-/** Opens the peers whose name contains one of `only` (all, if that is empty), and saves a session under each id. */
+/** Opens the peers that are wanted, and saves a session under each id. */
 export async function openPeers(
-  only: readonly string[],
+  isWanted: (name: string) => boolean,
   ids: readonly string[],
   database: Database,
   redis: RedisServer | undefined,
@@ -79,10 +85,11 @@ export async function openPeers(
 ): Promise<Peer[]> {
   const peers: Peer[] = []
   for (const { name, kind, open } of entries) {
-    if (only.length > 0 && !only.some((part) => name.includes(part))) continue
+    if (!isWanted(name)) continue
     const adapter = await open(database, redis)
     if (adapter === undefined) continue
-    const peer = { name, kind, ...adapter }
+    const serverPid = kind === 'redis' ? (redis?.pid ?? 0) : kind === 'memory' ? 0 : database.pid
+    const peer = { name, kind, serverPid, ...adapter }
     onOpen(peer)
     peers.push(peer)
     await fill(ids, (id) => adapter.set(id, session()))

@@ -1,4 +1,4 @@
-// Writes what a bench has measured to bench/results/ and into the README.
+// Writes what a bench has measured to bench/results/ and into the documents.
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
@@ -36,9 +36,9 @@ export async function saveJson(file: string, results: object): Promise<void> {
   await saveText(file, `${text.replace(/\[[\s\d.,]+\]/g, onOneLine)}\n`)
 }
 
-/** Replaces what stands between the two comments in the README. */
-export async function saveToReadme(text: string): Promise<void> {
-  const readme = fileURLToPath(new URL('README.md', root))
+/** Replaces what stands between the two comments in a document. */
+export async function saveTo(document: string, text: string): Promise<void> {
+  const path = fileURLToPath(new URL(document, root))
   const generated = /(<!-- Made by npm run bench -->\n).*?(<!-- until here -->)/s
-  await writeFile(readme, (await readFile(readme, 'utf8')).replace(generated, `$1\n${text}\n\n$2`))
+  await writeFile(path, (await readFile(path, 'utf8')).replace(generated, `$1\n${text}\n\n$2`))
 }

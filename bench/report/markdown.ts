@@ -1,6 +1,7 @@
 // Formats the results as tables in Markdown.
 import { type Operation, operations } from '../comparison/adapter.js'
 import { callerCounts } from '../comparison/measure.js'
+import { cached, uncached } from '../comparison/peers.js'
 import type { Environment, OperationFigure, Ratio, Results } from './results.js'
 import { isReached } from './targets.js'
 
@@ -8,7 +9,7 @@ import { isReached } from './targets.js'
 export function markdown(results: Results): string {
   const { figures, statements, requests, rolling } = results
   return [
-    `${machine(results)}. Operations per second, medians of ${results.rounds} rounds of ${results.seconds} s each.`,
+    `${machine(results)}. Operations per second, medians of ${results.rounds} rounds of ${results.seconds} s each; behind them the processor time of a call in µs, of Node + of the server, which varies less from run to run.`,
     ...results.skipped.map((reason) => `Not measured: ${reason}.`),
     ...operations.map((operation) => operationTable(operation, figures)),
     table(
@@ -33,13 +34,37 @@ export function markdown(results: Results): string {
     .join('\n\n')
 }
 
-/** The part for the README. */
+/** The part for the README: the chart, and how many times as much as each peer the store does. */
 export function summary(results: Results): string {
+  const { figures } = results
+  const rate = (peer: string, operation: Operation, callers: number): number | undefined =>
+    figures.find((f) => f.peer === peer && f.operation === operation && f.callers === callers)?.perSecond
+  const factor = (own: string, peer: string, operation: Operation, callers: number): string => {
+    const [a, b] = [rate(own, operation, callers), rate(peer, operation, callers)]
+    return a === undefined || b === undefined ? '' : `${(a / b).toPrecision(2)} ×`
+  }
+  const peers = new Set(
+    figures.filter(({ kind }) => kind === 'postgres' || kind === 'redis').map(({ peer }) => peer),
+  )
   return [
-    `${machine(results)}; operations per second, medians of ${results.rounds} rounds.`,
+    `${machine(results)}; medians of ${results.rounds} rounds.`,
     '![Sessions read and saved per second by 256 callers](bench/results/chart.svg)',
-    ...(['get', 'set'] as const).map((operation) => operationTable(operation, results.figures)),
-    ratioTable(results.ratios),
+    'How many times as many calls per second as the peer, with 256 callers (with one):',
+    table(
+      ['Peer', '`get` from PostgreSQL', '`get` from memory', '`set`'],
+      [...peers].map((peer) => [
+        peer,
+        ...(
+          [
+            [uncached, 'get'],
+            [cached, 'get'],
+            [cached, 'set'],
+          ] as const
+        ).map(
+          ([own, operation]) => `${factor(own, peer, operation, 256)} (${factor(own, peer, operation, 1)})`,
+        ),
+      ]),
+    ),
   ].join('\n\n')
 }
 
@@ -47,12 +72,14 @@ function ratioTable(ratios: readonly Ratio[]): string {
   const sign = { min: '≥', max: '≤' }
   return table(
     ['Ratio', 'target', 'measured', 'reached'],
-    ratios.map((ratio) => [
-      ratio.what,
-      `${sign[ratio.bound]} ${ratio.target}`,
-      ratio.value === undefined ? 'not measured' : ratio.value.toFixed(ratio.value < 0.1 ? 4 : 2),
-      { true: 'yes', false: 'NO', undefined: '' }[`${isReached(ratio)}`],
-    ]),
+    ratios
+      .filter(({ value }) => value !== undefined)
+      .map((ratio) => [
+        ratio.what,
+        `${sign[ratio.bound]} ${ratio.target}`,
+        ratio.value?.toFixed(ratio.value < 0.1 ? 4 : 2) ?? '',
+        { true: 'yes', false: 'NO', undefined: '' }[`${isReached(ratio)}`],
+      ]),
   )
 }
 
@@ -71,15 +98,28 @@ function operationTable(operation: Operation, figures: readonly OperationFigure[
   const rates = figures.filter((figure) => figure.operation === operation)
   const names = [...new Set(rates.map(({ peer }) => peer))]
   return table(
-    [operation, ...callerCounts.map((n) => (n === 1 ? '1 caller' : `${n} callers`))],
+    [
+      operation,
+      ...callerCounts.map((n) => (n === 1 ? '1 caller' : `${n} callers`)),
+      'µs, 1 caller',
+      'µs, 256 callers',
+    ],
     names.map((name) => [
       name,
       ...callerCounts.map((n) => {
         const found = rates.find((figure) => figure.peer === name && figure.callers === n)
         return found ? count(found.perSecond) : ''
       }),
+      ...[1, 256].map((n) => {
+        const found = rates.find((figure) => figure.peer === name && figure.callers === n)
+        return found ? `${micros(found.processorTime.node)} + ${micros(found.processorTime.server)}` : ''
+      }),
     ]),
   )
+}
+
+function micros(us: number): string {
+  return us < 10 ? us.toFixed(1) : count(us)
 }
 
 /** Returns a table with aligned columns, readable where Markdown isn't rendered. */

@@ -22,11 +22,20 @@ export interface Rate {
   readonly rounds: readonly number[]
 }
 
+/** Microseconds for each call. */
+interface ProcessorTime {
+  readonly node: number
+  /** That of PostgreSQL's processes or Redis. */
+  readonly server: number
+}
+
 export interface OperationFigure extends Rate {
   readonly peer: string
   readonly kind: string
   readonly operation: Operation
   readonly callers: number
+  /** The median of the rounds. */
+  readonly processorTime: ProcessorTime
 }
 
 /** Sessions per second of one of the store's statements, run by pgbench. */

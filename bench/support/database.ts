@@ -4,6 +4,7 @@ import { startPostgres } from '../../test/support/postgres/server.js'
 
 export interface Database {
   readonly version: string
+  readonly pid: number
   /** Creates a database. Each peer has one, as a listening connection receives every notification of its database. */
   create(name: string): Promise<string>
   stop(): Promise<void>
@@ -17,6 +18,7 @@ export async function startDatabase(): Promise<Database> {
   const { rows } = await admin.query<{ server_version: string }>('show server_version')
   return {
     version: rows[0]?.server_version ?? '',
+    pid: server.pid,
     async create(name) {
       await admin.query(`create database ${pg.escapeIdentifier(name)}`)
       return server.url.replace(/postgres$/, encodeURIComponent(name))

@@ -1,4 +1,4 @@
-// The processor time that PostgreSQL's processes have used, read from Linux's /proc.
+// The processor time that a server's processes have used, read from Linux's /proc.
 import { readdirSync, readFileSync } from 'node:fs'
 
 /** Returns the processor time of a process so far, in ms; 0 if it has exited. */
@@ -7,8 +7,9 @@ export function processorTime(pid: number): number {
   return Number(ns) / 1e6
 }
 
-/** Returns that of a PostgreSQL server's processes: the postmaster and its children. */
+/** Returns that of a server: of PostgreSQL's postmaster and its children, or of Redis; 0 without a process. */
 export function serverTime(postmaster: number): number {
+  if (postmaster === 0) return 0
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && parentOf(name) === postmaster)
   return [postmaster, ...pids.map(Number)].reduce((sum, pid) => sum + processorTime(pid), 0)
 }

@@ -11,6 +11,7 @@ const program = 'redis-server'
 
 export interface RedisServer {
   readonly version: string
+  readonly pid: number
   /** The connection string of one of its logical databases. */
   url(number: number): string
   stop(): Promise<void>
@@ -42,6 +43,7 @@ export async function startRedis(): Promise<RedisServer | undefined> {
   client.disconnect()
   return {
     version: installed,
+    pid: child.pid ?? 0,
     url,
     async stop() {
       child.kill()
