@@ -7,7 +7,7 @@ import { messageOf } from '../util/driver-errors.js'
  */
 const minDelayMs = 100
 const maxRefusedDelayMs = 250
-const maxSilentDelayMs = 1_000
+const maxSilentDelayMs = 500
 
 /** The code of the errors of calls that were refused without an attempt to reach the server. */
 export const unreachableCode = 'ERR_SERVER_UNREACHABLE'

@@ -12,6 +12,7 @@ import {
 } from '../types/errors.js'
 import { busyCode } from '../util/batcher.js'
 import { codeOf, redact } from '../util/driver-errors.js'
+import { timeoutCode } from '../util/timeout.js'
 
 /** Errors that are passed on as they are. */
 const ownErrors = [DatabaseError, SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
@@ -27,6 +28,7 @@ const codes: Record<string, DatabaseErrorCode> = {
   [cancelledCode]: 'ERR_SESSION_TIMEOUT',
   // A lock that wasn't granted within lock_timeout.
   '55P03': 'ERR_SESSION_TIMEOUT',
+  [timeoutCode]: 'ERR_SESSION_TIMEOUT',
   [busyCode]: 'ERR_SESSION_BUSY',
 }
 
@@ -92,8 +94,11 @@ export class OperationTracker {
     if (ownErrors.some((type) => error instanceof type)) return error as Error
     // The next operation sets the store up again: the table may have been repaired or moved.
     if (tableChangedCodes.has(codeOf(error) ?? '')) this.#onTableChanged()
-    const cause = redact(error, secrets)
-    const code = codes[codeOf(error) ?? ''] ?? 'ERR_SESSION_DATABASE'
+    const errorCode = codeOf(error) ?? ''
+    const code = codes[errorCode] ?? 'ERR_SESSION_DATABASE'
+    // Thousands of calls may share an error of our own, which has nothing to redact.
+    const isOwn = code !== 'ERR_SESSION_DATABASE' && errorCode.startsWith('ERR_')
+    const cause = isOwn ? (error as Error) : redact(error, secrets)
     this.errors[code] = (this.errors[code] ?? 0) + 1
     return new DatabaseError(`can't ${description}: ${cause.message}`, { cause, code })
   }

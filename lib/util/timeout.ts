@@ -1,5 +1,8 @@
 // Time limits for promises.
 
+/** The code of its errors. */
+export const timeoutCode = 'ERR_TIMEOUT'
+
 /**
  * Resolves with the promise's value, or rejects after `ms` with an error that begins with `description`. With `ref: false`
  * the timer doesn't keep the process running.
@@ -12,7 +15,10 @@ export async function withTimeout<T>(
 ): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const timeout = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${description} within ${ms} ms`)), ms)
+    timer = setTimeout(() => {
+      const error = new Error(`${description} within ${Math.round(ms)} ms`)
+      reject(Object.assign(error, { code: timeoutCode }))
+    }, ms)
     if (!ref) timer.unref()
   })
   try {

@@ -208,8 +208,8 @@ describe('Batcher', () => {
     await until(() => settled.length === 126)
     expect(await batcher.add('later', 5)).to.equal(5)
     expect(settled).to.not.include('k7 again')
-    // One for all, 12 groups, and the members of two of them.
-    expect(runs.length).to.be.below(60)
+    // One for all, 12 groups, and the members of two of them. Those that are stuck are tried again and again.
+    expect(runs.filter((keys) => keys.length > 1 || !stuck.has(keys[0] as string)).length).to.be.below(40)
     stuck.clear()
     await Promise.all([...calls, second])
     expect(settled.indexOf('k7 again')).to.be.above(settled.indexOf('k7'))
