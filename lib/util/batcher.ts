@@ -59,6 +59,9 @@ const patienceFactor = 8
 /** How many calls that need more time run at once, besides the batches. */
 const maxSlowCalls = 2
 
+/** With less time left, a call isn't tried again: cancelling takes time as well. */
+const minSlowMs = 1_250
+
 /** How often calls that have waited too long are looked for. */
 const expiryIntervalMs = 250
 
@@ -253,7 +256,7 @@ export class Batcher<V, R> implements Watched {
     const limit = { deadline: call.deadline, statementMs: minPatienceMs * 2 ** call.overdue }
     const results = await bisect([call], (calls) => run(calls, limit), canBisect)
     this.#slowInFlight--
-    if (isOverdue?.(results[0]) && performance.now() + minPatienceMs < call.deadline) this.#setAside(call)
+    if (isOverdue?.(results[0]) && performance.now() + minSlowMs < call.deadline) this.#setAside(call)
     else {
       this.#settleAll([call], results)
       this.#dispatchSlow()
