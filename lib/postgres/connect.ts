@@ -34,20 +34,46 @@ export function connect(
     source === undefined
       ? poolConfig(requireEnvironment(), 'DATABASE_URL')
       : poolConfig(source, undefined, storeOptions)
-  return new PoolConnection(new pg.Pool(config), warn, true, prepare)
+  const pool = new pg.Pool(config)
+  if (config.idleTimeoutMillis === undefined) closeSurplusEarly(pool)
+  return new PoolConnection(pool, warn, true, prepare)
+}
+
+/** How long connections stay open that were only needed for a while: all idle ones but one. */
+const surplusIdleMs = 1_000
+
+/**
+ * Behind a pooler in session mode, an idle connection keeps a connection of the server from other processes. The last one
+ * stays for pg's 10 seconds, so that a request after a pause needn't open one.
+ */
+function closeSurplusEarly(pool: Pool): void {
+  const idleMs = pool.options.idleTimeoutMillis
+  // The pool reads this when it has emitted the event.
+  pool.on('release', () => {
+    pool.options.idleTimeoutMillis = pool.idleCount === 0 ? idleMs : surplusIdleMs
+  })
 }
 
 /** Returns what `DATABASE_URL` says, or `{}` if libpq's variables do, which pg reads itself; `undefined` without both. */
 export function fromEnvironment(): PoolConfig | undefined {
-  const { DATABASE_URL, PGHOST, PGPORT, PGUSER, PGDATABASE, PGSERVICE } = process.env
+  const { DATABASE_URL, PGHOST, PGPORT, PGUSER, PGDATABASE, PGSERVICE, PGTARGETSESSIONATTRS } = process.env
   if (DATABASE_URL) return { connectionString: DATABASE_URL }
   if (PGSERVICE) throw new TypeError(`PGSERVICE is set; ${noServices}`)
+  if (PGHOST?.includes(',')) throw new TypeError(`PGHOST ${severalHosts}`)
+  if (PGTARGETSESSIONATTRS && PGTARGETSESSIONATTRS !== 'any')
+    throw new TypeError(`PGTARGETSESSIONATTRS is set, ${ignoredTarget}`)
   return PGHOST || PGPORT || PGUSER || PGDATABASE ? {} : undefined
 }
 
 /** `pg` ignores services, and would connect to another server. */
 const noServices =
   'service files are not read: set DATABASE_URL=postgres://user:password@host:5432/database, or PGHOST, PGDATABASE and so on'
+
+/** What to do where libpq would choose among several servers. */
+const onePrimary =
+  "use one host name that always leads to the primary, such as the provider's endpoint, HAProxy or a pooler"
+const severalHosts = `names several hosts, of which pg can't choose one: ${onePrimary}`
+const ignoredTarget = `which pg ignores: remove it, and ${onePrimary}`
 
 function requireEnvironment(): PoolConfig {
   const config = fromEnvironment()
@@ -84,6 +110,8 @@ function poolConfig(
       `${name} must be ${forms}; received a client: pass (text, values) => client.query(text, values)`,
     )
   assertKnownKeys(config, name, storeOptions)
+  if (typeof config.host === 'string' && config.host.includes(','))
+    throw new TypeError(`${name} has a "host" that ${severalHosts}`)
   if ('connectionString' in config && config.connectionString !== undefined)
     checkString(config.connectionString, name)
   return {
@@ -106,6 +134,12 @@ function checkString(value: unknown, name: string): string {
     throw new TypeError(`${form}; received one without postgres:// (not shown: it may hold a password)`)
   if (scheme !== undefined && !['postgres', 'postgresql', 'socket'].includes(scheme))
     throw new TypeError(`${form}; received one that begins with ${scheme}://`)
+  const hosts = /^[a-z]+:\/\/(?:[^/?#]*@)?([^/?#]*)/i.exec(value)?.[1] ?? ''
+  if (hosts.includes(',') || /[?&]host=[^&]*(?:,|%2c|&(?:.*&)?host=)/i.test(value))
+    throw new TypeError(`${name} string ${severalHosts}`)
+  const target = /[?&]target_session_attrs=([^&]*)/.exec(value)?.[1]
+  if (target !== undefined && target !== 'any')
+    throw new TypeError(`${name} string has target_session_attrs=${target}, ${ignoredTarget}`)
   if (hasUnescapedAt(value))
     throw new TypeError(`${form}; received one with an "@" after the host. ${passwordAdvice}`)
   try {

@@ -59,6 +59,7 @@ const advice: Record<string, string> = {
   schemaName: 'use the option "schema": new PgStore(connection, { schema })',
   pruneSessionInterval: 'use the option "cleanup": new PgStore(connection, { cleanup })',
   createTableIfMissing: 'use the option "create": new PgStore(connection, { create })',
+  target_session_attrs: 'remove it, and use a host name that always leads to the primary',
   username: 'use "user"',
   dbname: 'use "database"',
   sslmode: 'use "ssl", or sslmode in a connection string',

@@ -16,6 +16,7 @@ import type { Codec, Row } from '../types/options.js'
 import { Batcher } from '../util/batcher.js'
 import type { TimeLimit } from '../util/deadlines.js'
 import { codeOf, messageOf, redact } from '../util/driver-errors.js'
+import { retryConflicts } from '../util/retry-conflicts.js'
 import { settledWithin, withTimeout } from '../util/timeout.js'
 import { batching, isOverdue, timeLimits } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
@@ -153,30 +154,37 @@ export class SessionQueries {
         : this.#writeStatement([encoded], until)
     let needsFlush = false
     let announced = 0
-    const result = await this.#connection.transaction(
-      async (query) => {
-        const change = async (
-          statement: Statement,
-          values: readonly unknown[],
-        ): Promise<readonly Change[]> => {
-          const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
-          if (this.#table.isDistributed) await this.#notify(query, rows)
-          needsFlush ||= mustFlush(rows)
-          const result = toChanges(rows)
-          announced += result.announced
-          return result.changes
-        }
-        await query(lockUser, [this.#channel, encoded.userId])
-        const evicted = await change(evict, [encoded.id, encoded.userId, max])
-        const [written] = await change(statement, values)
-        // If the session wasn't written, the transaction is rolled back, and with it the eviction.
-        return { written, evicted: written === undefined && this.#connection.isTransactional ? [] : evicted }
-      },
-      ({ written }) => written !== undefined,
-      // Without a name, so that no pooler can reject it: the transaction would be repeated.
-      async (query) => needsFlush && query({ ...flush, name: '' }, []).catch(throwNotDurable),
-      limit,
-    )
+    const run = (): Promise<{ written: Change | undefined; evicted: readonly Change[] }> =>
+      this.#connection.transaction(
+        async (query) => {
+          needsFlush = false
+          announced = 0
+          const change = async (
+            statement: Statement,
+            values: readonly unknown[],
+          ): Promise<readonly Change[]> => {
+            const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
+            if (this.#table.isDistributed) await this.#notify(query, rows)
+            needsFlush ||= mustFlush(rows)
+            const result = toChanges(rows)
+            announced += result.announced
+            return result.changes
+          }
+          await query(lockUser, [this.#channel, encoded.userId])
+          const evicted = await change(evict, [encoded.id, encoded.userId, max])
+          const [written] = await change(statement, values)
+          // If the session wasn't written, the transaction is rolled back, and with it the eviction.
+          return {
+            written,
+            evicted: written === undefined && this.#connection.isTransactional ? [] : evicted,
+          }
+        },
+        ({ written }) => written !== undefined,
+        // Without a name, so that no pooler can reject it: the transaction would be repeated.
+        async (query) => needsFlush && query({ ...flush, name: '' }, []).catch(throwNotDurable),
+        limit,
+      )
+    const result = await retryConflicts(run)
     if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
   }
@@ -269,11 +277,11 @@ export class SessionQueries {
   async hashRawId(raw: string, id: string): Promise<void> {
     const { hashRawId } = this.#statements
     try {
-      await this.#connection.query(hashRawId, [raw, id])
+      await retryConflicts(() => this.#connection.query(hashRawId, [raw, id]))
     } catch (error) {
       // A unique violation: another request has just inserted the digest's row. The statement now deletes the raw one.
       if (codeOf(error) !== '23505') throw error
-      await this.#connection.query(hashRawId, [raw, id])
+      await retryConflicts(() => this.#connection.query(hashRawId, [raw, id]))
     }
   }
 
@@ -283,11 +291,11 @@ export class SessionQueries {
     values: readonly unknown[],
     limit?: TimeLimit,
   ): Promise<readonly Change[]> {
-    const rows = await this.#redacting(values, () =>
+    const commit = (): Promise<Row[]> =>
       this.#table.isDistributed
         ? this.#commitDistributed(statement, values, limit)
-        : this.#commit(statement, this.#withSuffix(values), limit),
-    )
+        : this.#commit(statement, this.#withSuffix(values), limit)
+    const rows = await this.#redacting(values, () => retryConflicts(commit))
     const { changes, announced } = toChanges(rows)
     this.announced += announced
     return changes
@@ -357,7 +365,8 @@ export class SessionQueries {
   }
 
   #run(statement: Statement, values: readonly unknown[], limit?: TimeLimit): Promise<Row[]> {
-    return this.#redacting(values, () => this.#connection.query(statement, values, limit))
+    const query = (): Promise<Row[]> => this.#connection.query(statement, values, limit)
+    return this.#redacting(values, () => retryConflicts(query))
   }
 
   /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */

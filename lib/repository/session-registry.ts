@@ -6,7 +6,7 @@ import { joinValues, listParam } from '../postgres/sql-params.js'
 import { sweepRecordId, type Table } from '../schema/table.js'
 import { parse } from '../session/json.js'
 import { digestOf, handleOf } from '../session/session-id.js'
-import { SetupError } from '../types/errors.js'
+import { DecodeError, SetupError } from '../types/errors.js'
 import type { Codec, Row } from '../types/options.js'
 import type { SessionInfo } from '../types/results.js'
 import type { Session } from '../types/session-store.js'
@@ -21,6 +21,9 @@ const readBatchSize = 100
 
 /** How many ids are read at a time. */
 const idBatchSize = 1_000
+
+/** How many sessions an error names. */
+const maxNamedHandles = 10
 
 /** A row that isn't a tombstone. */
 interface SessionRow {
@@ -69,12 +72,12 @@ export class SessionRegistry {
     this.#assertUserColumn()
     const order = this.#options.table.columns.has('last_access') ? ' order by last_access desc' : ''
     const rows = await this.#query(`${this.#selectActive} and user_id = $1${order}`, [userId])
-    return (await Promise.all(rows.map((row) => this.#toSessionInfo(row)))).flat()
+    return Promise.all(rows.map((row) => this.#toSessionInfo(row)))
   }
 
   /**
    * Removes an attribute from all of a user's sessions, merging with changes of other requests. Resolves with the number of
-   * sessions that had it.
+   * sessions that had it. If some can't be decoded, removes it from the others and then rejects.
    */
   async deleteAttribute(
     userId: string,
@@ -82,36 +85,43 @@ export class SessionRegistry {
     save: (request: Omit<SaveRequest, 'userId' | 'digest'>, session: Session) => Promise<void>,
   ): Promise<number> {
     let count = 0
-    for await (const batch of this.#storedSessionsOf(userId))
+    const undecoded: DecodeError[] = []
+    const handles: string[] = []
+    for await (const rows of this.#storedSessionsOf(userId))
       await Promise.all(
-        batch.map(async ({ id, json, version }) => {
-          const session = parse(json)
-          if (session === undefined || !Object.hasOwn(session, name)) return
+        rows.map(async (row) => {
+          const id = row.id as string
+          const session = await this.#parse(row)
+          if (session instanceof DecodeError) {
+            undecoded.push(session)
+            handles.push(handleOf(id))
+            return
+          }
+          if (!Object.hasOwn(session, name)) return
+          const base = { digest: handleOf(id), json: JSON.stringify(session), version: Number(row.version) }
           delete session[name]
           count++
-          const base = { digest: handleOf(id), json, version }
           await save({ id, json: JSON.stringify(session), ttlMs: null, base, concurrency: 'merge' }, session)
         }),
+      )
+    const [first] = undecoded
+    if (first !== undefined)
+      throw new DecodeError(
+        `"${name}" was removed from ${count} sessions, but ${undecoded.length} can't be decoded (${first.message}):` +
+          ` to destroy them, call revoke with ${handles.slice(0, maxNamedHandles).join(', ')}${handles.length > maxNamedHandles ? ', …' : ''}`,
+        first.key,
       )
     return count
   }
 
   /** A user's sessions in batches, also expired ones: a request in flight may still save them. */
-  async *#storedSessionsOf(userId: string): AsyncGenerator<{ id: string; json: string; version: number }[]> {
+  async *#storedSessionsOf(userId: string): AsyncGenerator<Row[]> {
     const { table } = this.#options
     const version = table.columns.has('version') ? 'version' : '0 as version'
     const select = `select id, session::text as session, ${version} from ${table.name} where id = any(${listParam('$1')}) and user_id = $2 and session is not null`
     const ids = (await this.#rowsOf(userId)).map(({ id }) => id)
-    for (let n = 0; n < ids.length; n += readBatchSize) {
-      const rows = await this.#query(select, [joinValues(ids.slice(n, n + readBatchSize)), userId])
-      yield await Promise.all(
-        rows.map(async (row) => ({
-          id: row.id as string,
-          json: await this.#decode(row),
-          version: Number(row.version),
-        })),
-      )
-    }
+    for (let n = 0; n < ids.length; n += readBatchSize)
+      yield await this.#query(select, [joinValues(ids.slice(n, n + readBatchSize)), userId])
   }
 
   /** All of a user's sessions, also expired ones: a request in flight may still save them. */
@@ -187,21 +197,16 @@ export class SessionRegistry {
     return count
   }
 
-  /** Iterates over all active sessions, in no order. */
+  /**
+   * Iterates over all active sessions, in the order of ids: each page by a statement of its own, as the caller may take longer
+   * than the server lets a statement or transaction take, and shouldn't hold vacuum back.
+   */
   async *sessions(): AsyncGenerator<SessionInfo, void, undefined> {
-    const { connection } = this.#options
-    const batches = connection.stream?.(this.#selectActive, [], readBatchSize) ?? this.#pages()
-    for await (const rows of batches) for (const row of rows) yield* await this.#toSessionInfo(row)
-  }
-
-  /** For connections without a cursor: in the order of ids. */
-  async *#pages(): AsyncGenerator<Row[]> {
+    const select = `${this.#selectActive} and id > $1 order by id limit ${readBatchSize}`
     for (let lastId = ''; ; ) {
-      const rows = await this.#query(`${this.#selectActive} and id > $1 order by id limit ${readBatchSize}`, [
-        lastId,
-      ])
+      const rows = await this.#query(select, [lastId])
       if (rows.length === 0) return
-      yield rows
+      for (const row of rows) yield await this.#toSessionInfo(row)
       lastId = rows.at(-1)?.id as string
     }
   }
@@ -216,27 +221,34 @@ export class SessionRegistry {
       throw new SetupError(`${name} has no column user_id: run sql/003-columns.sql, or set create: true`)
   }
 
-  /** Empty for what other software has stored that isn't a session. */
-  async #toSessionInfo(row: Row): Promise<SessionInfo[]> {
-    const session = parse(await this.#decode(row))
-    if (session === undefined) return []
+  async #toSessionInfo(row: Row): Promise<SessionInfo> {
+    const session = await this.#parse(row)
+    const isDecoded = !(session instanceof DecodeError)
     const date = (ms: unknown): Date | undefined => (ms == null ? undefined : new Date(Number(ms)))
-    return [
-      {
-        handle: handleOf(row.id as string),
-        userId: (row.user_id as string | null) ?? undefined,
-        session,
-        createdAt: date(row.created_ms),
-        lastAccessedAt: date(row.accessed_ms),
-        expiresAt: new Date(Number(row.expires_ms)),
-      },
-    ]
+    return {
+      handle: handleOf(row.id as string),
+      userId: (row.user_id as string | null) ?? undefined,
+      session: isDecoded ? session : undefined,
+      error: isDecoded ? undefined : session,
+      createdAt: date(row.created_ms),
+      lastAccessedAt: date(row.accessed_ms),
+      expiresAt: new Date(Number(row.expires_ms)),
+    }
   }
 
-  /** The JSON of a row's session. */
-  async #decode({ id, session }: Row): Promise<string> {
+  /** Resolves with a row's session, or with why it can't be decoded. */
+  async #parse({ id, session }: Row): Promise<Session | DecodeError> {
     const { codec } = this.#options
-    return codec ? fromColumn(codec, session as string, { id: handleOf(id as string) }) : (session as string)
+    const column = session as string
+    try {
+      const json = codec ? await fromColumn(codec, column, { id: handleOf(id as string) }) : column
+      return (
+        parse(json) ?? new DecodeError("the session can't be decoded: its column doesn't hold a JSON object")
+      )
+    } catch (error) {
+      if (error instanceof DecodeError) return error
+      throw error
+    }
   }
 }
 

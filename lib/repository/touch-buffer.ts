@@ -66,9 +66,9 @@ export class TouchBuffer {
   #timer: NodeJS.Timeout | undefined
   #timerDueAt = Number.POSITIVE_INFINITY
   #stopped = false
-  #flushing: Promise<boolean> = Promise.resolve(true)
+  #flushing: Promise<Error | undefined> = Promise.resolve(undefined)
   /** The flush that begins when the running one has ended; several callers share it. */
-  #nextFlush: Promise<boolean> | undefined
+  #nextFlush: Promise<Error | undefined> | undefined
   /** The number of touches that were not written before `stop` ended. */
   lost = 0
 
@@ -175,9 +175,9 @@ export class TouchBuffer {
 
   /**
    * Writes the pending touches, all or those that are due. Resolves when writes that were already in progress are done, too,
-   * with whether all were written. Never rejects: touches that couldn't be written stay pending.
+   * with the error if some could not be written: these stay pending.
    */
-  flush(all = true): Promise<boolean> {
+  flush(all = true): Promise<Error | undefined> {
     if (all && this.#nextFlush !== undefined) return this.#nextFlush
     this.#flushing = this.#flushing.then(() => {
       if (all) this.#nextFlush = undefined
@@ -187,7 +187,7 @@ export class TouchBuffer {
     return this.#flushing
   }
 
-  async #flush(all: boolean): Promise<boolean> {
+  async #flush(all: boolean): Promise<Error | undefined> {
     const { intervalMs, batchSize } = this.#options
     const dueBefore = all ? Number.POSITIVE_INFINITY : performance.now() + intervalMs * flushAheadShare
     const due = [...this.#pending].filter(([, { dueAt }]) => dueAt <= dueBefore)
@@ -195,12 +195,12 @@ export class TouchBuffer {
       this.#pending.delete(digest)
       this.#writing.set(digest, touch)
     }
-    let areWritten = true
+    let failure: Error | undefined
     for (let i = 0; i < due.length; i += batchSize)
-      if (!(await this.#write(due.slice(i, i + batchSize)))) areWritten = false
+      failure = (await this.#write(due.slice(i, i + batchSize))) ?? failure
     this.#timerDueAt = Number.POSITIVE_INFINITY
     for (const { dueAt } of this.#pending.values()) this.#wakeAt(dueAt)
-    return areWritten
+    return failure
   }
 
   /**
@@ -226,9 +226,9 @@ export class TouchBuffer {
     )
   }
 
-  async #write(batch: [string, PendingTouch][]): Promise<boolean> {
+  async #write(batch: [string, PendingTouch][]): Promise<Error | undefined> {
     const now = performance.now()
-    let areWritten = true
+    let failure: Error | undefined
     try {
       const locked = await this.#options.write(batch.map(([, touch]) => toTouch(touch, now)))
       for (const [digest, touch] of batch) {
@@ -239,14 +239,12 @@ export class TouchBuffer {
           this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.expiresAt ?? 0))
       }
     } catch (error) {
-      areWritten = false
-      this.#options.warn(
-        new Error(`deferred touches could not be written yet, and are tried again: ${messageOf(error)}`),
-      )
+      failure = new Error(`deferred touches could not be written yet, and are tried again: ${messageOf(error)}`)
+      this.#options.warn(failure)
       for (const [digest, touch] of batch) this.#retry(digest, touch)
     }
     for (const [digest, touch] of batch) if (this.#writing.get(digest) === touch) this.#writing.delete(digest)
-    return areWritten
+    return failure
   }
 
   /** Not if the session was destroyed meanwhile. */

@@ -8,11 +8,12 @@ import { hashedIdComment, psqlCommand, qualifiedName, quote } from './table.js'
 
 export interface TableState {
   serverVersion: number
+  encoding: string
   emitMessage: { signature: string; isAllowed: boolean } | null
   role: string
   schemaExists: boolean
   exists: boolean
-  columns: { name: string; type: string; isRequired: boolean }[]
+  columns: { name: string; type: string; maxLength: number | null; isRequired: boolean }[]
   missingRights: string[]
   hasUniqueId: boolean
   hasHashedIds: boolean
@@ -32,6 +33,9 @@ const rawIdGracePeriod = `interval '1 day'`
 
 /** A larger table isn't rewritten or indexed during setup, as requests wait for that. */
 const maxRewriteBytes = 256 * 1024 * 1024
+
+/** The length of a digest with its prefix; the ids of the middlewares are of about this length, too. */
+const storedIdLength = 50
 
 /** The columns that a table of koa-pg-session lacks. */
 export const upgradedColumns = ['user_id', 'created_at', 'last_access', 'version']
@@ -61,6 +65,7 @@ export async function inspect(connection: Connection, settings: Settings): Promi
   const [row] = await connection.query(
     `select pg_catalog.json_build_object(
       'serverVersion', current_setting('server_version_num')::int,
+      'encoding', getdatabaseencoding(),
       'emitMessage', (select json_build_object('signature', oid::regprocedure::text, 'isAllowed', has_function_privilege(oid, 'execute'))
         from pg_proc where proname = 'pg_logical_emit_message' and pronamespace = 'pg_catalog'::regnamespace and proargtypes[2] = 'text'::regtype),
       'role', current_user,
@@ -68,7 +73,8 @@ export async function inspect(connection: Connection, settings: Settings): Promi
       'exists', t.oid is not null,
       'columns', (
         select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
-          'name', attname, 'type', pg_catalog.format_type(atttypid, null::int), 'isRequired', attnotnull and not atthasdef and attidentity = ''
+          'name', attname, 'type', pg_catalog.format_type(atttypid, null::int),
+          'maxLength', case when atttypid = 'varchar'::regtype and atttypmod > 4 then atttypmod - 4 end, 'isRequired', attnotnull and not atthasdef and attidentity = ''
         ) order by attnum), '[]') from pg_attribute where attrelid = t.oid and attnum > 0 and not attisdropped),
       'missingRights', (
         select coalesce(pg_catalog.json_agg(p), '[]') from pg_catalog.unnest(array['select', 'insert', 'update', 'delete']) p
@@ -142,6 +148,11 @@ export function problems(state: TableState, settings: Settings): string[] {
       list.push(`column ${name} is ${actual}, and must be ${allowed.join(' or ')}`)
   }
   checkType('id', ['text', 'character varying'])
+  const maxLength = state.columns.find(({ name }) => name === 'id')?.maxLength ?? Number.POSITIVE_INFINITY
+  if (maxLength < storedIdLength)
+    list.push(
+      `column id holds ${maxLength} characters, and must hold ${storedIdLength}: run alter table ${qualifiedName(settings)} alter column id type text`,
+    )
   checkType('expiry', ['timestamp with time zone', 'timestamp without time zone'])
   checkType('session', ['json', 'jsonb'])
   if (types.has('version')) checkType('version', ['bigint'])
@@ -187,6 +198,12 @@ export function hint(error: unknown, settings: Settings): string {
   }
   const cause = error instanceof Error && codeOf(error) === unreachableCode ? error.cause : error
   const code = codeOf(cause) ?? (cause instanceof AggregateError ? codeOf(cause.errors[0]) : undefined)
-  const help = code === undefined ? undefined : advice[code]
-  return help === undefined ? messageOf(error) : `${messageOf(error)}: ${help}`
+  const help = isStatementMode(error)
+    ? "the connection goes through a pooler in statement mode, which isn't supported, as the store needs transactions: use PgBouncer's pool_mode = transaction or session"
+    : code && advice[code]
+  return help ? `${messageOf(error)}: ${help}` : messageOf(error)
+}
+
+function isStatementMode(error: unknown): boolean {
+  return messageOf(error).includes('transaction blocks not allowed')
 }

@@ -63,10 +63,16 @@ export async function ensureTable(
 ): Promise<Table> {
   const name = qualifiedName(settings)
   try {
+    // A pooler in statement mode refuses it here, rather than later in a sweep or at a sign-in.
+    if (connection.isTransactional) await connection.transaction(async () => undefined)
     let state = await inspect(connection, settings)
     if (state.serverVersion < minServerVersion)
       throw new SetupError(
         `PostgreSQL is version ${Math.floor(state.serverVersion / 10_000)}; koa-pg-store needs 13 or newer`,
+      )
+    if (state.encoding !== 'UTF8')
+      throw new SetupError(
+        `the database has the encoding ${state.encoding}, and must have UTF8: run create database … encoding 'UTF8' template template0`,
       )
     if (state.exists) assertCompatible(state, name)
     let upgradeError: unknown

@@ -97,7 +97,15 @@ export function literal(text: string): string {
 }
 
 /**
- * The id of the row that records the last sweep. It has the form of a digest, so that no cookie opens it, and the row counts
- * as an expired session.
+ * The id of the row that records the last sweep: in the table, as a role may be allowed to write nowhere else. It has the form
+ * of a digest, so that no cookie opens it, and the row expired at '-infinity', so that it is no session by any clock.
  */
 export const sweepRecordId = `sha256:${'koa-pg-store-sweep'.padEnd(43, '_')}`
+
+/** SQL that returns how long ago the last sweep ended, in ms, and its result as JSON; no row if there was none. */
+export function lastSweepSql(name: string): string {
+  return (
+    `select extract(epoch from now())::float8 * 1000 - (session->>'at')::float8 as ago, session->>'result' as result` +
+    ` from ${name} where id = '${sweepRecordId}'`
+  )
+}

@@ -1,5 +1,6 @@
 // Creates the index on user_id of a large table: in the background, on a dedicated connection, without blocking requests.
 import type { ClientConfig } from 'pg'
+import { AdvisoryLock } from '../postgres/advisory-lock.js'
 import { type Connection, defaultConnectTimeoutMs } from '../postgres/connection.js'
 import { DedicatedClient } from '../postgres/dedicated-client.js'
 import type { Row } from '../types/options.js'
@@ -22,31 +23,37 @@ export async function createUserIndex(
   signal: AbortSignal,
 ): Promise<void> {
   const config = connection.clientConfig
+  // A query function can't hold a lock: its statements may run on different connections.
   if (config === undefined)
-    await createIndex((text, values) => connection.query(text, values, timeoutMs), settings)
-  else await withDedicatedClient(config, signal, (query) => createIndex(query, settings))
+    return createIndex((text, values) => connection.query(text, values, timeoutMs), settings)
+  // Two at the same time would deadlock, and PostgreSQL would leave one of them unfinished.
+  const lock = await AdvisoryLock.take({
+    config,
+    key: `index ${userIndexName(settings)}`,
+    connectTimeoutMs: connection.connectTimeoutMs,
+    name: 'index lock',
+    keepsProcessAlive: false,
+  })
+  if (lock === undefined) return
+  try {
+    await withDedicatedClient(config, signal, (query) => createIndex(query, settings))
+  } finally {
+    await lock.release()
+  }
 }
 
 async function createIndex(query: Query, settings: Settings): Promise<void> {
   const index = userIndexName(settings)
-  const lock = `(hashtext('koa-pg-store'), hashtext('index ' || $1::text))`
-  // Two at the same time would deadlock, and PostgreSQL would leave one of them unfinished.
-  const [lockRow] = await query(`select pg_try_advisory_lock${lock} as locked`, [index])
-  if (lockRow?.locked !== true) return
-  try {
-    const [state] = await query(
-      `select exists (select from pg_index where indexrelid = to_regclass($1) and not indisvalid) as unfinished,
-        exists (select from pg_locks where relation = to_regclass($2) and mode = 'ShareUpdateExclusiveLock' and granted) as busy`,
-      [index, qualifiedName(settings)],
-    )
-    // Someone may be creating it by hand. If not, the next instance that starts will.
-    if (state?.unfinished && state.busy) return
-    if (state?.unfinished) await query(`drop index concurrently if exists ${index}`, [])
-    const statement = substituteVariables(sql['007-users'], variables(settings))
-    await query(statement.replace('create index', 'create index concurrently'), [])
-  } finally {
-    await query(`select pg_advisory_unlock${lock}`, [index]).catch(() => undefined)
-  }
+  const [state] = await query(
+    `select exists (select from pg_index where indexrelid = to_regclass($1) and not indisvalid) as unfinished,
+      exists (select from pg_locks where relation = to_regclass($2) and mode = 'ShareUpdateExclusiveLock' and granted) as busy`,
+    [index, qualifiedName(settings)],
+  )
+  // Someone may be creating it by hand. If not, the next instance that starts will.
+  if (state?.unfinished && state.busy) return
+  if (state?.unfinished) await query(`drop index concurrently if exists ${index}`, [])
+  const statement = substituteVariables(sql['007-users'], variables(settings))
+  await query(statement.replace('create index', 'create index concurrently'), [])
 }
 
 /** Runs work on a connection of its own: a pool may have only one, and its statements a time limit. */

@@ -168,6 +168,13 @@ class AttributeKey implements SessionKey<unknown, unknown> {
 
   #write(session: MaybeSession, value: unknown): unknown {
     if (!this.#isSession(session)) throw new AttributeError(this.name, 'there is no session to set it in')
+    // koa-session's accessors (length, populated), and methods: a value of this name couldn't be stored, or would break them.
+    const prototype: unknown = Object.getPrototypeOf(session)
+    if (prototype !== null && prototype !== Object.prototype && this.name in (prototype as object))
+      throw new AttributeError(
+        this.name,
+        'the session has an accessor or method of this name: choose another name',
+      )
     const json = this.#toJson(value, 'the new value')
     const output = this.#validate(json, 'the new value')
     const plain: unknown = JSON.parse(json)

@@ -34,16 +34,27 @@ function isUsable(text: string): boolean {
   return text !== '' && text.length <= maxUserIdLength && isStorable(text)
 }
 
-/** Returns a user's id as the table stores it. Throws a `TypeError` or `RangeError` that begins with `what`. */
-export function toUserId(id: unknown, what: string): string {
+/**
+ * Returns a user's id as the table stores it. Throws a `TypeError` or `RangeError` that begins with `what` and ends with what
+ * `describeId` makes of the id.
+ */
+export function toUserId(id: unknown, what: string, describeId = describe): string {
   if (typeof id !== 'string' && !Number.isFinite(id))
-    throw new TypeError(`${what} must be a string or a finite number; received ${describe(id)}`)
+    throw new TypeError(`${what} must be a string or a finite number; received ${describeId(id)}`)
   const text = `${id}`
   if (!isUsable(text))
     throw new RangeError(
-      `${what} must have 1 to ${maxUserIdLength} characters that PostgreSQL can store; received ${describe(id)}`,
+      `${what} must have 1 to ${maxUserIdLength} characters that PostgreSQL can store; received ${describeId(id)}`,
     )
   return text
+}
+
+/** Quotes nothing: what the option returned is a part of a session. */
+function describeType(id: unknown): string {
+  if (typeof id === 'string') return `a string of ${id.length} characters`
+  if (typeof id === 'number' || typeof id === 'boolean') return String(id)
+  if (Array.isArray(id)) return 'an array'
+  return typeof id === 'object' ? 'an object' : `a ${typeof id}`
 }
 
 /** Returns the user id that the option `userId` finds in a session. */
@@ -51,5 +62,5 @@ export function findUserId(userId: (session: Session) => unknown, session: Sessi
   const id = userId(session)
   return id === undefined || id === null || id === ''
     ? undefined
-    : toUserId(id, 'the result of the option "userId"')
+    : toUserId(id, 'the result of the option "userId"', describeType)
 }

@@ -36,6 +36,8 @@ interface State {
   pendingInvalidation: 'forget' | 'destroy' | undefined
   /** The last write to the cache; the next one waits for it, however long it takes. */
   lastWrite: Promise<unknown> | undefined
+  /** An invalidation that waits for the last write. It serves all changes that end until it starts. */
+  nextInvalidation: Promise<boolean> | undefined
 }
 
 /** How long the cache is bypassed after a failure. */
@@ -43,6 +45,9 @@ const resetTimeoutMs = 1_000
 
 /** The maximum number of ids with a failed invalidation. */
 const maxPending = 10_000
+
+/** With so many calls that the cache has not answered, it gets one call in `resetTimeoutMs` until it answers again. */
+const maxUnanswered = 5_000
 
 /** The result of a cache operation that failed or timed out. */
 const failed = Symbol('failed')
@@ -60,6 +65,10 @@ export class GuardedCache {
   readonly #pendingIds = new Set<string>()
   #openUntil = 0
   #isRetrying = false
+  /** Calls that the cache has not answered, since it last was overloaded and answered again. */
+  #unanswered = 0
+  #recoveries = 0
+  #nextTryAt = 0
 
   constructor(options: GuardedCacheOptions) {
     this.#options = options
@@ -82,6 +91,8 @@ export class GuardedCache {
         const isStale = generation !== state.generation || state.pendingInvalidation !== undefined
         if (isStale || this.#isOpen()) return
         const write = (): PromiseLike<unknown> => this.#cache.set(sid, entry, entry.cacheTtlMs)
+        // Not behind a write that hangs: each fill holds a session.
+        if (state.lastWrite !== undefined) return
         // The caller doesn't wait for the fill.
         void this.#withTimeout(this.#enqueueWrite(sid, state, write, [entry.json]))
       },
@@ -107,19 +118,36 @@ export class GuardedCache {
     }
   }
 
-  async #invalidate(sid: string, state: State): Promise<boolean> {
-    const { generation, pendingInvalidation } = state
-    // To forget is not to destroy: a cache that is a SessionStore would keep a tombstone, and refuse the next fill.
-    const work = (): PromiseLike<unknown> =>
-      pendingInvalidation === 'destroy' ? this.#cache.destroy(sid) : this.#cache.set(sid, {}, 1)
+  #invalidate(sid: string, state: State): Promise<boolean> {
+    if (state.nextInvalidation === undefined && this.#isOverloaded()) {
+      this.#postpone(sid)
+      return Promise.resolve(false)
+    }
+    state.nextInvalidation ??= this.#invalidateNext(sid, state)
+    return state.nextInvalidation
+  }
+
+  async #invalidateNext(sid: string, state: State): Promise<boolean> {
+    let generation = Number.NaN
+    const work = (): PromiseLike<unknown> => {
+      state.nextInvalidation = undefined
+      generation = state.generation
+      // To forget is not to destroy: a cache that is a SessionStore would keep a tombstone, and refuse the next fill.
+      return state.pendingInvalidation === 'destroy' ? this.#cache.destroy(sid) : this.#cache.set(sid, {}, 1)
+    }
     if ((await this.#enqueueWrite(sid, state, work)) === failed) {
-      this.#pendingIds.add(sid)
-      this.#dropPending()
+      this.#postpone(sid)
       return false
     }
     // A change that started since then invalidates when it ends.
     if (state.generation === generation && state.changing === 0) this.#clearPending(sid, state)
     return true
+  }
+
+  /** An invalidation has failed, or would: it is tried again once the cache answers. */
+  #postpone(sid: string): void {
+    this.#pendingIds.add(sid)
+    this.#dropPending()
   }
 
   /** Retries the failed invalidations one by one, until one fails again. */
@@ -130,7 +158,8 @@ export class GuardedCache {
       for (const sid of [...this.#pendingIds]) {
         const state = this.#states.get(sid)
         if (state === undefined || isBusy(state)) continue
-        if (!(await this.#invalidate(sid, state))) break
+        state.nextInvalidation ??= this.#invalidateNext(sid, state)
+        if ((await this.#withTimeout(state.nextInvalidation)) !== true) break
       }
     }
     void retryAll().finally(() => {
@@ -178,12 +207,20 @@ export class GuardedCache {
 
   /** Calls the cache. Never rejects: a failure is reported, opens the circuit, and resolves with `failed`. */
   async #call(work: () => PromiseLike<unknown>, secrets: string[]): Promise<unknown> {
+    const recoveries = this.#recoveries
+    this.#unanswered++
     try {
       const result = await work()
+      if (this.#unanswered >= maxUnanswered) {
+        this.#unanswered = 0
+        this.#recoveries++
+      }
       if (!this.#isOpen()) this.#retryPending()
       return result
     } catch (error) {
       return this.#fail(redact(error, secrets))
+    } finally {
+      if (recoveries === this.#recoveries) this.#unanswered--
     }
   }
 
@@ -205,7 +242,16 @@ export class GuardedCache {
   }
 
   #isOpen(): boolean {
-    return this.#options.now() < this.#openUntil
+    return this.#options.now() < this.#openUntil || this.#isOverloaded()
+  }
+
+  /** Whether the cache leaves too many calls unanswered; `false` for one call in `resetTimeoutMs`, which tries it. */
+  #isOverloaded(): boolean {
+    if (this.#unanswered < maxUnanswered) return false
+    const now = this.#options.now()
+    if (now < this.#nextTryAt) return true
+    this.#nextTryAt = now + resetTimeoutMs
+    return false
   }
 
   #acquire(sid: string): State {
@@ -215,6 +261,7 @@ export class GuardedCache {
       generation: 0,
       pendingInvalidation: undefined,
       lastWrite: undefined,
+      nextInvalidation: undefined,
     }
     this.#states.set(sid, state)
     state.holders++

@@ -101,10 +101,10 @@ export class Lifecycle {
         this.touches.forgetExpiry()
         queueMicrotask(() => {
           warnings.end('cache')
-          events.emit('trust')
+          this.#notifyListeners('trust', () => events.emit('trust'))
         })
       },
-      onDistrust: () => events.emit('distrust'),
+      onDistrust: () => this.#notifyListeners('distrust', () => events.emit('distrust')),
       warn: warnings.of('cache'),
     })
     this.#sweeper = new Sweeper({
@@ -115,7 +115,7 @@ export class Lifecycle {
       onExpired: () => this.#expiredHook(),
       onSwept: (result) => {
         warnings.end('sweep')
-        events.emit('sweep', result)
+        this.#notifyListeners('sweep', () => events.emit('sweep', result))
       },
       warn: warnings.of('onExpired'),
     })
@@ -176,7 +176,7 @@ export class Lifecycle {
       operations: this.operations,
       onConflict: (conflict) => {
         this.conflicts++
-        this.#events.emit('conflict', conflict)
+        this.#notifyListeners('conflict', () => this.#events.emit('conflict', conflict))
       },
     })
     components.queries.announced = this.#components?.queries.announced ?? 0
@@ -188,8 +188,18 @@ export class Lifecycle {
     if (table.lacksUserIndex) this.#createUserIndex()
     this.trust.start({ hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
-    this.#events.emit('connect')
+    this.#notifyListeners('connect', () => this.#events.emit('connect'))
     return components
+  }
+
+  /** An error of a listener must not fail what it only listens to: it becomes a warning. */
+  #notifyListeners(event: keyof PgStoreEvents, emit: () => unknown): void {
+    try {
+      emit()
+    } catch (error) {
+      const message = `a listener of the event "${event}" threw an error: ${messageOf(error)}`
+      this.#warnings.warn('listener', new Error(message))
+    }
   }
 
   /** Notifies every instance, this one too. */
@@ -204,8 +214,8 @@ export class Lifecycle {
     return this.operations.run('sweep', async () => {
       const { table } = await this.ready()
       // A session that was used before an outage, and has expired during it, isn't to be deleted.
-      if (!(await this.touches.flush()))
-        throw new Error('sessions that are in use could be deleted, as their touches could not be written')
+      const failure = await this.touches.flush()
+      if (failure !== undefined) throw failure
       return this.#sweeper.run(table, unlessWithinMs)
     })
   }

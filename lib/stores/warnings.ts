@@ -7,6 +7,7 @@ import type { PgStoreEvents } from './events.js'
 /** The kinds of warnings, by the codes that `process.emitWarning` receives. `ended` is what to say when one no longer applies. */
 const kinds = {
   options: { code: 'KOA_PG_STORE_OPTIONS', ended: undefined },
+  listener: { code: 'KOA_PG_STORE_LISTENER', ended: undefined },
   connection: { code: 'KOA_PG_STORE_CONNECTION', ended: undefined },
   table: { code: 'KOA_PG_STORE_TABLE', ended: 'the session table has everything that the store needs' },
   ids: { code: 'KOA_PG_STORE_IDS', ended: undefined },

@@ -1,6 +1,6 @@
 // The SQL of a sweep: finds, reads and deletes expired rows, and records the last sweep. Pure.
 import { type ExpiryLimits, expiredCondition } from '../schema/expiry.js'
-import { sweepRecordId, type Table } from '../schema/table.js'
+import { lastSweepSql, sweepRecordId, type Table } from '../schema/table.js'
 
 export interface SweepLimits extends ExpiryLimits {
   /** How long a session stays in the table after it has expired, in ms. */
@@ -33,10 +33,11 @@ export class SweepStatements {
   readonly findIds: string
   /** Deletes the ids `$1`. */
   readonly deleteIds: string
-  /** Returns sessions with their data: in a range of pages, or all where the table has no pages. */
+  /**
+   * Returns up to `$3` sessions with their data, from after the place `$1` up to the place `$2`; where the table has no pages,
+   * up to `$2` from after the id `$1`.
+   */
   readonly read: string
-  /** The same in the order of ids; the last two parameters are the id to start after and the maximum number of rows. */
-  readonly readAfter: string
   /** Deletes the ids `$2` at the places `$1` if they still have the versions `$3`. */
   readonly deleteUnchanged: string
   /** Returns how long ago the last sweep ended, in ms. */
@@ -68,20 +69,22 @@ export class SweepStatements {
       `select id, ${hasPages ? 'ctid::text' : `''`} as at, session::text as session, ${epoch('expiry::timestamptz')} as expiry,` +
       ` ${optional('user_id', 'user_id')} as user_id, ${optional('created_at', epoch('created_at'))} as created_at,` +
       ` ${optional('last_access', epoch('last_access'))} as last_access, ${optional('version', 'version::text')} as version` +
-      ` from ${name} where ${hasPages ? `${inRange} and ` : ''}${expired}`
-    const [after, count] = hasPages ? ['$3', '$4'] : ['$1', '$2']
-    this.readAfter = `${this.read} and id > ${after}::text order by id limit ${count}`
+      ` from ${name} where ` +
+      (hasPages
+        ? `ctid > $1::tid and ctid < $2::tid and ${expired} order by ctid limit $3`
+        : `id > $1::text and ${expired} order by id limit $2`)
     // Where rows have places, a changed row is at another one.
     const unchanged = columns.has('version') ? 't.version = u.version' : '(u.version is null)'
     this.deleteUnchanged =
       `delete from ${name} as t using unnest($1::text[], $2::text[], $3::bigint[]) as u (at, id, version)` +
       ` where ${hasPages ? 't.ctid = u.at::tid and ' : ''}t.id = u.id and ${unchanged}` +
       ` and ${expiredCondition(table, limits, limits.grace, 't.')}${settings} returning 1 as deleted`
-    this.lastSweep = `select ${epoch('now() - expiry::timestamptz')} as ago from ${name} where id = '${sweepRecordId}'`
+    this.lastSweep = lastSweepSql(name)
     const version = columns.has('version')
+    // Long expired by any clock: the server's may be put back, and no session is to appear by that.
     this.recordSweep =
       `insert into ${name} as t (id, expiry, session${version ? ', version' : ''})` +
-      ` select '${sweepRecordId}', now(), $1::text::json${version ? ', 1' : ''} on conflict (id) do update` +
+      ` select '${sweepRecordId}', '-infinity', json_build_object('at', ${epoch('now()')}, 'result', $1::text::json)${version ? ', 1' : ''} on conflict (id) do update` +
       ` set expiry = excluded.expiry, session = excluded.session${version ? ', version = t.version + 1' : ''}`
   }
 }

@@ -1,12 +1,13 @@
 // Deletes expired sessions in batches. One instance sweeps at a time.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { AdvisoryLock } from '../postgres/advisory-lock.js'
 import type { Connection } from '../postgres/connection.js'
 import type { Table } from '../schema/table.js'
 import type { Codec, Row } from '../types/options.js'
 import type { ExpiredSession, SweepResult } from '../types/results.js'
 import { codeOf, messageOf } from '../util/driver-errors.js'
+import { retryConflicts } from '../util/retry-conflicts.js'
 import { ExpiredHook } from './expired-hook.js'
-import { SweepLock } from './sweep-lock.js'
 import { type SweepLimits, SweepStatements } from './sweep-statements.js'
 
 /** How long a batch should take: a slower one is followed by a smaller one. */
@@ -34,6 +35,9 @@ const readBatchSize = 50
 /** PostgreSQL's code for a lock that wasn't granted within lock_timeout. */
 const lockTimeoutCode = '55P03'
 
+/** PostgreSQL's code for a statement that took longer than statement_timeout. */
+const queryCanceledCode = '57014'
+
 export interface SweeperOptions {
   readonly connection: Connection
   readonly limits: SweepLimits
@@ -60,7 +64,7 @@ function isRefused(error: unknown): boolean {
 /** The state of a running sweep. */
 interface Sweep {
   readonly statements: SweepStatements
-  readonly lock: SweepLock | undefined
+  readonly lock: AdvisoryLock | undefined
   readonly hook: ExpiredHook | undefined
   readonly startedAt: number
   /** When the server was last seen to serve other clients. */
@@ -122,7 +126,8 @@ export class Sweeper {
         sweep.hook?.warnOfUndecoded()
       }
       const result = resultOf(sweep)
-      if (!this.#stop.signal.aborted) await connection.query(statements.recordSweep, [JSON.stringify(result)])
+      if (!this.#stop.signal.aborted)
+        await retryConflicts(() => connection.query(statements.recordSweep, [JSON.stringify(result)]))
       this.#options.onSwept?.(result)
       return result
     } finally {
@@ -134,12 +139,20 @@ export class Sweeper {
    * A query function can't hold the lock for the whole sweep, and a server may have no connection left for it: then this only
    * checks that no other instance has it.
    */
-  async #takeLock({ name }: Table): Promise<SweepLock | 'taken' | undefined> {
+  async #takeLock({ name }: Table): Promise<AdvisoryLock | 'taken' | undefined> {
     const { connection } = this.#options
     const { clientConfig, connectTimeoutMs } = connection
     if (clientConfig)
       try {
-        return (await SweepLock.take(clientConfig, name, connectTimeoutMs)) ?? 'taken'
+        return (
+          (await AdvisoryLock.take({
+            config: clientConfig,
+            key: `sweep ${name}`,
+            connectTimeoutMs,
+            name: 'sweeper',
+            keepsProcessAlive: true,
+          })) ?? 'taken'
+        )
       } catch (error) {
         if (!isRefused(error)) throw error
       }
@@ -171,13 +184,20 @@ export class Sweeper {
       const deletedBefore = sweep.deleted
       const startedAt = performance.now()
       let elapsedMs: number
-      if (sweep.hook) {
-        await this.#deleteAfterHook(sweep, sweep.hook, range, progress)
-        elapsedMs = performance.now() - startedAt
-      } else {
-        const deleted = await this.#deleteRange(sweep, range)
-        elapsedMs = performance.now() - startedAt
-        await this.#finishBatch(sweep, deleted, elapsedMs, progress)
+      try {
+        if (sweep.hook) {
+          await this.#deleteAfterHook(sweep, sweep.hook, range, progress)
+          elapsedMs = performance.now() - startedAt
+        } else {
+          const deleted = await this.#deleteRange(sweep, range)
+          elapsedMs = performance.now() - startedAt
+          await this.#finishBatch(sweep, deleted, elapsedMs, progress)
+        }
+      } catch (error) {
+        // The server limits how long a statement may take: fewer pages take less.
+        if (codeOf(error) !== queryCanceledCode || end - page <= 1) throw error
+        batchPages = Math.max(1, (end - page) >> 3)
+        continue
       }
       const factor = Math.min(targetMs / elapsedMs, batchSize / (sweep.deleted - deletedBefore), 2)
       batchPages = Math.max(1, Math.min(maxBatchPages, Math.floor((end - page) * factor)))
@@ -189,7 +209,7 @@ export class Sweeper {
     const { connection } = this.#options
     const { statements } = sweep
     const execute = async (text: string): Promise<number> => {
-      const [row] = await connection.query(text, range)
+      const [row] = await retryConflicts(() => connection.query(text, range))
       if (row?.contended === true) sweep.lastContentionAt = performance.now()
       return Number(row?.deleted)
     }
@@ -208,9 +228,9 @@ export class Sweeper {
     for (let found = batchSize, deleted = 1; found === batchSize && deleted > 0; ) {
       if (this.#stop.signal.aborted) return
       const startedAt = performance.now()
-      const ids = (await connection.query(findIds, [batchSize])).map(({ id }) => id)
+      const ids = (await retryConflicts(() => connection.query(findIds, [batchSize]))).map(({ id }) => id)
       found = ids.length
-      deleted = found === 0 ? 0 : (await connection.query(deleteIds, [ids])).length
+      deleted = found === 0 ? 0 : (await retryConflicts(() => connection.query(deleteIds, [ids]))).length
       await this.#finishBatch(sweep, deleted, performance.now() - startedAt, 0)
     }
   }
@@ -241,18 +261,24 @@ export class Sweeper {
     let deleted = 0
     if (handled.length > 0) {
       const values = ['at', 'id', 'version'].map((name) => handled.map((row) => row[name]))
-      deleted = (await this.#options.connection.query(sweep.statements.deleteUnchanged, values)).length
+      const { connection } = this.#options
+      const rows = await retryConflicts(() => connection.query(sweep.statements.deleteUnchanged, values))
+      deleted = rows.length
     }
     await this.#finishBatch(sweep, deleted, elapsedMs + performance.now() - startedAt, progress)
   }
 
-  async *#read({ statements, lock }: Sweep, range: string[]): AsyncGenerator<Row[]> {
-    if (lock) return yield* lock.read(statements.read, range, readBatchSize)
+  /** Each batch by a statement of its own: the server may limit how long one may take, and `onExpired` may take long. */
+  async *#read({ statements }: Sweep, range: string[]): AsyncGenerator<Row[]> {
     const { connection } = this.#options
-    for (let rows: Row[] = [{ id: '' }]; rows.length > 0; ) {
-      const after = rows.at(-1)?.id
-      rows = await connection.query(statements.readAfter, [...range, after, readBatchSize])
-      if (rows.length > 0) yield rows
+    const [first, end] = range
+    for (let after: unknown = first ?? ''; ; ) {
+      const values = end === undefined ? [after, readBatchSize] : [after, end, readBatchSize]
+      const rows = await connection.query(statements.read, values)
+      const last = rows.at(-1)
+      if (last === undefined) return
+      yield rows
+      after = end === undefined ? last.id : last.at
     }
   }
 

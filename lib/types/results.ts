@@ -1,5 +1,5 @@
 // What the methods and events of PgStore return: sessions in lists, sweeps, conflicts, statistics.
-import type { DatabaseErrorCode } from './errors.js'
+import type { DatabaseErrorCode, DecodeError } from './errors.js'
 import type { Session } from './session-store.js'
 
 /** An expired session, without its id, as `onExpired` and the event `expire` receive it. A column that the table lacks is `undefined`. */
@@ -34,7 +34,9 @@ export interface SessionInfo<T extends object = Session> {
   /** Identifies the session in lists and in `revoke()`. It is not the session id and cannot be used as a cookie. */
   readonly handle: string
   readonly userId: string | undefined
-  readonly session: T
+  /** `undefined` if the session can't be decoded; `error` says why. */
+  readonly session: T | undefined
+  readonly error: DecodeError | undefined
   readonly createdAt: Date | undefined
   /** Accurate to `touch.interval`. */
   readonly lastAccessedAt: Date | undefined

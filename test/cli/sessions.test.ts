@@ -135,7 +135,7 @@ describe('koa-pg-store revoke', () => {
         Promise.all(sids.map(async (sid) => (await store.get(sid)) !== undefined))
       expect(await existing()).to.deep.equal([true, true, true])
       const list = await store.sessionsOf('ann')
-      const handle = list.find(({ session }) => session.sid === 'sid-1')?.handle ?? ''
+      const handle = list.find(({ session }) => session?.sid === 'sid-1')?.handle ?? ''
       const hits = async (): Promise<number> => Reflect.get((await store.stats()).cache as object, 'hits')
       const before = await hits()
       await existing()

@@ -21,20 +21,20 @@ async function fill(url: string, count: number, bytes = 0): Promise<void> {
 /** Reads all sessions, or up to `max`. */
 async function read(store: PgStore, max = Number.POSITIVE_INFINITY): Promise<number[]> {
   const list: number[] = []
-  for await (const { session } of store.sessions()) if (list.push(session.n as number) >= max) break
+  for await (const { session } of store.sessions()) if (list.push(session?.n as number) >= max) break
   return list
 }
 
 const connections = {
-  'a pool, with a cursor': (url: string) => {
+  'a pool': (url: string) => {
     const pool = new pg.Pool({ connectionString: url, max: 2, allowExitOnIdle: true })
     return { pool, store: new PgStore(pool, { cache: false }) }
   },
-  'a pool of one connection, in pages': (url: string) => {
+  'a pool of one connection': (url: string) => {
     const pool = new pg.Pool({ connectionString: url, max: 1, allowExitOnIdle: true })
     return { pool, store: new PgStore(pool, { cache: false }) }
   },
-  'a query function, in pages': (url: string) => {
+  'a query function': (url: string) => {
     const pool = new pg.Pool({ connectionString: url, max: 1, allowExitOnIdle: true })
     return { pool, store: new PgStore((text, values) => pool.query(text, values), { cache: false }) }
   },
@@ -62,7 +62,7 @@ for (const [connection, make] of Object.entries(connections))
         createdAt,
         lastAccessedAt,
       } of store.sessions()) {
-        expect(userId).to.equal(String(Number(session.n) % 100))
+        expect(userId).to.equal(String(Number(session?.n) % 100))
         expect(handle).to.match(/^[\w-]{43}$/)
         for (const date of [expiresAt, createdAt, lastAccessedAt]) expect(date).to.be.instanceOf(Date)
       }
@@ -80,7 +80,7 @@ for (const [connection, make] of Object.entries(connections))
       for (const max of [1, 100, 101, 499, 500]) expect(await read(store, max)).to.have.length(max)
       for (let n = 0; n < 3; n++) {
         const failing = async (): Promise<void> => {
-          for await (const { session } of store.sessions()) throw new Error(`not ${session.n}`)
+          for await (const { session } of store.sessions()) throw new Error(`not ${session?.n}`)
         }
         expect((await rejection(failing())).message).to.match(/^not \d+$/)
       }
@@ -96,7 +96,7 @@ for (const [connection, make] of Object.entries(connections))
       const { pool, store } = make(url)
       let revoked = 0
       for await (const { handle, session } of store.sessions())
-        if (Number(session.n) <= 300 && Number(session.n) % 3 === 0) {
+        if (Number(session?.n) <= 300 && Number(session?.n) % 3 === 0) {
           expect(await store.revoke(handle)).to.equal(true)
           await store.create({ n: 1_000 + revoked++ })
         }
@@ -108,7 +108,7 @@ for (const [connection, make] of Object.entries(connections))
       await pool.end()
     })
 
-    const total = connection.includes('cursor') ? 100_000 : 20_000
+    const total = connection === 'a pool' ? 100_000 : 20_000
     it(`takes no more memory for ${total.toLocaleString('en')} sessions than for a few`, async () => {
       const url = await freshDatabase()
       await fill(url, total, 2_000)
@@ -122,7 +122,7 @@ for (const [connection, make] of Object.entries(connections))
       let maxMiB = 0
       let count = 0
       for await (const { session } of store.sessions()) {
-        expect(session.pad).to.have.length(2_000)
+        expect(session?.pad).to.have.length(2_000)
         if (++count % 5_000 === 4_000) maxMiB = Math.max(maxMiB, usedMiB() - before)
       }
       expect(count).to.equal(total)

@@ -17,7 +17,7 @@ describe('maxSessionsPerUser', () => {
   const make = (maxSessionsPerUser: number, options: PgStoreOptions = {}): Promise<PgStore> =>
     trusted(url, { maxSessionsPerUser, ...options })
   const numbers = async (store: PgStore, user = 'ann'): Promise<number[]> =>
-    (await store.sessionsOf(user)).map(({ session }) => session.n as number).sort((a, b) => a - b)
+    (await store.sessionsOf(user)).map(({ session }) => session?.n as number).sort((a, b) => a - b)
   const ann = (n: number) => ({ userId: 'ann', n })
 
   it('holds for 50 simultaneous sign-ins of one user in four processes, which all sign out the evicted', async () => {

@@ -1,7 +1,8 @@
 // Tables that differ from the one the store creates: partitioned, with odd contents, or with a stranger's functions beside them.
 import { expect } from 'chai'
-import { PgStore } from '../../lib/index.js'
+import { PgStore, SetupError } from '../../lib/index.js'
 import { trusted } from '../helpers/instance.js'
+import { rejection } from '../helpers/rejection.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
@@ -44,6 +45,46 @@ describe('a table that differs from the one that the store creates', () => {
     for (const sid of ['x', 'y', 'z']) await until(async () => (await b.get(sid)) === undefined)
     await a.close()
     await b.close()
+  })
+
+  it('is refused if its ids are too short for a digest', async () => {
+    const url = await freshDatabase()
+    await sql(
+      url,
+      'create table session (id varchar(40) primary key, expiry timestamptz not null, session json)',
+    )
+    const store = new PgStore(url, { create: false })
+    const error = await rejection(store.setup())
+    expect(error).to.be.instanceOf(SetupError)
+    expect(error.message).to.equal(
+      `"public"."session" can't be used: column id holds 40 characters, and must hold 50: run alter table "public"."session" alter column id type text`,
+    )
+    await sql(url, 'alter table session alter column id type varchar(50)')
+    await store.set('x', { n: 1 })
+    expect(await store.get('x')).to.deep.equal({ n: 1 })
+    await store.close()
+  })
+
+  for (const encoding of ['LATIN1', 'SQL_ASCII'])
+    it(`is refused in a database with the encoding ${encoding}`, async () => {
+      const name = `encoding_${encoding}_${process.pid}`.toLowerCase()
+      const utf8 = await freshDatabase()
+      await sql(utf8, `create database ${name} encoding '${encoding}' locale 'C' template template0`)
+      await using store = new PgStore(at(utf8, { database: name }))
+      const error = await rejection(store.setup())
+      expect(error).to.be.instanceOf(SetupError)
+      expect(error.message).to.match(
+        new RegExp(`^the database has the encoding ${encoding}, and must have UTF8: run create database`),
+      )
+    })
+
+  it('has a record of the last sweep that is no session, even when the server’s clock is put back', async () => {
+    const url = await freshDatabase()
+    await using store = new PgStore(url)
+    await store.sweep()
+    const rows = await sql(url, `select from session where expiry <= '4713-01-01 BC'::timestamptz`)
+    expect(rows).to.have.length(1)
+    expect(await sql(url, 'select from session')).to.have.length(1)
   })
 
   it('may hold a session that never expires', async () => {

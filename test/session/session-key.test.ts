@@ -76,6 +76,31 @@ describe('sessionKey', () => {
       })
   }
 
+  it('refuses a name that the middleware’s session has an accessor or method of', () => {
+    class Session {
+      get length(): number {
+        return 0
+      }
+      set maxAge(_: number) {
+        throw new Error('not reached')
+      }
+      save(): void {}
+    }
+    const session = new Session()
+    for (const name of ['length', 'maxAge', 'save']) {
+      const key = sessionKey<number>(name)
+      expect(() => key.set(session, 1)).to.throw(
+        AttributeError,
+        'the session has an accessor or method of this name',
+      )
+      expect(key.get(session)).to.equal(undefined)
+    }
+    expect(Object.keys(session)).to.deep.equal([])
+    const plain = {}
+    sessionKey<number>('length').set(plain, 1)
+    expect(plain).to.deep.equal({ length: 1 })
+  })
+
   it('returns its default if there is no value, a new object at each call', () => {
     const cart = sessionKey('cart', z.array(z.number()), { default: [] })
     const session = {}

@@ -79,9 +79,13 @@ describe('the user id of a session', () => {
     ['false', false, /received false/],
     ['NaN', Number.NaN, /received NaN/],
     ['infinity', Number.POSITIVE_INFINITY, /received Infinity/],
-    ['a BigInt', 7n, /received 7/],
-    ['a NUL', 'a\0', /1 to 512 characters that PostgreSQL can store; received "a\\u0000"/],
-    ['513 characters', 'x'.repeat(513), /1 to 512 characters that PostgreSQL can store; received "xxx/],
+    ['a BigInt', 7n, /received a bigint$/],
+    ['a NUL', 'a\0', /1 to 512 characters that PostgreSQL can store; received a string of 2 characters$/],
+    [
+      '513 characters',
+      'x'.repeat(513),
+      /1 to 512 characters that PostgreSQL can store; received a string of 513 characters$/,
+    ],
   ]
   for (const [what, result, message] of results)
     it(`can't be ${what}: if the option userId returns that, the save rejects and nothing is written`, async () => {

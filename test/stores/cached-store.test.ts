@@ -267,6 +267,60 @@ describe('CachedStore', () => {
     expect(cache.count('get')).to.equal(reads)
   })
 
+  it('keeps little in memory while the cache hangs, and uses it again when it answers', async () => {
+    const store = new MemoryStore({ max: 200_000 })
+    const inner = new MemoryStore({ max: 200_000 })
+    let hangs = true
+    let calls = 0
+    const answer = async <R>(work: () => PromiseLike<R>): Promise<R> => {
+      calls++
+      return hangs ? new Promise<never>(() => undefined) : work()
+    }
+    const cache: SessionCache = {
+      get: (sid) => answer(async () => inner.get(sid)),
+      set: (sid, session, ttl) => answer(async () => inner.set(sid, session, ttl)),
+      destroy: (sid) => answer(async () => inner.destroy(sid)),
+    }
+    let now = 0
+    const cached = new CachedStore(store, cache, { ttl: 1_000, timeout: 1 }, () => now)
+    cached.on('warning', () => undefined)
+    const used = (): number => {
+      global.gc?.()
+      return process.memoryUsage().heapUsed / 1024 ** 2
+    }
+    const count = 30_000
+    const touchAll = async (session: object): Promise<void> => {
+      for (let n = 0; n < count; n += 100) {
+        await Promise.all(
+          Array.from({ length: 100 }, async (_, k) => {
+            await cached.set(`session ${n + k}`, session, 3_600_000)
+            await cached.get(`session ${n + k}`)
+          }),
+        )
+        now += 50
+      }
+    }
+    for (let n = 0; n < count; n++) await store.set(`session ${n}`, { n: 0 }, 3_600_000)
+    await touchAll({ n: 1 })
+    const before = used()
+    for (let round = 0; round < 3; round++) await touchAll({ n: 2 })
+    expect(calls).to.be.below(20_000)
+    expect(used() - before, 'MiB').to.be.below(20)
+    const last = `session ${count - 1}`
+    hangs = false
+    now += 100_000
+    await until(async () => {
+      now += 1_100
+      const reads = calls
+      await cached.get(last)
+      await cached.get(last)
+      return calls > reads && (await inner.get(last)) !== undefined
+    })
+    expect(await cached.get(last)).to.deep.equal({ n: 2 })
+    await cached.set(last, { n: 3 }, 3_600_000)
+    expect(await cached.get(last)).to.deep.equal({ n: 3 })
+  })
+
   it('puts no id and no content into a warning', async () => {
     await warm({ secret: 'Xyzzy' })
     cache.broken = 'before'

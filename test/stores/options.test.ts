@@ -203,6 +203,21 @@ describe('new PgStore', () => {
     ['redis://localhost', 'received one that begins with redis://'],
     ['user:secret@localhost/app', 'received one without postgres://'],
     ['postgres://user:secret@localhost:port/app', "received one that can't be parsed"],
+    [
+      'postgres://user:secret@one:5432,two:5432/app',
+      'connection string names several hosts, of which pg can',
+    ],
+    ['postgres://user:secret@one,two/app', 'use one host name that always leads to the primary'],
+    ['postgresql:///app?host=one,two', 'connection string names several hosts'],
+    [{ host: 'one,two' }, 'connection has a "host" that names several hosts'],
+    [
+      'postgres://user:secret@localhost/app?target_session_attrs=read-write',
+      'connection string has target_session_attrs=read-write, which pg ignores: remove it',
+    ],
+    [
+      { host: 'localhost', target_session_attrs: 'primary' },
+      "which pg doesn't know; remove it, and use a host",
+    ],
     ['postgres://user:a@secret/word@localhost/app', 'write "@" as %40, "/" as %2F, "#" as %23'],
     ['postgres://user:a@secret#word@localhost/app', 'write "@" as %40'],
     ['postgres://user:a@secret?word@localhost/app', 'write "@" as %40'],
@@ -236,6 +251,14 @@ describe('new PgStore', () => {
         expect((error as Error).message).not.to.include('secret')
       }
     })
+
+  it('accepts a comma in a password', () => {
+    for (const accepted of [
+      'postgres://user:a,b@localhost/app',
+      'postgres://localhost/app?target_session_attrs=any',
+    ])
+      expect(() => new PgStore(accepted)).not.to.throw()
+  })
 
   it('accepts an "@" where it is certain what it means', () => {
     for (const ok of [

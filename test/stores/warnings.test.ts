@@ -43,6 +43,26 @@ describe('warnings without a listener', function () {
     expect(printed[0]?.detail).to.include('store.on("warning", …)')
   })
 
+  it('say that a listener of another event has thrown, which fails no call', async () => {
+    const url = await freshDatabase()
+    const [here, there] = [new PgStore(url, { cache: false }), new PgStore(url, { cache: false })]
+    for (const event of ['conflict', 'connect', 'sweep'] as const)
+      here.on(event, () => {
+        throw new Error(`no ${event}`)
+      })
+    await here.set('x', { a: 1 })
+    const mine = (await here.get('x')) ?? {}
+    await there.set('x', Object.assign((await there.get('x')) ?? {}, { b: 1 }))
+    await here.set('x', Object.assign(mine, { c: 1 }))
+    expect(await there.get('x')).to.deep.equal({ a: 1, b: 1, c: 1 })
+    const warnings: string[] = []
+    here.on('warning', ({ message }) => warnings.push(message))
+    await here.sweep()
+    expect(warnings).to.deep.equal(['a listener of the event "sweep" threw an error: no sweep'])
+    for (const store of [here, there]) await store.close()
+    await until(() => texts('KOA_PG_STORE_LISTENER').length > 0)
+  })
+
   it('say once that touches and sweeps fail, and when they work again', async () => {
     const url = await freshDatabase()
     const owner = new PgStore(url, { cleanup: false })

@@ -203,7 +203,7 @@ describe('sweep()', () => {
     const { url, store } = await open({ cleanup: { cron: false, onExpired: () => gate.opened } })
     await sql(url, fill(1))
     const running = store.sweep()
-    const holder = `application_name = 'koa-pg-store sweeper' and state = 'idle in transaction' and backend_xid is null`
+    const holder = `application_name = 'koa-pg-store sweeper' and state = 'idle in transaction' and backend_xid is null and backend_xmin is null`
     await until(async () => (await sql(url, `select from pg_stat_activity where ${holder}`)).length === 1)
     // Another transaction gets the row at once.
     await sql(url, `begin; set local lock_timeout = '10s'; update session set version = version; commit`)

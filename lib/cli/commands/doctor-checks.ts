@@ -5,7 +5,7 @@ import { listenConfig } from '../../postgres/connect.js'
 import type { Connection } from '../../postgres/connection.js'
 import { inspect } from '../../schema/inspect.js'
 import { ensureTable, slowCommits } from '../../schema/migrate.js'
-import { qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
+import { lastSweepSql, qualifiedName, sweepRecordId, type Table } from '../../schema/table.js'
 import { SetupError } from '../../types/errors.js'
 import type { PgStoreOptions } from '../../types/options.js'
 import type { Settings } from '../../types/settings.js'
@@ -227,9 +227,7 @@ function bloat({ deadRows, liveRows, tableBytes }: VacuumState, name: string): F
 
 export const checkSweeps: TableCheck = async ({ connection, settings }) => {
   const name = qualifiedName(settings)
-  const [last] = await connection.query(
-    `select extract(epoch from now() - expiry::timestamptz)::float8 * 1000 as ago from ${name} where id = '${sweepRecordId}'`,
-  )
+  const [last] = await connection.query(lastSweepSql(name))
   const [row] = await connection.query(
     `select count(*)::int as overdue from (select from ${name} where expiry < now() - interval '1 day'
        and id <> '${sweepRecordId}' limit ${maxOverdueRows}) o`,

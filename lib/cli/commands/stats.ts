@@ -1,7 +1,7 @@
 // koa-pg-store stats: counts and measures what is in the table.
 import { activeCondition } from '../../schema/expiry.js'
 import { ensureTable } from '../../schema/migrate.js'
-import { qualifiedName, sweepRecordId } from '../../schema/table.js'
+import { lastSweepSql, qualifiedName, sweepRecordId } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Row } from '../../types/options.js'
 import type { Command } from '../command.js'
@@ -104,8 +104,7 @@ function selectStatement(name: string, columns: ReadonlySet<string>, active: str
     'oldestMs', extract(epoch from now() - min(created_at) filter (where is_active)) * 1000,
     'bytes', pg_catalog.json_build_object('table', pg_table_size($1::text::regclass),
       'indexes', pg_indexes_size($1::text::regclass), 'total', pg_total_relation_size($1::text::regclass)),
-    'lastSweep', (select session::jsonb || pg_catalog.jsonb_build_object('agoMs', extract(epoch from now() - expiry::timestamptz) * 1000)
-      from ${name} where id = '${sweepRecordId}'),
+    'lastSweep', (select result::jsonb || pg_catalog.jsonb_build_object('agoMs', ago) from (${lastSweepSql(name)}) as last),
     'sizesByPower', (select pg_catalog.json_object_agg(size_power, n) from (select size_power, count(*) as n from s where is_active group by size_power) z),
     'expiriesByRange', (select pg_catalog.json_object_agg(expiry_range, n) from (select expiry_range, count(*) as n from s where is_active group by expiry_range) e)
   )::text as stats from s`
