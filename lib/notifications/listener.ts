@@ -3,8 +3,11 @@ import { randomBytes } from 'node:crypto'
 import pg, { type ClientConfig } from 'pg'
 import type { PoolState } from '../postgres/connection.js'
 import { DedicatedClient } from '../postgres/dedicated-client.js'
+import type { ServerGuard } from '../postgres/server-guard.js'
+import type { Row } from '../types/options.js'
 import { messageOf } from '../util/driver-errors.js'
 import { withTimeout } from '../util/timeout.js'
+import { isQueueFull, notifySql, sendHeartbeat } from './heartbeat.js'
 import { heartbeatItem, type Notification, readPayload } from './payload.js'
 
 /** The pause before connecting again: doubled each time, less a random part. */
@@ -24,15 +27,23 @@ const disableTimeouts = `select pg_catalog.set_config(name, '0', false) from pg_
 export interface ListenerOptions {
   readonly config: ClientConfig
   readonly channel: string
+  /** The name of the table, quoted. */
+  readonly table: string
   /** How old, in ms, the last heartbeat may be. */
   readonly maxStaleness: number
-  /** Notifies the channel over the connection that changes go through. */
-  readonly notify: (payload: string) => Promise<unknown>
+  /** Runs a statement over the connection that changes go through. */
+  readonly query: (text: string, values: unknown[]) => Promise<Row[]>
+  /** Knows which server these changes go to, if that can be known. */
+  readonly guard: ServerGuard | undefined
   readonly poolState: () => PoolState | undefined
   readonly onNotification: (notification: Notification) => void
   /** The listener works again. Whatever was cached before may be stale, and has to be dropped now. */
   readonly onTrust: () => void
   readonly onDistrust: () => void
+  /** Whatever was cached before may be stale without a loss of trust, and has to be dropped now. */
+  readonly onStale: () => void
+  /** Receives how full the server's queue of notifications is, from 0 to 1. */
+  readonly onQueueUsage: (usage: number) => void
   readonly warn: (error: Error) => void
 }
 
@@ -40,7 +51,14 @@ export interface ListenerOptions {
 interface Heartbeat {
   readonly monotonic: number
   readonly wall: number
+  onReceived?: () => void
 }
+
+/** Heartbeats that are remembered until they come back. A change that sends no notification doesn't send its heartbeat either. */
+const maxSent = 100
+
+/** How long `catchUp` waits. */
+const catchUpTimeoutMs = 1_000
 
 export class Listener {
   readonly #options: ListenerOptions
@@ -49,13 +67,19 @@ export class Listener {
   #timer: NodeJS.Timeout | undefined
   /** Heartbeats on their way, by token. */
   readonly #sent = new Map<string, Heartbeat>()
-  #onHeartbeat: ((token: string) => void) | undefined
-  /** The last heartbeat that came back: everything committed before it was sent has been received. */
+  /** The last heartbeat that came back: everything announced before it was sent has been received. */
   #lastHeartbeat: Heartbeat | undefined
+  /** When the server was last asked for unannounced changes, and what it said. */
+  #lastAsked: Heartbeat | undefined
+  #unannounced: string | undefined
+  /** The older of the two: everything committed before it has been received, or dropped from the cache. */
+  #proof: Heartbeat | undefined
   #lastSentAt = 0
   /** The number of connections that the pool had opened when it last sent a heartbeat that came back. */
   #provedPool: number | undefined
   #isTrusted = false
+  /** The proof became too old: the cache isn't used until there is a new one. */
+  #hasLapsed = false
   #isStopped = false
   /** No request came for a while: nothing is sent until the next. */
   #isDormant = false
@@ -70,6 +94,11 @@ export class Listener {
   constructor(options: ListenerOptions) {
     this.#options = options
     this.#intervalMs = options.maxStaleness / 4
+    if (options.guard !== undefined)
+      options.guard.onChange = () => {
+        if (this.#client !== undefined)
+          this.#onLost(this.#client, new Error('a new connection of the pool leads to another server'))
+      }
   }
 
   /** Connects, and again whenever the connection is lost, until `stop`. Never rejects. */
@@ -79,7 +108,9 @@ export class Listener {
 
   /** Whether everything that was committed more than `maxStaleness` ago has been received. */
   get isTrusted(): boolean {
-    return this.#isTrusted && this.lastHeartbeatAge < this.#options.maxStaleness
+    if (!this.#isTrusted || this.#hasLapsed) return false
+    this.#hasLapsed = this.lastHeartbeatAge >= this.#options.maxStaleness
+    return !this.#hasLapsed
   }
 
   /** The same for a request, which keeps heartbeats going, or makes them start again. */
@@ -91,9 +122,25 @@ export class Listener {
 
   /** How long ago, in ms, the last heartbeat that came back was sent. */
   get lastHeartbeatAge(): number {
-    if (this.#lastHeartbeat === undefined) return Number.POSITIVE_INFINITY
-    const { monotonic, wall } = this.#lastHeartbeat
-    return Math.max(performance.now() - monotonic, Date.now() - wall)
+    return ageOf(this.#proof)
+  }
+
+  /**
+   * Resolves with whether everything that was committed before this call has been received: a heartbeat that is sent now comes
+   * back after it. Waits for a second at most.
+   */
+  async catchUp(): Promise<boolean> {
+    if (!this.use()) return false
+    const token = this.#newToken()
+    const received = this.#received(token)
+    const { query, channel } = this.#options
+    try {
+      const sent = query(notifySql, [channel, heartbeatItem(token)])
+      await withTimeout(Promise.all([sent, received]), catchUpTimeoutMs, heartbeatTimeout, false)
+      return true
+    } catch {
+      return false
+    }
   }
 
   /** Returns the token of a heartbeat to send along with a change, if one is due. */
@@ -112,11 +159,22 @@ export class Listener {
 
   #newToken(): string {
     const token = randomBytes(9).toString('base64url')
-    this.#lastSentAt = performance.now()
-    // A change that sends no notification doesn't send its heartbeat either: forget those that never came back.
-    if (this.#sent.size >= 8) this.#sent.clear()
-    this.#sent.set(token, { monotonic: this.#lastSentAt, wall: Date.now() })
+    const { monotonic, wall } = now()
+    this.#lastSentAt = monotonic
+    for (const oldest of this.#sent.keys()) {
+      if (this.#sent.size < maxSent) break
+      this.#sent.delete(oldest)
+    }
+    this.#sent.set(token, { monotonic, wall })
     return token
+  }
+
+  /** Resolves when the heartbeat with this token comes back. */
+  #received(token: string): Promise<void> {
+    return new Promise((resolve) => {
+      const heartbeat = this.#sent.get(token)
+      if (heartbeat !== undefined) heartbeat.onReceived = resolve
+    })
   }
 
   async #connect(): Promise<void> {
@@ -132,60 +190,79 @@ export class Listener {
       this.#client = client
       client.client.on('notification', ({ payload }) => this.#receive(payload ?? ''))
       await client.connect(Math.max(maxStaleness, maxDelayMs))
-      await client.query(disableTimeouts, [], maxStaleness)
-      await client.query(`listen ${pg.escapeIdentifier(channel)}`, [], maxStaleness)
+      const query = (text: string, values: unknown[] = []): Promise<Row[]> =>
+        (client as DedicatedClient).query(text, values, maxStaleness)
+      await query(disableTimeouts)
+      await this.#options.guard?.follow(query)
+      await query(`listen ${pg.escapeIdentifier(channel)}`)
       await this.#sendHeartbeat(client)
     } catch (error) {
       this.#onLost(client, error)
     }
   }
 
-  /** Sends a heartbeat the way that changes take, waits until it arrives here, and plans the next. */
+  /**
+   * Sends a heartbeat the way that changes take, waits until it arrives here, and plans the next. A change that came back has
+   * proved as much; then the server is only asked for unannounced changes.
+   */
   async #sendHeartbeat(client: DedicatedClient): Promise<void> {
     if (client !== this.#client) return
-    const { maxStaleness, poolState } = this.#options
+    const { maxStaleness, poolState, guard, table, channel } = this.#options
     const pool = poolState()
-    const token = this.#newToken()
-    const received = new Promise<void>((resolve) => {
-      this.#onHeartbeat = (other) => {
-        if (other === token) resolve()
-      }
-    })
+    const isDue = !this.#isTrusted || ageOf(this.#lastHeartbeat) >= this.#intervalMs
+    const token = isDue ? this.#newToken() : undefined
+    const received = token === undefined ? undefined : this.#received(token)
+    const asked = now()
     // A full pool shouldn't cost trust. If it has opened no connection since its last heartbeat, its changes still go to the
     // server that this connection listens to, and it is enough to prove that this connection works.
     const isProved = pool !== undefined && pool.opened === this.#provedPool
-    const sending =
-      pool?.isFull && isProved
-        ? client.query(
-            'select pg_catalog.pg_notify($1, $2)',
-            [this.#options.channel, heartbeatItem(token)],
-            maxStaleness,
-          )
-        : this.#options.notify(heartbeatItem(token))
-    await withTimeout(sending, maxStaleness, 'a heartbeat was not sent', false)
-    await withTimeout(received, maxStaleness, heartbeatTimeout, false)
+    const query = pool?.isFull && isProved ? client.query.bind(client) : this.#options.query
+    const payload = token === undefined ? undefined : heartbeatItem(token)
+    const sending = sendHeartbeat(
+      (text, values) => query(text, values, maxStaleness),
+      table,
+      channel,
+      payload,
+    )
+    const state = await withTimeout(sending, maxStaleness, 'a heartbeat was not sent', false)
+    if (received !== undefined) await withTimeout(received, maxStaleness, heartbeatTimeout, false)
     if (client !== this.#client) return
+    if (guard?.isInAgreement === false) throw new Error('the pool leads to another server than LISTEN')
     if (!(pool?.isFull && isProved)) this.#provedPool = pool?.opened
-    if (!this.#isTrusted) {
+    const hasUnannounced = state.unannounced !== this.#unannounced
+    this.#unannounced = state.unannounced
+    const wasTrusted = this.#isTrusted
+    if (wasTrusted && hasUnannounced) this.#options.onStale()
+    this.#lastAsked = asked
+    this.#updateProof()
+    if (!wasTrusted) {
       this.#options.onTrust()
       this.#isTrusted = true
       this.#delayMs = minDelayMs
       this.#hasWarned = false
     }
     this.#schedule(client)
+    this.#options.onQueueUsage(state.queueUsage)
   }
 
-  #schedule(client: DedicatedClient, delayMs = this.#intervalMs): void {
+  #updateProof(): void {
+    const [heartbeat, asked] = [this.#lastHeartbeat, this.#lastAsked]
+    if (heartbeat === undefined || asked === undefined) return
+    // In the meantime requests have read from the database, and must not get older sessions from the cache now.
+    const hasLapsed = this.#isTrusted && !this.isTrusted
+    this.#proof = heartbeat.monotonic < asked.monotonic ? heartbeat : asked
+    this.#hasLapsed = false
+    if (hasLapsed) this.#options.onStale()
+  }
+
+  #schedule(client: DedicatedClient): void {
     clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => this.#tick(client), delayMs)
+    this.#timer = setTimeout(() => this.#tick(client), this.#intervalMs)
     this.#timer.unref()
   }
 
   #tick(client: DedicatedClient): void {
-    const ageMs = this.lastHeartbeatAge
     if (this.#isIdle()) this.#isDormant = true
-    // A change that came back has proved as much as a heartbeat.
-    else if (ageMs < this.#intervalMs) this.#schedule(client, this.#intervalMs - ageMs)
     else this.#sendHeartbeat(client).catch((error) => this.#onLost(client, error))
   }
 
@@ -214,7 +291,8 @@ export class Listener {
     if (sent === undefined) return
     this.#sent.delete(heartbeat)
     if (sent.monotonic > (this.#lastHeartbeat?.monotonic ?? 0)) this.#lastHeartbeat = sent
-    this.#onHeartbeat?.(heartbeat)
+    this.#updateProof()
+    sent.onReceived?.()
   }
 
   #onLost(client: DedicatedClient | undefined, reason: unknown): void {
@@ -235,12 +313,17 @@ export class Listener {
     this.#timer.unref()
     // Last: these callbacks are the application's, and may throw.
     if (shouldWarn) {
-      const advice = isUnreachable
-        ? '. If it goes through a pooler, set the option "listen" to a connection that does not'
-        : ''
+      const [what, advice] = isQueueFull(reason)
+        ? ['heartbeat not sent', '. To see what keeps the queue full, run koa-pg-store doctor']
+        : [
+            'LISTEN connection lost',
+            isUnreachable
+              ? '. If it goes through a pooler, set the option "listen" to a connection that does not'
+              : '',
+          ]
       this.#options.warn(
         new Error(
-          `LISTEN connection lost, serving sessions from the database until it recovers: ${messageOf(reason)}${advice}`,
+          `${what}, serving sessions from the database until it recovers: ${messageOf(reason)}${advice}`,
         ),
       )
     }
@@ -252,8 +335,18 @@ export class Listener {
     const client = this.#client
     this.#client = undefined
     this.#sent.clear()
+    this.#options.guard?.unfollow()
     client?.drop()
   }
+}
+
+function now(): Heartbeat {
+  return { monotonic: performance.now(), wall: Date.now() }
+}
+
+function ageOf(heartbeat: Heartbeat | undefined): number {
+  if (heartbeat === undefined) return Number.POSITIVE_INFINITY
+  return Math.max(performance.now() - heartbeat.monotonic, Date.now() - heartbeat.wall)
 }
 
 const heartbeatTimeout = 'a heartbeat did not come back'

@@ -4,7 +4,8 @@ import type { Settings } from '../types/settings.js'
 import { Listener, type ListenerOptions } from './listener.js'
 import { channelOf, heartbeatItem } from './payload.js'
 
-export interface TrustMonitorOptions extends Omit<ListenerOptions, 'config' | 'channel' | 'maxStaleness'> {
+export interface TrustMonitorOptions
+  extends Omit<ListenerOptions, 'config' | 'channel' | 'table' | 'maxStaleness'> {
   readonly settings: Settings
   /** How to connect; `undefined` where there is no connection to listen on. */
   readonly config: ClientConfig | undefined
@@ -35,6 +36,11 @@ export class TrustMonitor {
     return this.#worksWithoutListener || this.#listener?.isTrusted === true
   }
 
+  /** Resolves with whether all changes that were committed before this call have been applied to the cache. */
+  async catchUp(): Promise<boolean> {
+    return (await this.#listener?.catchUp()) === true
+  }
+
   /** How long ago, in ms, the last heartbeat that came back was sent; `undefined` if none came back. */
   get lastHeartbeatAge(): number | undefined {
     const age = this.#listener?.lastHeartbeatAge
@@ -51,7 +57,7 @@ export class TrustMonitor {
   }
 
   /** Starts the listener, once, or warns why there can be none. */
-  start(table: { readonly hasVersion: boolean }): void {
+  start(table: { readonly name: string; readonly hasVersion: boolean }): void {
     const { settings, config, ...options } = this.#options
     const { cache, listen } = settings
     if (!cache || this.#listener !== undefined || this.#worksWithoutListener) return
@@ -78,6 +84,7 @@ export class TrustMonitor {
       ...options,
       config: config ?? {},
       channel: channelOf(settings),
+      table: table.name,
       maxStaleness: cache.maxStaleness,
     })
     this.#listener.start()

@@ -3,6 +3,7 @@ import type { ClientConfig } from 'pg'
 import type { Row } from '../types/options.js'
 import type { TimeLimit } from '../util/deadlines.js'
 import { codeOf } from '../util/driver-errors.js'
+import type { ServerGuard } from './server-guard.js'
 
 /** How long getting a connection may take, unless the pool or its configuration says. */
 export const defaultConnectTimeoutMs = 5_000
@@ -59,6 +60,8 @@ export interface Connection {
   readonly stream: ((text: string, values: unknown[], batchSize: number) => AsyncGenerator<Row[]>) | undefined
   /** What the pool is doing; `undefined` if there is none. */
   readonly poolState: PoolState | undefined
+  /** Knows which server the connections lead to; `undefined` without connections. */
+  readonly guard: ServerGuard | undefined
   /** The configuration for another connection to the same server; `undefined` if it isn't known. */
   readonly clientConfig: ClientConfig | undefined
   /** Closes what this object opened itself. Statements that are still running after `timeoutMs` reject. */
@@ -89,8 +92,16 @@ export const noResponseCode = 'ERR_NO_RESPONSE'
 /** The code of the error of a call that got no connection in time. */
 export const noConnectionCode = 'ERR_NO_CONNECTION'
 
+/** A setting that doesn't exist, which statements ask for on a standby, so that they fail. */
+export const standbySetting = 'koa_pg_store.standby'
+
 /** Whether PostgreSQL rejected the statement, and the connection is as good as before. */
 export function isStatementError(error: unknown): boolean {
   // A server that has become a standby refuses writes (25006): the connection leads to the wrong server.
-  return error instanceof Error && Reflect.get(error, 'severity') === 'ERROR' && codeOf(error) !== '25006'
+  return (
+    error instanceof Error &&
+    Reflect.get(error, 'severity') === 'ERROR' &&
+    codeOf(error) !== '25006' &&
+    !error.message.includes(standbySetting)
+  )
 }

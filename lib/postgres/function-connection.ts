@@ -23,6 +23,7 @@ export class FunctionConnection implements Connection {
   readonly stream = undefined
   readonly pipeline = undefined
   readonly poolState = undefined
+  readonly guard = undefined
   readonly clientConfig = undefined
   readonly #run: QueryFunction
   readonly #breaker = new CircuitBreaker()

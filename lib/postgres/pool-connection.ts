@@ -18,12 +18,16 @@ import {
 import { readRows } from './cursor.js'
 import { LateResult, type Lease } from './lease.js'
 import { LeaseQueue } from './lease-queue.js'
+import { ServerGuard } from './server-guard.js'
 
 /** A pooler in transaction mode doesn't know our prepared statement (26000, 42P05), or its plan is stale (0A000). */
 const stalePlanCodes = new Set(['26000', '42P05', '0A000'])
 
 /** The longest delay of Node's timers. */
 const maxTimeoutMs = 2 ** 31 - 1
+
+/** How many new connections are tried: the host name may lead to several servers, or the server may be closing them. */
+const maxServers = 3
 
 type Settled = PromiseSettledResult<Row[]>
 
@@ -41,6 +45,7 @@ export class PoolConnection implements Connection {
   /** The clients of pg-native have no cursors. */
   #isNative = false
   #opened = 0
+  readonly guard = new ServerGuard()
   readonly #onConnect = (): void => {
     this.#opened++
   }
@@ -57,6 +62,7 @@ export class PoolConnection implements Connection {
     // Without a listener the loss of an idle connection would end the process.
     pool.on('error', warn)
     pool.on('connect', this.#onConnect)
+    pool.on('remove', this.guard.forget)
   }
 
   get poolState(): PoolState {
@@ -146,7 +152,7 @@ export class PoolConnection implements Connection {
     work: (lease: Lease) => Promise<T>,
   ): Promise<T> {
     for (let attempt = 1; ; attempt++) {
-      const lease = await this.#leases.acquire(deadline)
+      const lease = await this.#acquire(deadline)
       try {
         return await lease.use(() => work(lease))
       } catch (error) {
@@ -199,7 +205,7 @@ export class PoolConnection implements Connection {
     afterCommit: ((query: Query) => Promise<unknown>) | undefined,
     { deadline, statementMs }: Required<TimeLimit>,
   ): Promise<T> {
-    const lease = await this.#leases.acquire(deadline)
+    const lease = await this.#acquire(deadline)
     return lease.use(async () => {
       const run = (statement: string | Statement, values: readonly unknown[], ms: number): Promise<Row[]> =>
         lease.limit(deadline, ms, () => this.#send(lease, statement, values))
@@ -233,7 +239,7 @@ export class PoolConnection implements Connection {
   }
 
   async *#stream(text: string, values: unknown[], batchSize: number): AsyncGenerator<Row[]> {
-    const lease = await this.#leases.acquire()
+    const lease = await this.#acquire()
     try {
       yield* readRows(lease, text, values, batchSize, this.queryTimeoutMs)
     } finally {
@@ -256,6 +262,29 @@ export class PoolConnection implements Connection {
     } as QueryConfig)
   }
 
+  /** Resolves with a client that leads to the primary. Others are given back, and the pool closes them. */
+  async #acquire(deadline?: number): Promise<Lease> {
+    for (let attempt = 1; ; ) {
+      const lease = await this.#leases.acquire(deadline)
+      const { client } = lease
+      if (this.guard.isCurrent(client)) return lease
+      try {
+        if (this.guard.isKnown(client)) throw new Error('the connection is older than a failover')
+        const end = deadline ?? performance.now() + this.connectTimeoutMs + this.queryTimeoutMs
+        const run = (text: string): Promise<Row[]> =>
+          lease.limit(end, this.connectTimeoutMs, () => this.#send(lease, text, [])).catch(rowsOf)
+        await this.guard.admit(client, run)
+        return lease
+      } catch (error) {
+        const isOld = this.guard.isKnown(client)
+        lease.lose(error as Error)
+        lease.release()
+        // A time limit isn't spent twice.
+        if (!isOld && (++attempt > maxServers || codeOf(error) === noResponseCode)) throw error
+      }
+    }
+  }
+
   async end(timeoutMs = this.connectTimeoutMs): Promise<void> {
     if (this.#isOwned) {
       const ended = this.#pool.end()
@@ -266,6 +295,7 @@ export class PoolConnection implements Connection {
     } else this.#leases.drop()
     this.#pool.off('error', this.#warn)
     this.#pool.off('connect', this.#onConnect)
+    this.#pool.off('remove', this.guard.forget)
   }
 }
 

@@ -1,4 +1,6 @@
-// SQL that announces the changes of a statement in the same statement, and makes its commit asynchronous.
+// SQL that announces the changes of a statement in the same statement, and makes its commit asynchronous; or, while the server's
+// queue of notifications is full, records that there are unannounced changes.
+import { unannouncedId } from '../notifications/heartbeat.js'
 import { maxBatchSize } from './batching.js'
 import { asyncCommitSql } from './flush-sql.js'
 
@@ -39,6 +41,32 @@ export function announceAny(announcement: Announcement): string {
   return withPayloads(
     announcement,
     `select string_agg(item, ',') || ${suffix}::text as payload from (${items}) as items group by part`,
+  )
+}
+
+/** The version of a change made now. As it is a time, versions grow even if a row is deleted and inserted again. */
+export const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
+
+/**
+ * For a statement that changes any number of rows without a notification. Every instance looks for the record at intervals, and
+ * clears its cache when that has changed. The record is written last, when all rows are locked: otherwise two statements could
+ * deadlock.
+ */
+export function recordUnannounced({ change, canFlush }: Announcement, table: string): string {
+  return (
+    `with changed as (${change}),` +
+    ` recorded as (${recordSql(table, 'from changed where notify having count(*) > 0')} returning ${mustFlush(canFlush)} as must_flush)` +
+    ` select string_agg(version || ' ' || ttl_ms::int8 || ' ' || id, chr(30)) as changes,` +
+    ` (select must_flush from recorded) as must_flush, 0 as announced from changed`
+  )
+}
+
+/** Writes the record by itself. Citus doesn't allow `now()` in `do update`. */
+export function recordSql(table: string, condition = ''): string {
+  return (
+    `insert into ${table} as t (id, session, expiry, version) select '${unannouncedId}', null, now() + interval '1 hour',` +
+    ` ${versionNow} ${condition} on conflict (id) do update set version = greatest(excluded.version, t.version + 1),` +
+    ` expiry = excluded.expiry`
   )
 }
 

@@ -1,6 +1,7 @@
 // Runs every statement of a request's path, and announces and flushes what it changes.
 import { fromColumn, toColumn } from '../codec/codec.js'
-import { payloads } from '../notifications/payload.js'
+import { isQueueFull, notifySql } from '../notifications/heartbeat.js'
+import { clearPayload, payloads } from '../notifications/payload.js'
 import {
   type Connection,
   cancelledCode,
@@ -18,6 +19,7 @@ import type { TimeLimit } from '../util/deadlines.js'
 import { codeOf, messageOf, redact } from '../util/driver-errors.js'
 import { retryConflicts } from '../util/retry-conflicts.js'
 import { settledWithin, withTimeout } from '../util/timeout.js'
+import { recordSql } from './announce-sql.js'
 import { batching, isOverdue, timeLimits } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
@@ -40,6 +42,10 @@ export interface SessionQueriesOptions {
   readonly codec?: Codec | undefined
   /** Returns a suffix for the payload of the next notification: a heartbeat of this process's listener, or nothing. */
   readonly payloadSuffix?: () => string
+  /** The statements for changes that the server's queue has no room to announce. */
+  readonly unannouncing?: SessionStatements
+  /** Called when the queue was full. */
+  readonly onQueueFull?: () => void
 }
 
 /** A session that was read: `undefined` if there is none, an error if it can't be decoded. */
@@ -50,12 +56,25 @@ export const patientMs = 250
 
 const encodeOverdue = 'the session was not encoded'
 
+/** How long changes are made without notifications after the server's queue of them was full. */
+const queueFullMs = 1_000
+
+/** The statements that change sessions. */
+type ChangeName = Exclude<
+  keyof PreparedStatements,
+  `read${string}` | `flush${string}` | `touch${string}` | 'hashRawId' | 'lockUser'
+>
+
 export class SessionQueries {
   readonly #connection: Connection
   readonly #table: Table
   readonly #channel: string
   readonly #codec: Codec | undefined
   readonly #statements: PreparedStatements
+  readonly #unannouncing: PreparedStatements
+  readonly #onQueueFull: () => void
+  /** Until when changes are made without notifications. */
+  #queueFullUntil = 0
   readonly #touches: Batcher<Touch, undefined>
   readonly #flusher: LogFlusher
   readonly #clock: ServerClock
@@ -69,13 +88,20 @@ export class SessionQueries {
     table: Table,
     channel: string,
     statements: SessionStatements,
-    { codec, payloadSuffix = () => '' }: SessionQueriesOptions = {},
+    {
+      codec,
+      payloadSuffix = () => '',
+      unannouncing = statements,
+      onQueueFull = () => undefined,
+    }: SessionQueriesOptions = {},
   ) {
     this.#connection = connection
     this.#table = table
     this.#channel = channel
     this.#codec = codec
     this.#statements = prepareAll(statements)
+    this.#unannouncing = prepareAll(unannouncing)
+    this.#onQueueFull = onQueueFull
     this.#notifiesInline = statements.notifiesInline
     this.#payloadSuffix = payloadSuffix
     this.#flusher = new LogFlusher(() => connection.query(this.#statements.flush))
@@ -124,14 +150,14 @@ export class SessionQueries {
   /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
   async write(writes: readonly Write[], limit?: TimeLimit): Promise<readonly Change[]> {
     const encoded = this.#codec === undefined ? writes : await this.#encodeAll(this.#codec, writes, limit)
-    return this.#inTime(limit, (until) => this.#change(...this.#writeStatement(encoded, until), limit))
+    return this.#inTime(limit, (until) => this.#change(...writeStatement(encoded, until), limit))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[], limit?: TimeLimit): Promise<readonly Change[]> {
     const encoded =
       this.#codec === undefined ? replacements : await this.#encodeAll(this.#codec, replacements, limit)
-    return this.#inTime(limit, (until) => this.#change(...this.#replaceStatement(encoded, until), limit))
+    return this.#inTime(limit, (until) => this.#change(...replaceStatement(encoded, until), limit))
   }
 
   /**
@@ -143,36 +169,33 @@ export class SessionQueries {
     max: number,
     limit?: TimeLimit,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
-    const { evict, lockUser, flush } = this.#statements
+    const { lockUser, flush } = this.#statements
     const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write], limit)) as [
       Write | Replacement,
     ]
     const until = await this.#until(limit)
-    const [statement, values] =
-      'baseVersion' in encoded
-        ? this.#replaceStatement([encoded], until)
-        : this.#writeStatement([encoded], until)
+    const [name, values] =
+      'baseVersion' in encoded ? replaceStatement([encoded], until) : writeStatement([encoded], until)
     let needsFlush = false
     let announced = 0
-    const run = (): Promise<{ written: Change | undefined; evicted: readonly Change[] }> =>
+    const run = (announces: boolean): Promise<{ written: Change | undefined; evicted: readonly Change[] }> =>
       this.#connection.transaction(
         async (query) => {
           needsFlush = false
           announced = 0
-          const change = async (
-            statement: Statement,
-            values: readonly unknown[],
-          ): Promise<readonly Change[]> => {
-            const rows = await this.#redacting(values, () => query(statement, this.#withSuffix(values)))
-            if (this.#table.isDistributed) await this.#notify(query, rows)
+          const change = async (name: ChangeName, values: readonly unknown[]): Promise<readonly Change[]> => {
+            const rows = await this.#redacting(values, () =>
+              query(this.#statement(name, announces), this.#withSuffix(values, announces)),
+            )
+            if (this.#table.isDistributed) await this.#announceDistributed(query, rows, announces)
             needsFlush ||= mustFlush(rows)
             const result = toChanges(rows)
             announced += result.announced
             return result.changes
           }
           await query(lockUser, [this.#channel, encoded.userId])
-          const evicted = await change(evict, [encoded.id, encoded.userId, max])
-          const [written] = await change(statement, values)
+          const evicted = await change('evict', [encoded.id, encoded.userId, max])
+          const [written] = await change(name, values)
           // If the session wasn't written, the transaction is rolled back, and with it the eviction.
           return {
             written,
@@ -184,7 +207,7 @@ export class SessionQueries {
         async (query) => needsFlush && query({ ...flush, name: '' }, []).catch(throwNotDurable),
         limit,
       )
-    const result = await retryConflicts(run)
+    const result = await retryConflicts(() => this.#unlessQueueIsFull(run))
     if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
   }
@@ -206,22 +229,6 @@ export class SessionQueries {
     return withTimeout(encoded, Math.max(ms, 0), encodeOverdue).catch((error) => {
       throw messageOf(error).startsWith(encodeOverdue) ? Object.assign(error, { code: cancelledCode }) : error
     })
-  }
-
-  #writeStatement(writes: readonly Write[], until: number | null): [Statement, unknown[]] {
-    const { writeOne, writeMany } = this.#statements
-    const values = writeValues(writes)
-    return writes.length === 1
-      ? [writeOne, [...values.flat(), until]]
-      : [writeMany, [...values.map(joinValues), until]]
-  }
-
-  #replaceStatement(replacements: readonly Replacement[], until: number | null): [Statement, unknown[]] {
-    const { replaceOne, replaceMany } = this.#statements
-    const values = replacementValues(replacements)
-    return replacements.length === 1
-      ? [replaceOne, [...values.flat(), until]]
-      : [replaceMany, [...values.map(joinValues), until]]
   }
 
   /**
@@ -259,15 +266,14 @@ export class SessionQueries {
 
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
   destroyAll(ids: readonly string[], limit?: TimeLimit): Promise<readonly Change[]> {
-    const { destroyOne, destroyMany } = this.#statements
     return ids.length === 1
-      ? this.#change(destroyOne, ids, limit)
-      : this.#change(destroyMany, [joinValues(ids)], limit)
+      ? this.#change('destroyOne', ids, limit)
+      : this.#change('destroyMany', [joinValues(ids)], limit)
   }
 
   /** The same for those that belong to this user. */
   destroyAllOf(userId: string, ids: readonly string[]): Promise<readonly Change[]> {
-    return this.#change(this.#statements.destroyOf, [joinValues(ids), userId])
+    return this.#change('destroyOf', [joinValues(ids), userId])
   }
 
   /**
@@ -285,31 +291,63 @@ export class SessionQueries {
     }
   }
 
+  /** Makes every instance clear its cache. */
+  async announceClear(): Promise<void> {
+    await this.#unlessQueueIsFull((announces) =>
+      announces
+        ? this.#connection.query(notifySql, [this.#channel, clearPayload])
+        : this.#connection.query(recordSql(this.#table.name)),
+    )
+  }
+
   /** Resolves when the change is committed and flushed. */
   async #change(
-    statement: Statement,
+    name: ChangeName,
     values: readonly unknown[],
     limit?: TimeLimit,
   ): Promise<readonly Change[]> {
-    const commit = (): Promise<Row[]> =>
-      this.#table.isDistributed
-        ? this.#commitDistributed(statement, values, limit)
-        : this.#commit(statement, this.#withSuffix(values), limit)
-    const rows = await this.#redacting(values, () => retryConflicts(commit))
+    const commit = (announces: boolean): Promise<Row[]> => {
+      const statement = this.#statement(name, announces)
+      return this.#table.isDistributed
+        ? this.#commitDistributed(statement, values, announces, limit)
+        : this.#commit(statement, this.#withSuffix(values, announces), limit)
+    }
+    const rows = await this.#redacting(values, () => retryConflicts(() => this.#unlessQueueIsFull(commit)))
     const { changes, announced } = toChanges(rows)
     this.announced += announced
     return changes
+  }
+
+  /**
+   * Makes a change with its notification, or without one if the server's queue of notifications is full: that has rolled the
+   * change back. Tries again with notifications a second later.
+   */
+  async #unlessQueueIsFull<T>(change: (announces: boolean) => Promise<T>): Promise<T> {
+    if (this.#queueFullUntil === 0 || performance.now() > this.#queueFullUntil)
+      try {
+        return await change(true)
+      } catch (error) {
+        if (!isQueueFull(error)) throw error
+        this.#queueFullUntil = performance.now() + queueFullMs
+        this.#onQueueFull()
+      }
+    return change(false)
+  }
+
+  #statement(name: ChangeName, announces: boolean): Statement {
+    return (announces ? this.#statements : this.#unannouncing)[name]
   }
 
   /** Citus may run a CTE on a worker, where its notification is lost: it is sent by a statement of its own. */
   #commitDistributed(
     statement: Statement,
     values: readonly unknown[],
+    announces: boolean,
     limit: TimeLimit | undefined,
   ): Promise<Row[]> {
     const change = async (query: Query): Promise<Row[]> => {
       const rows = await query(statement, values)
-      await this.#notify(query, rows)
+      await this.#announceDistributed(query, rows, announces)
       return rows
     }
     return this.#connection.transaction(change, undefined, undefined, limit)
@@ -355,13 +393,16 @@ export class SessionQueries {
     )
   }
 
-  #withSuffix(values: readonly unknown[]): readonly unknown[] {
-    return this.#notifiesInline ? [...values, this.#payloadSuffix()] : values
+  #withSuffix(values: readonly unknown[], announces: boolean): readonly unknown[] {
+    return this.#notifiesInline && announces ? [...values, this.#payloadSuffix()] : values
   }
 
-  async #notify(query: Query, rows: readonly Row[]): Promise<void> {
-    for (const payload of payloads(notifiedChanges(rows)))
-      await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
+  async #announceDistributed(query: Query, rows: readonly Row[], announces: boolean): Promise<void> {
+    const changes = notifiedChanges(rows)
+    if (!announces && changes.length > 0) await query(recordSql(this.#table.name), [])
+    if (announces)
+      for (const payload of payloads(changes))
+        await query({ text: 'select pg_notify($1, $2)', name: '' }, [this.#channel, payload])
   }
 
   #run(statement: Statement, values: readonly unknown[], limit?: TimeLimit): Promise<Row[]> {
@@ -380,6 +421,20 @@ export class SessionQueries {
       )
     }
   }
+}
+
+function writeStatement(writes: readonly Write[], until: number | null): [ChangeName, unknown[]] {
+  const values = writeValues(writes)
+  return writes.length === 1
+    ? ['writeOne', [...values.flat(), until]]
+    : ['writeMany', [...values.map(joinValues), until]]
+}
+
+function replaceStatement(replacements: readonly Replacement[], until: number | null): [ChangeName, unknown[]] {
+  const values = replacementValues(replacements)
+  return replacements.length === 1
+    ? ['replaceOne', [...values.flat(), until]]
+    : ['replaceMany', [...values.map(joinValues), until]]
 }
 
 function touchValues(touches: readonly Touch[]): string[] {

@@ -159,6 +159,8 @@ export class SessionRepository {
   }
 
   #settleRead(call: ReadCall, stored: StoredSession | undefined | Error): Session | undefined | Error {
+    // The table has no such session: a cached one was destroyed, and its notification is still on its way.
+    if (stored === undefined && call.fresh) this.#cache?.invalidate(call.digest, Number.POSITIVE_INFINITY)
     if (stored === undefined || stored instanceof Error) return stored
     try {
       const { json, version, ttlMs } = stored

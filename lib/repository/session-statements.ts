@@ -1,9 +1,10 @@
 // The SQL of every statement of a request's path, each for one session or for many. Pure.
+import { standbySetting } from '../postgres/connection.js'
 import { columnParams, listParam, rowParams } from '../postgres/sql-params.js'
 import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
+import { announceAny, announceMany, announceOne, recordUnannounced, versionNow } from './announce-sql.js'
 import { inTimeSql } from './server-clock.js'
-import { announceAny, announceMany, announceOne } from './announce-sql.js'
 
 /** The options that the statements depend on. */
 export interface StatementOptions extends ExpiryLimits {
@@ -12,9 +13,6 @@ export interface StatementOptions extends ExpiryLimits {
 
 /** How long a tombstone stays, so that a save in flight can't bring a destroyed session back. */
 const tombstoneInterval = `interval '1 hour'`
-
-/** The version of a change made now. As it is a time, versions grow even if a row is deleted and inserted again. */
-const versionNow = '(extract(epoch from now()) * 1000000)::bigint'
 
 const idColumn = [['id', 'text']] as const
 const writeColumns = [
@@ -34,16 +32,29 @@ export class SessionStatements {
   readonly #table: Table
   readonly #options: StatementOptions
   readonly #channel: string
+  readonly #announces: boolean
 
-  constructor(table: Table, options: StatementOptions, channel: string) {
+  /** `announces: false`: changes are made without a notification, which the server's queue has no room for. */
+  constructor(table: Table, options: StatementOptions, channel: string, announces = true) {
     this.#table = table
     this.#options = options
     this.#channel = channel
+    this.#announces = announces
   }
 
   /** The condition that a session is active: neither expired nor destroyed. */
   get activeCondition(): string {
     return activeCondition(this.#options)
+  }
+
+  /**
+   * The same for reads, which fail on a standby: it may lack the latest changes. That a connection once led to the primary doesn't
+   * say where a pooler leads it now. A subquery that depends on no row is run even if there are none.
+   */
+  get readCondition(): string {
+    if (this.#table.isDistributed) return this.activeCondition
+    const check = `case when pg_catalog.pg_is_in_recovery() then pg_catalog.current_setting('${standbySetting}') else '' end`
+    return `${this.activeCondition} and (select ${check}) is not null`
   }
 
   get readOne(): string {
@@ -62,7 +73,7 @@ export class SessionStatements {
       `select string_agg(u.n || ' ' || ${version} || ' ' || least(${this.#ttl}, 1e15)::int8, chr(30)) as heads,` +
       ` string_agg(t.session::text, chr(30)) as sessions` +
       ` from unnest(${listParam('$1')}) with ordinality as u (id, n) join ${this.#table.name} as t on t.id = u.id` +
-      ` where ${this.activeCondition}`
+      ` where ${this.readCondition}`
     )
   }
 
@@ -70,7 +81,7 @@ export class SessionStatements {
     const version = this.#with('version', 't.version') || '0'
     return (
       `select t.id, t.session::text as session, ${version} as version, ${this.#ttl} as ttl_ms` +
-      ` from ${this.#table.name} as t where ${idCondition} and ${this.activeCondition}`
+      ` from ${this.#table.name} as t where ${idCondition} and ${this.readCondition}`
     )
   }
 
@@ -278,7 +289,8 @@ export class SessionStatements {
   /** A statement that changes rows, together with the notification of it where one statement can do both. */
   #announce(form: typeof announceOne, change: string, suffix: string, digest = this.#digest): string {
     if (!this.notifiesInline) return change
-    return form({ change, suffix, digest, channel: this.#channel, canFlush: this.#table.canFlush })
+    const announcement = { change, suffix, digest, channel: this.#channel, canFlush: this.#table.canFlush }
+    return this.#announces ? form(announcement) : recordUnannounced(announcement, this.#table.name)
   }
 
   /** Whether the statements that change rows take a suffix of their payload as a last parameter. */

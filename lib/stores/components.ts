@@ -35,16 +35,19 @@ export interface ComponentOptions {
   readonly bases: MergeBases
   readonly trust: TrustMonitor
   readonly operations: OperationTracker
+  readonly onQueueFull: () => void
   readonly onConflict: (conflict: Conflict) => void
 }
 
 export function createComponents(table: Table, options: ComponentOptions): Components {
-  const { connection, settings, cache, touches, bases, trust, operations, onConflict } = options
+  const { connection, settings, cache, touches, bases, trust, operations, onQueueFull, onConflict } = options
   const channel = channelOf(settings)
   const statements = new SessionStatements(table, settings, channel)
   const queries = new SessionQueries(connection, table, channel, statements, {
     ...settings,
     payloadSuffix: () => trust.payloadSuffix(),
+    unannouncing: new SessionStatements(table, settings, channel, false),
+    onQueueFull,
   })
   const onChanged = (list: readonly Change[]): void => {
     for (const { id, version } of list) repository.invalidate(handleOf(id), version)
@@ -82,7 +85,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     connection,
     table,
     queries,
-    activeCondition: statements.activeCondition,
+    activeCondition: statements.readCondition,
     onDestroyed: onChanged,
   })
   return { table, queries, repository, registry }

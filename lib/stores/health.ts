@@ -1,6 +1,7 @@
 // What `health()` returns: whether the store can serve requests, for a readiness probe.
 import { ensureTable } from '../schema/migrate.js'
 import type { Health, Stats } from '../types/results.js'
+import { wrongServer } from '../util/driver-errors.js'
 import { withTimeout } from '../util/timeout.js'
 import type { Lifecycle } from './lifecycle.js'
 
@@ -27,12 +28,13 @@ export async function checkHealth(lifecycle: Lifecycle): Promise<Health> {
   let usage: number | undefined
   try {
     const [row] = await connection.query(
-      'select pg_catalog.pg_notification_queue_usage()::float8 as usage',
+      'select pg_catalog.pg_notification_queue_usage()::float8 as usage, pg_catalog.pg_is_in_recovery() as is_standby',
       [],
       { deadline: startedAt + connection.connectTimeoutMs },
     )
     database = { reachable: true, ms: performance.now() - startedAt }
     usage = Number(row?.usage)
+    if (row?.is_standby === true) throw new Error(wrongServer('a standby, which may lack the latest changes'))
     await lifecycle.ready()
     await withTimeout(
       ensureTable(connection, { ...settings, create: false }, () => undefined),

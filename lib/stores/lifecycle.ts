@@ -3,7 +3,7 @@ import type { EventEmitter } from 'node:events'
 import { IdCache } from '../cache/id-cache.js'
 import { LocalCache } from '../cache/local-cache.js'
 import { MergeBases } from '../cache/merge-bases.js'
-import { channelOf } from '../notifications/payload.js'
+import { queueUsageSql } from '../notifications/heartbeat.js'
 import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
 import type { Connection } from '../postgres/connection.js'
@@ -28,6 +28,9 @@ import { Warnings } from './warnings.js'
 /** Another try at an upgrade that a lock on the table prevented. */
 const upgradeRetryMs = 60_000
 
+/** PostgreSQL warns from here on, too. */
+const maxQueueUsage = 0.5
+
 /** A scheduled sweep is skipped if any instance has swept within this time. */
 const recentSweepMs = 300_000
 
@@ -51,6 +54,7 @@ export class Lifecycle {
   #setup: Promise<Components> | undefined
   #ready: Promise<Components> | undefined
   #isScheduled = false
+  #isQueueFilling = false
   #hashing: Promise<void> | undefined
   #indexing: Promise<void> | undefined
   #closing: Promise<void> | undefined
@@ -93,18 +97,20 @@ export class Lifecycle {
     this.trust = new TrustMonitor({
       settings,
       config: listenConfig(settings.listen, this.connection),
-      notify: (payload) => this.notify(payload),
+      query: (text, values) => this.connection.query(text, values),
+      guard: this.connection.guard,
       poolState: () => this.connection.poolState,
       onNotification: (notification) => this.#components?.repository.applyNotification(notification),
       onTrust: () => {
-        this.cache?.clear()
-        this.touches.forgetExpiry()
+        this.#forgetCached()
         queueMicrotask(() => {
           warnings.end('cache')
           this.#notifyListeners('trust', () => events.emit('trust'))
         })
       },
       onDistrust: () => this.#notifyListeners('distrust', () => events.emit('distrust')),
+      onStale: () => this.#forgetCached(),
+      onQueueUsage: (usage) => this.#checkQueue(usage),
       warn: warnings.of('cache'),
     })
     this.#sweeper = new Sweeper({
@@ -174,6 +180,10 @@ export class Lifecycle {
       bases: this.#bases,
       trust: this.trust,
       operations: this.operations,
+      onQueueFull: () => {
+        this.#checkQueue(1)
+        this.connection.query(queueUsageSql).catch(() => undefined)
+      },
       onConflict: (conflict) => {
         this.conflicts++
         this.#notifyListeners('conflict', () => this.#events.emit('conflict', conflict))
@@ -186,7 +196,7 @@ export class Lifecycle {
     if (table.hasRawIds && settings.create)
       this.#hashing ??= hashStoredIds(connection, settings, this.#stop.signal, this.#warnings.of('ids'))
     if (table.lacksUserIndex) this.#createUserIndex()
-    this.trust.start({ hasVersion: table.columns.has('version') })
+    this.trust.start({ name: table.name, hasVersion: table.columns.has('version') })
     this.#scheduleSweeps()
     this.#notifyListeners('connect', () => this.#events.emit('connect'))
     return components
@@ -202,11 +212,38 @@ export class Lifecycle {
     }
   }
 
-  /** Notifies every instance, this one too. */
-  async notify(payload: string): Promise<void> {
-    // Nothing has to reach the disk, and a commit that waits for it would hold PostgreSQL's lock on notifications.
-    const text = `select pg_notify($1, $2), set_config('synchronous_commit', 'off', true)`
-    await this.connection.query(text, [channelOf(this.settings), payload])
+  /** Makes every instance clear its cache, this one at once. */
+  async clearCaches(): Promise<void> {
+    const { queries } = await this.ready()
+    await queries.announceClear()
+    this.cache?.clear()
+  }
+
+  /** Applies to the cache what other instances have changed so far, whose notifications may still be on their way. */
+  async catchUp(): Promise<void> {
+    if (this.cache !== undefined && !(await this.trust.catchUp())) this.#forgetCached()
+  }
+
+  #forgetCached(): void {
+    this.cache?.clear()
+    this.touches.forgetExpiry()
+  }
+
+  #checkQueue(usage: number): void {
+    if (usage < maxQueueUsage) {
+      this.#isQueueFilling = false
+      this.#warnings.end('queue')
+    } else if (!this.#isQueueFilling) {
+      this.#isQueueFilling = true
+      this.#warnings.warn(
+        'queue',
+        new Error(
+          `the server's queue of notifications is ${Math.floor(usage * 100)} % full, as a connection that listens stays in a` +
+            ' transaction. To see which one, run koa-pg-store doctor. While the queue is full, sessions are saved without' +
+            ' notifications and not served from caches',
+        ),
+      )
+    }
   }
 
   /** Sweeps, unless an instance has swept within `unlessWithinMs`. Resolves with `undefined` if it didn't. */

@@ -2,7 +2,7 @@
 // half of them document these methods.
 import type { EventEmitter } from 'node:events'
 import type { SessionIds } from '../cache/id-cache.js'
-import { clearPayload } from '../notifications/payload.js'
+import { queueUsageSql } from '../notifications/heartbeat.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionImporter } from '../repository/session-importer.js'
 import type { SessionRepository } from '../repository/session-repository.js'
@@ -292,20 +292,31 @@ export class PgStore<T extends object = Session>
   ): Promise<number> {
     const id = toUserId(userId, 'userId')
     if (except !== undefined) assertString(except, 'except')
-    return this.#run('destroy the sessions of a user', [], ({ registry }) =>
-      registry.destroySessionsOf(id, except),
-    )
+    return this.#run('destroy the sessions of a user', [], async ({ registry }) => {
+      const count = await registry.destroySessionsOf(id, except)
+      await this.#lifecycle.catchUp()
+      return count
+    })
   }
 
   /** Destroys every session, of all users, and returns how many were active. */
   destroyAll(): Promise<number> {
-    return this.#run('destroy all sessions', [], ({ registry }) => registry.destroyAll())
+    return this.#run('destroy all sessions', [], async ({ registry }) => {
+      const count = await registry.destroyAll()
+      await this.#lifecycle.catchUp()
+      return count
+    })
   }
 
   /** Destroys the session with this handle, as lists show it. Returns whether there was one. */
   async revoke(handle: string): Promise<boolean> {
     assertString(handle, 'handle')
-    return this.#run('revoke the session', [], ({ registry }) => registry.revoke(handle))
+    return this.#run('revoke the session', [], async ({ registry, repository }) => {
+      const found = await registry.revoke(handle)
+      // Also if another instance has just destroyed it, whose notification is still on its way.
+      repository.invalidate(handle, Number.POSITIVE_INFINITY)
+      return found
+    })
   }
 
   /**
@@ -316,8 +327,8 @@ export class PgStore<T extends object = Session>
   async deleteAttribute(userId: string | number, name: string): Promise<number> {
     const id = toUserId(userId, 'userId')
     assertString(name, 'name')
-    return this.#run('delete the attribute', [], ({ registry, repository }) =>
-      registry.deleteAttribute(id, name, (save, session) => {
+    return this.#run('delete the attribute', [], async ({ registry, repository }) => {
+      const count = await registry.deleteAttribute(id, name, (save, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
         this.#lifecycle.operations.begin('delete the attribute')
         return repository.write({
@@ -329,8 +340,10 @@ export class PgStore<T extends object = Session>
           digest: handleOf(save.id),
           userId: owner,
         })
-      }),
-    )
+      })
+      await this.#lifecycle.catchUp()
+      return count
+    })
   }
 
   /**
@@ -368,10 +381,7 @@ export class PgStore<T extends object = Session>
 
   /** Clears the cache of every instance. */
   clearCache(): Promise<void> {
-    return this.#run('clear the caches', [], async () => {
-      await this.#lifecycle.notify(clearPayload)
-      this.#lifecycle.cache?.clear()
-    })
+    return this.#run('clear the caches', [], () => this.#lifecycle.clearCaches())
   }
 
   /**
@@ -419,7 +429,7 @@ export class PgStore<T extends object = Session>
     const { operations, connection } = this.#lifecycle
     return operations.run('read the usage of the notification queue', async () => {
       const limit = { deadline: performance.now() + statsTimeoutMs }
-      const [row] = await connection.query('select pg_notification_queue_usage()::float8 as usage', [], limit)
+      const [row] = await connection.query(queueUsageSql, [], limit)
       return Number(row?.usage)
     })
   }

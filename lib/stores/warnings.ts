@@ -16,6 +16,7 @@ const kinds = {
     code: 'KOA_PG_STORE_CACHE',
     ended: 'notifications arrive again; sessions are served from the cache',
   },
+  queue: { code: 'KOA_PG_STORE_QUEUE', ended: "the server's queue of notifications has room again" },
   touch: { code: 'KOA_PG_STORE_TOUCH', ended: 'touches are written again' },
   sweep: { code: 'KOA_PG_STORE_SWEEP', ended: 'expired sessions are deleted again' },
   onExpired: { code: 'KOA_PG_STORE_ON_EXPIRED', ended: undefined },

@@ -44,6 +44,11 @@ const tlsAdvice: Record<string, string> = {
     "connect to a host that the server's certificate names, or set ssl: { ca, servername }",
 }
 
+/** What to say of a connection that leads to a server which must not be used. */
+export function wrongServer(what: string): string {
+  return `the connection leads to ${what}: check which server the host name or the pooler leads to`
+}
+
 /**
  * Returns an error's message, with what to do about errors of TLS. Node's AggregateError, of a host with several addresses,
  * has none of its own.
@@ -55,6 +60,8 @@ export function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const code = codeOf(error) ?? ''
   const message = error.message || code || error.name
+  if (message.includes('"koa_pg_store.standby"'))
+    return wrongServer('a standby, which may lack the latest changes')
   const advice = Object.hasOwn(tlsAdvice, code) ? tlsAdvice[code] : undefined
   return advice === undefined || message.includes(advice) ? message : `${message}: ${advice}`
 }

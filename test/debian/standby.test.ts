@@ -1,61 +1,30 @@
 // With a synchronous standby that lags, changes are acknowledged only once it has them, and survive a failover to it.
-import { execFile } from 'node:child_process'
-import { randomBytes } from 'node:crypto'
-import { chown, copyFile, mkdir, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore as Store } from '../../lib/index.js'
 import { flushLines, withoutLines } from '../helpers/faulty-library.js'
 import { storedId } from '../helpers/fixture.js'
 import { rejection } from '../helpers/rejection.js'
-import { ownServer, sql } from '../helpers/server.js'
+import { sql } from '../helpers/server.js'
+import { type Cluster, withStandby } from '../helpers/standby.js'
 import { until } from '../helpers/until.js'
-import { unprivilegedUser } from '../support/postgres/binaries.js'
-import { type PostgresServer, startPostgres } from '../support/postgres/server.js'
 
 const bin = process.env.TEST_POSTGRES_BIN ?? ''
 const lagMs = 200
 
-interface Cluster {
-  readonly primary: PostgresServer
-  readonly standby: PostgresServer
-}
-
 /** Runs with a primary and a standby, without whose answer no commit of the primary is complete. */
-async function withStandby(run: (cluster: Cluster) => Promise<void>): Promise<void> {
-  const user = await unprivilegedUser()
-  const folder = join(tmpdir(), `koa-pg-store-${randomBytes(6).toString('hex')}`)
-  const primary = await ownServer({ wal_level: 'replica' }, true)
-  let standby: PostgresServer | undefined
-  try {
-    const { hostname, port, username, password } = new URL(primary.url)
-    const source = `host=${hostname} port=${port} user=${username} password=${password} application_name=standby`
-    await mkdir(folder, { mode: 0o700 })
-    if (user.uid !== undefined && user.gid !== undefined) await chown(folder, user.uid, user.gid)
-    await promisify(execFile)(
-      join(bin, 'pg_basebackup'),
-      ['--dbname', source, '--pgdata', join(folder, 'data'), '--write-recovery-conf', '--checkpoint=fast'],
-      { ...user, cwd: folder },
-    )
-    await copyFile(join(primary.folder, 'password'), join(folder, 'password'))
-    const settings = { primary_conninfo: source, recovery_min_apply_delay: `${lagMs}ms` }
-    standby = await startPostgres({ bin, folder, settings })
+function withSynchronousStandby(run: (cluster: Cluster) => Promise<void>): Promise<void> {
+  return withStandby(lagMs, async (cluster) => {
+    const { url } = cluster.primary
     // The default of every connection from now on, so it has to wait until the standby is there.
-    await sql(primary.url, `alter system set synchronous_standby_names = 'standby'`)
-    await sql(primary.url, 'alter system set synchronous_commit = remote_apply')
-    await sql(primary.url, 'select pg_reload_conf()')
+    await sql(url, `alter system set synchronous_standby_names = 'standby'`)
+    await sql(url, 'alter system set synchronous_commit = remote_apply')
+    await sql(url, 'select pg_reload_conf()')
     const states = 'select sync_state from pg_stat_replication'
-    await until(async () => (await sql(primary.url, states))[0]?.sync_state === 'sync')
-    await run({ primary, standby })
-  } finally {
-    await primary.stop()
-    await standby?.stop()
-    await rm(folder, { recursive: true, force: true })
-  }
+    await until(async () => (await sql(url, states))[0]?.sync_state === 'sync')
+    await run(cluster)
+  })
 }
 
 interface Changes {
@@ -95,7 +64,7 @@ describe('a synchronous standby that lags', () => {
   })
 
   it('has each change when it is acknowledged, and all of them when it is promoted', () =>
-    withStandby(async ({ primary, standby }) => {
+    withSynchronousStandby(async ({ primary, standby }) => {
       const store = new Store(primary.url)
       store.on('warning', () => undefined)
       await store.setup()
@@ -122,7 +91,7 @@ describe('a synchronous standby that lags', () => {
 
   it('does not have each change when it is acknowledged without the flush', () =>
     withoutLines(flushLines, (library) =>
-      withStandby(async ({ primary, standby }) => {
+      withSynchronousStandby(async ({ primary, standby }) => {
         const { PgStore } = (await import(library)) as { PgStore: typeof Store }
         const store = new PgStore(primary.url)
         const pool = new pg.Pool({ connectionString: standby.url })
@@ -135,7 +104,7 @@ describe('a synchronous standby that lags', () => {
     ))
 
   it('that is stopped keeps every change waiting, and none is acknowledged', () =>
-    withStandby(async ({ primary, standby }) => {
+    withSynchronousStandby(async ({ primary, standby }) => {
       const store = new Store({ connectionString: primary.url, query_timeout: 1_500 }, { cache: false })
       await store.set('a', { n: 1 })
       await store.set('b', { n: 1 })

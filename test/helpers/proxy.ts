@@ -15,6 +15,8 @@ export interface Proxy {
   /** Stops forwarding without closing anything; new connections are accepted and stall too. */
   stall(): void
   resume(): void
+  /** From now on, new connections go to another server; open ones stay. */
+  leadTo(port: number): void
   close(): Promise<void>
 }
 
@@ -22,8 +24,9 @@ export interface Proxy {
 export async function startProxy(targetPort: number, delayMs?: () => number, port = 0): Promise<Proxy> {
   const sockets = new Set<Socket>()
   let stalled = false
+  let target = targetPort
   const server = createServer((client) => {
-    const upstream = connect(targetPort, '127.0.0.1')
+    const upstream = connect(target, '127.0.0.1')
     for (const [from, to] of [
       [client, upstream],
       [upstream, client],
@@ -56,6 +59,9 @@ export async function startProxy(targetPort: number, delayMs?: () => number, por
       stalled = false
       // Stalled connections are lost, as after a long network failure.
       for (const socket of sockets) socket.destroy()
+    },
+    leadTo(port) {
+      target = port
     },
     async close() {
       for (const socket of sockets) socket.destroy()

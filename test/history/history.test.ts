@@ -2,7 +2,8 @@
 import { expect } from 'chai'
 import { digestOf } from '../../lib/session/session-id.js'
 import { withoutLines } from '../helpers/faulty-library.js'
-import { freshDatabase } from '../helpers/server.js'
+import { smallQueue } from '../helpers/full-queue.js'
+import { freshDatabase, ownServer } from '../helpers/server.js'
 import { check } from './check.js'
 import type { Event } from './event.js'
 import { checkLog } from './log.js'
@@ -65,6 +66,30 @@ describe('the history of several processes', () => {
     for (const error of errors) expect(error).to.match(/^DatabaseError: /)
   })
 
+  it('has no fault while notifications arrive late', async () => {
+    const { faults, errors } = await run({
+      ...(await options()),
+      seconds: 8,
+      listenDelayMs: 700,
+      maxStaleness: 1_500,
+    })
+    expect({ faults: faults.slice(0, 3), errors }).to.deep.equal({ faults: [], errors: [] })
+  })
+
+  it('has no fault, and no call fails, while the queue of notifications is full again and again', async () => {
+    const server = await ownServer(smallQueue)
+    try {
+      const { url } = server
+      const { faults, errors, acknowledged } = await run({ ...(await options()), url, fullQueue: true })
+      // Changes in psql fail.
+      const failed = errors.filter((error) => error.startsWith('DatabaseError'))
+      expect({ faults: faults.slice(0, 3), failed }).to.deep.equal({ faults: [], failed: [] })
+      expect(acknowledged).to.be.above(50)
+    } finally {
+      await server.stop()
+    }
+  })
+
   it('shows a deadlock if statements do not lock rows in a common order', () =>
     withoutLines(
       {
@@ -99,7 +124,7 @@ describe('the history of several processes', () => {
 
   it('shows a stale read if the cache is not cleared on reconnect', () =>
     withoutLines(
-      { 'stores/lifecycle.js': 'this.cache?.clear();\n                this.touches.forgetExpiry();' },
+      { 'stores/lifecycle.js': 'this.cache?.clear();\n        this.touches.forgetExpiry();' },
       async (library) => {
         expect(await hasStaleRead(library, true)).to.equal(true)
       },

@@ -1,6 +1,7 @@
 // Runs several processes with a store each on one table, with or without trouble, and checks their history.
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import { fillQueue } from '../helpers/full-queue.js'
 import { message, start } from '../helpers/processes.js'
 import { startProxy } from '../helpers/proxy.js'
 import { at, sql } from '../helpers/server.js'
@@ -29,6 +30,10 @@ export interface RunOptions {
   flushDelayMs?: number
   /** Lock rows or the table for a while, set time limits of the server, and let the processes call more than it can take. */
   locks?: boolean
+  /** Fill the server's queue of notifications again and again; see `smallQueue`. */
+  fullQueue?: boolean
+  /** By how much, in ms, notifications arrive late. */
+  listenDelayMs?: number
   /** With `changes`: for how long, in s, PostgreSQL holds the lock of each row besides. */
   holdLocksSeconds?: number
 }
@@ -61,13 +66,21 @@ export async function run({
   changes = false,
   flushDelayMs = 0,
   locks = false,
+  fullQueue = false,
+  listenDelayMs = 0,
   holdLocksSeconds = 0,
 }: RunOptions): Promise<Outcome> {
   const port = Number(new URL(url).port)
   const through = (proxy: { port: number }) => at(url, { port: proxy.port })
   // Query results are delayed, notifications are not, so that notifications overtake fills.
   const slowProxy = await startProxy(port, () => Math.random() ** 3 * 60)
-  const listenProxies = await Promise.all(Array.from({ length: processes }, () => startProxy(port)))
+  // Not at once: connecting would take several times as long.
+  const delayFrom = performance.now() + 4_000
+  const delayNotifications = (): number => (performance.now() < delayFrom ? 0 : listenDelayMs)
+  const listenDelay = listenDelayMs > 0 ? delayNotifications : undefined
+  const listenProxies = await Promise.all(
+    Array.from({ length: processes }, () => startProxy(port, listenDelay)),
+  )
   if (changes) await keepLog(url, holdLocksSeconds)
   const before = await countDeadlocks(url)
   const children = listenProxies.map((proxy, process) => {
@@ -95,6 +108,7 @@ export async function run({
       finished = true
     })
     const locking = locks ? lockAtRandom(url, seed, () => finished) : undefined
+    const filling = fullQueue ? keepQueueFull(url, maxStaleness, () => finished) : undefined
     let random = seed
     while (trouble && !finished) {
       await Promise.race([sleep(300), end])
@@ -118,6 +132,7 @@ export async function run({
     }
     const received = await end
     await locking
+    await filling
     const events = received.flatMap((report) =>
       report.events.map((event) => ({ ...event, end: event.end ?? Infinity })),
     )
@@ -143,6 +158,16 @@ export async function run({
   } finally {
     for (const child of children) child.kill('SIGKILL')
     await Promise.all([slowProxy, ...listenProxies].map((proxy) => proxy.close()))
+  }
+}
+
+/** Fills the queue of notifications, for longer and shorter than heartbeats take. */
+async function keepQueueFull(url: string, maxStaleness: number, isOver: () => boolean): Promise<void> {
+  for (let n = 0; !isOver(); n++) {
+    await sleep(maxStaleness / (1 + (n % 3)))
+    const holder = await fillQueue(url)
+    await sleep((maxStaleness * (n % 5)) / 4)
+    await holder.release()
   }
 }
 

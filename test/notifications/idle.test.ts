@@ -10,7 +10,7 @@ import { freshDatabase, ownServer, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
 const maxStaleness = 400
-const sendsHeartbeat = (text: string): boolean => text.startsWith('select pg_notify(')
+const sendsHeartbeat = (text: string): boolean => text.startsWith('select pg_catalog.pg_notify(')
 
 async function isTrusted(store: PgStore): Promise<boolean> {
   const { cache } = await store.stats()

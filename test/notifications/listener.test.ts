@@ -151,29 +151,62 @@ describe('the listener', () => {
     await store.close()
   })
 
-  it('is not trusted when the wall clock shows that the machine was suspended', async () => {
-    const url = new URL(await freshDatabase())
-    const listener = new Listener({
-      config: { connectionString: url.href },
-      channel: 'slept',
-      maxStaleness: 5_000,
-      notify: (payload) => sql(url.href, 'select pg_notify($1, $2)', ['slept', payload]),
-      poolState: () => undefined,
-      onNotification: () => undefined,
-      onTrust: () => undefined,
-      onDistrust: () => undefined,
-      warn: () => undefined,
+  describe('by itself', () => {
+    let listener: Listener
+    let stale = 0
+    beforeEach(async () => {
+      const url = await freshDatabase()
+      await sql(url, 'create table session (id text, version bigint)')
+      stale = 0
+      listener = new Listener({
+        config: { connectionString: url },
+        channel: 'slept',
+        table: 'session',
+        maxStaleness: 5_000,
+        query: (text, values) => sql(url, text, values),
+        guard: undefined,
+        poolState: () => undefined,
+        onNotification: () => undefined,
+        onTrust: () => undefined,
+        onDistrust: () => undefined,
+        onStale: () => stale++,
+        onQueueUsage: () => undefined,
+        warn: () => undefined,
+      })
+      listener.start()
+      await until(() => listener.isTrusted)
     })
-    listener.start()
-    await until(() => listener.isTrusted)
-    const now = Date.now
-    try {
-      Date.now = () => now() + 6_000
+    afterEach(() => {
+      listener.stop()
       expect(listener.isTrusted).to.equal(false)
-    } finally {
-      Date.now = now
-    }
-    listener.stop()
-    expect(listener.isTrusted).to.equal(false)
+    })
+
+    it('is not trusted when the wall clock shows that the machine was suspended', async () => {
+      const now = Date.now
+      try {
+        Date.now = () => now() + 6_000
+        expect(listener.isTrusted).to.equal(false)
+        expect(stale).to.equal(0)
+        listener.use()
+        await until(() => listener.isTrusted)
+        // In between, requests have read from the database.
+        expect(stale, 'the cache is cleared').to.be.at.least(1)
+      } finally {
+        Date.now = now
+      }
+    })
+
+    it('is not trusted again by a clock that is set back', async () => {
+      const now = Date.now
+      try {
+        Date.now = () => now() + 6_000
+        expect(listener.isTrusted).to.equal(false)
+      } finally {
+        Date.now = now
+      }
+      expect(listener.isTrusted).to.equal(false)
+      await until(() => listener.isTrusted)
+      expect(stale).to.be.at.least(1)
+    })
   })
 })

@@ -12,6 +12,7 @@ import type { Settings } from '../../types/settings.js'
 import { messageOf } from '../../util/driver-errors.js'
 import { withTimeout } from '../../util/timeout.js'
 import { bytes, duration, number } from '../terminal.js'
+import { findQueueProblem } from './doctor-queue.js'
 
 export interface Finding {
   readonly check: string
@@ -37,7 +38,6 @@ const maxClockDifferenceMs = 5_000
 const listenTimeoutMs = 5_000
 const notificationTimeoutMs = 3_000
 const disconnectTimeoutMs = 1_000
-const maxQueueUsage = 0.5
 const minBloatedRows = 10_000
 /** Enough expired rows to see that no sweep runs. */
 const maxOverdueRows = 1_000
@@ -109,6 +109,8 @@ export async function checkTable(subject: Subject): Promise<{ table?: Table; fou
 /** Sends a notification over the connection that makes changes, and receives it on the one that listens. */
 export const checkNotifications: TableCheck = async ({ connection, listen }) => {
   if (listen === false) return [ok('notifications', 'not used: the option listen is false')]
+  const queue = await findQueueProblem(connection, listenConfig(listen, connection))
+  if (queue?.isFull) return [problem('notification queue', queue.message, queue.advice)]
   const client = new pg.Client(listenConfig(listen, connection))
   client.on('error', () => undefined)
   const channel = `koa_pg_store_doctor_${randomBytes(6).toString('hex')}`
@@ -120,16 +122,7 @@ export const checkNotifications: TableCheck = async ({ connection, listen }) => 
     await connection.query('select pg_notify($1, $2)', [channel, 'doctor'])
     await withTimeout(received, notificationTimeoutMs, 'no notification received')
     const found = [ok('notifications', `received after ${duration(performance.now() - start)}`)]
-    const [queue] = await connection.query('select pg_notification_queue_usage()::float8 as usage')
-    const usage = queue?.usage as number
-    if (usage > maxQueueUsage)
-      found.push(
-        problem(
-          'notification queue',
-          `${Math.round(usage * 100)} % full; once it is full, commits fail`,
-          'end the transaction that stays open on a listening connection (see pg_stat_activity)',
-        ),
-      )
+    if (queue !== undefined) found.push(problem('notification queue', queue.message, queue.advice))
     return found
   } catch (error) {
     const advice =
