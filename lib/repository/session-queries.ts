@@ -1,5 +1,4 @@
 // Runs every statement of a request's path, and announces and flushes what it changes.
-import { fromColumn, toColumn } from '../codec/codec.js'
 import { isQueueFull, notifySql } from '../notifications/heartbeat.js'
 import { clearPayload, payloads } from '../notifications/payload.js'
 import {
@@ -11,14 +10,14 @@ import {
 } from '../postgres/connection.js'
 import { joinValues } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
-import { handleOf, separator } from '../session/session-id.js'
+import { separator } from '../session/session-id.js'
 import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import { Batcher } from '../util/batcher.js'
 import type { TimeLimit } from '../util/deadlines.js'
 import { codeOf, messageOf, redact } from '../util/driver-errors.js'
 import { retryConflicts } from '../util/retry-conflicts.js'
-import { settledWithin, withTimeout } from '../util/timeout.js'
+import { withTimeout } from '../util/timeout.js'
 import { recordSql } from './announce-sql.js'
 import { batching, isOverdue, timeLimits } from './batching.js'
 import { LogFlusher } from './log-flusher.js'
@@ -34,6 +33,7 @@ import {
   type Write,
   writeValues,
 } from './row-mapper.js'
+import { decodeAll, encodeAll, type Read } from './session-codec.js'
 import { isRefusedAsLate, ServerClock } from './server-clock.js'
 import type { SessionStatements } from './session-statements.js'
 import type { Touch } from './touch-buffer.js'
@@ -47,14 +47,6 @@ export interface SessionQueriesOptions {
   /** Called when the queue was full. */
   readonly onQueueFull?: () => void
 }
-
-/** A session that was read: `undefined` if there is none, an error if it can't be decoded. */
-export type Read = StoredSession | undefined | Error
-
-/** How long the other sessions of a batch wait for one that takes long to decode. */
-export const patientMs = 250
-
-const encodeOverdue = 'the session was not encoded'
 
 /** How long changes are made without notifications after the server's queue of them was full. */
 const queueFullMs = 1_000
@@ -143,20 +135,19 @@ export class SessionQueries {
     const sessions = toStoredSessions(ids, rows)
     const codec = this.#codec
     if (codec === undefined) return sessions
-    const decoded = sessions.map(async (session) => session && decode(codec, session).catch(toError))
-    return settledWithin(decoded, patientMs)
+    return decodeAll(codec, sessions)
   }
 
   /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
   async write(writes: readonly Write[], limit?: TimeLimit): Promise<readonly Change[]> {
-    const encoded = this.#codec === undefined ? writes : await this.#encodeAll(this.#codec, writes, limit)
+    const encoded = this.#codec === undefined ? writes : await encodeAll(this.#codec, writes, limit)
     return this.#inTime(limit, (until) => this.#change(...writeStatement(encoded, until), limit))
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[], limit?: TimeLimit): Promise<readonly Change[]> {
     const encoded =
-      this.#codec === undefined ? replacements : await this.#encodeAll(this.#codec, replacements, limit)
+      this.#codec === undefined ? replacements : await encodeAll(this.#codec, replacements, limit)
     return this.#inTime(limit, (until) => this.#change(...replaceStatement(encoded, until), limit))
   }
 
@@ -170,7 +161,7 @@ export class SessionQueries {
     limit?: TimeLimit,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
     const { lockUser, flush } = this.#statements
-    const [encoded] = (this.#codec === undefined ? [write] : await this.#encodeAll(this.#codec, [write], limit)) as [
+    const [encoded] = (this.#codec === undefined ? [write] : await encodeAll(this.#codec, [write], limit)) as [
       Write | Replacement,
     ]
     const until = await this.#until(limit)
@@ -210,25 +201,6 @@ export class SessionQueries {
     const result = await retryConflicts(() => this.#unlessQueueIsFull(run))
     if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
-  }
-
-  /** A session that takes too long makes the others wait no longer than a lock would. */
-  async #encodeAll<T extends Write | Replacement>(
-    codec: Codec,
-    writes: readonly T[],
-    limit?: TimeLimit,
-  ): Promise<readonly T[]> {
-    const encode = async (write: T): Promise<T> =>
-      write.json === null
-        ? write
-        : { ...write, json: await toColumn(codec, write.json, { id: handleOf(write.id) }) }
-    const encoded = Promise.all(writes.map(encode))
-    if (limit === undefined) return encoded
-    const { deadline, statementMs = Number.POSITIVE_INFINITY } = limit
-    const ms = Math.min(statementMs, deadline - performance.now())
-    return withTimeout(encoded, Math.max(ms, 0), encodeOverdue).catch((error) => {
-      throw messageOf(error).startsWith(encodeOverdue) ? Object.assign(error, { code: cancelledCode }) : error
-    })
   }
 
   /**
@@ -452,12 +424,4 @@ function throwNotDurable(error: unknown): never {
 
 function mustFlush(rows: readonly Row[]): boolean {
   return rows[0]?.must_flush === true
-}
-
-async function decode(codec: Codec, session: StoredSession): Promise<StoredSession> {
-  return { ...session, json: await fromColumn(codec, session.json, { id: handleOf(session.id) }) }
-}
-
-function toError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error))
 }

@@ -7,12 +7,14 @@ import { parse } from '../session/json.js'
 import { isKoaSession } from '../session/koa-session.js'
 import { fromStored, mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
-import { type BatchCall, Batcher, bisect } from '../util/batcher.js'
+import { type BatchCall, Batcher } from '../util/batcher.js'
+import { bisect } from '../util/bisect.js'
 import type { TimeLimit } from '../util/deadlines.js'
 import { settledWithin } from '../util/timeout.js'
 import { batching, isOverdue, timeLimits } from './batching.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from './session-calls.js'
-import { patientMs, type Read, type SessionQueries } from './session-queries.js'
+import { patientMs, type Read } from './session-codec.js'
+import type { SessionQueries } from './session-queries.js'
 import {
   mergeBaseAfter,
   type Outcome,

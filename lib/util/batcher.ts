@@ -1,4 +1,5 @@
 // Joins concurrent calls into batches, and keeps what one of them waits for from the others. Knows nothing of SQL.
+import { bisect } from './bisect.js'
 import { type TimeLimit, type Watched, watch } from './deadlines.js'
 
 export interface BatcherOptions<V, R> {
@@ -354,28 +355,6 @@ function earliestDeadline(calls: readonly { readonly deadline: number }[]): numb
 
 function busyError(reason: string): Error {
   return Object.assign(new Error(`the session store is busy: ${reason}`), { code: busyCode })
-}
-
-/**
- * Runs all calls at once. If that fails, runs each half by itself, and so on, until every call that fails has failed alone;
- * its error stands in for its result.
- */
-export async function bisect<C, R>(
-  calls: readonly C[],
-  run: (calls: readonly C[]) => Promise<readonly R[]>,
-  canBisect: (error: unknown) => boolean = () => false,
-): Promise<readonly (R | Error)[]> {
-  try {
-    return await run(calls)
-  } catch (error) {
-    if (calls.length > 1 && canBisect(error)) {
-      const half = calls.length >> 1
-      const first = await bisect(calls.slice(0, half), run, canBisect)
-      return [...first, ...(await bisect(calls.slice(half), run, canBisect))]
-    }
-    const failure = error instanceof Error ? error : new Error(String(error))
-    return calls.map(() => failure)
-  }
 }
 
 function byKey(a: { readonly key: string }, b: { readonly key: string }): number {
