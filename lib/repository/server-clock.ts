@@ -11,12 +11,12 @@ const lateMessage = 'given up by the client'
 
 /**
  * SQL that is true until the server's clock, in ms, has reached the parameter, and fails after that. `now()` is when the server
- * began with the statement: later than it was sent if the server's process was stopped. The error is that of a volatile
- * function, which PostgreSQL doesn't call while planning.
+ * began with the statement: later than it was sent if the server's process was stopped. `clock_timestamp()` is later still if
+ * it has waited for a lock. The error is that of a volatile function, which PostgreSQL doesn't call while planning.
  */
-export function inTimeSql(parameter: string): string {
+export function inTimeSql(parameter: string, clock: 'now()' | 'clock_timestamp()' = 'now()'): string {
   return (
-    `case when date_part('epoch', now()) * 1000 < coalesce(${parameter}::float8, 'infinity') then true` +
+    `case when date_part('epoch', ${clock}) * 1000 < coalesce(${parameter}::float8, 'infinity') then true` +
     ` else set_config('statement_timeout', '${lateMessage}', true) is null end`
   )
 }

@@ -112,7 +112,7 @@ export class SessionStatements {
       user(', user_id = excluded.user_id') +
       at(', last_access = excluded.last_access') +
       version(', version = greatest(excluded.version, t.version + 1)') +
-      ` where t.session is not null returning t.id, ${outcome}`
+      ` where t.session is not null and ${this.#inTime('$5', 'clock_timestamp()')} returning t.id, ${outcome}`
     )
   }
 
@@ -268,8 +268,8 @@ export class SessionStatements {
   }
 
   /** Citus runs no volatile function here, and needs the parameter all the same. */
-  #inTime(parameter: string): string {
-    return this.#table.isDistributed ? `coalesce(${parameter}::float8, 1) > 0` : inTimeSql(parameter)
+  #inTime(parameter: string, clock?: 'clock_timestamp()'): string {
+    return this.#table.isDistributed ? `coalesce(${parameter}::float8, 1) > 0` : inTimeSql(parameter, clock)
   }
 
   /** A part that needs a column which a koa-pg-session table lacks. */
