@@ -33,7 +33,7 @@ const codes: Record<string, DatabaseErrorCode> = {
 }
 
 /** Further ones are refused: each needs memory, and none would be served in time. */
-export const maxOperations = 20_000
+const maxOperations = 20_000
 
 export class OperationTracker {
   readonly #onTableChanged: () => void
