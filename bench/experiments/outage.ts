@@ -2,12 +2,14 @@
 // call, errors, and how soon calls are served again. `npm run bench:outage -- 10` takes 10 s for each instead of 60.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PgStore } from '../../lib/index.js'
-import { type Proxy, startProxy } from '../../test/helpers/proxy.js'
+import { startProxy } from '../../test/helpers/proxy.js'
 import { startPostgres } from '../../test/support/postgres/server.js'
 
 const [seconds = 60, callsPerSecond = 5_000] = process.argv.slice(2).map(Number)
 const padding = 'x'.repeat(1_000)
 const ids = Array.from({ length: 2_000 }, (_, n) => `s${n}`)
+
+type TcpProxy = Awaited<ReturnType<typeof startProxy>>
 
 /** How the calls of one second went. */
 interface Second {
@@ -58,12 +60,12 @@ async function measure(kind: 'silent' | 'refusing', verb: 'get' | 'set'): Promis
   await proxy.close()
 }
 
-async function begin(kind: string, proxy: Proxy): Promise<void> {
+async function begin(kind: string, proxy: TcpProxy): Promise<void> {
   if (kind === 'silent') proxy.stall()
   else await proxy.close()
 }
 
-async function end(kind: string, proxy: Proxy, port: number): Promise<Proxy> {
+async function end(kind: string, proxy: TcpProxy, port: number): Promise<TcpProxy> {
   if (kind !== 'silent') return startProxy(server.port, undefined, port)
   proxy.resume()
   return proxy

@@ -92,7 +92,9 @@ const decodeTimeout = 'codec.decode did not resolve'
 /** A codec's own message may quote the session. */
 function reason(error: unknown, failed: string): string {
   const message = error instanceof Error ? error.message : ''
-  const isTimeout = [encodeTimeout, decodeTimeout].some((timeout) => message === `${timeout} within ${codecTimeoutMs} ms`)
+  const isTimeout = [encodeTimeout, decodeTimeout].some(
+    (timeout) => message === `${timeout} within ${codecTimeoutMs} ms`,
+  )
   return isTimeout ? message : `${failed} (${nameOfError(error)})`
 }
 

@@ -45,7 +45,8 @@ export class CircuitBreaker {
   fail(startedAt: number, reason: unknown): boolean {
     if (this.#respondedAt >= startedAt) return this.#isOpen
     this.#reason = reason
-    this.#maxDelayMs = performance.now() - startedAt > maxRefusedDelayMs ? maxSilentDelayMs : maxRefusedDelayMs
+    this.#maxDelayMs =
+      performance.now() - startedAt > maxRefusedDelayMs ? maxSilentDelayMs : maxRefusedDelayMs
     if (!this.#isOpen) {
       this.#isOpen = true
       this.#delayMs = minDelayMs

@@ -39,8 +39,7 @@ export class FunctionConnection implements Connection {
   ): Promise<Row[]> {
     const text = typeof statement === 'string' ? statement : statement.text
     const startedAt = performance.now()
-    const ms =
-      typeof limit === 'number' ? limit : Math.min(defaultQueryTimeoutMs, limit.deadline - startedAt)
+    const ms = typeof limit === 'number' ? limit : Math.min(defaultQueryTimeoutMs, limit.deadline - startedAt)
     this.#breaker.enter()
     // postgres.js rejects undefined.
     const query = this.#run(

@@ -1,7 +1,7 @@
 // Hands out the pool's clients: one queue for all that wait, which ends in time, and few attempts while no connection is to be had.
 import type { Pool, PoolClient } from 'pg'
-import { codeOf } from '../util/driver-errors.js'
 import { unwatch, type Watched, watch } from '../util/deadlines.js'
+import { codeOf } from '../util/driver-errors.js'
 import { CircuitBreaker } from './circuit-breaker.js'
 import { noConnectionCode } from './connection.js'
 import { Lease, type LeaseOptions } from './lease.js'
@@ -94,10 +94,7 @@ export class LeaseQueue {
 
   /** Asks the pool for as many clients as are waited for, up to the maximum. */
   #fill(): void {
-    while (
-      this.#attempts.size < this.#waiters.size &&
-      this.#attempts.size + this.#leases.size < this.#max
-    )
+    while (this.#attempts.size < this.#waiters.size && this.#attempts.size + this.#leases.size < this.#max)
       this.#attempt()
   }
 
@@ -126,9 +123,11 @@ export class LeaseQueue {
         // The pool's own limit, or pg's.
         const isTimeout = error !== undefined && codeOf(error) === undefined && /time/.test(error.message)
         const reason = error === undefined || isTimeout ? this.#noConnection() : error
-        if (opensConnection) return this.#fail(startedAt, reason)
-        this.#rejectFirst(reason)
-        this.#fill()
+        if (opensConnection) this.#fail(startedAt, reason)
+        else {
+          this.#rejectFirst(reason)
+          this.#fill()
+        }
       }
     })
   }
@@ -136,7 +135,10 @@ export class LeaseQueue {
   /** In the pool's callback; see `Lease`. A client that comes too late goes back unused. */
   #give(client: PoolClient): void {
     const [waiter] = this.#waiters
-    if (waiter === undefined) return client.release()
+    if (waiter === undefined) {
+      client.release()
+      return
+    }
     this.#waiters.delete(waiter)
     unwatch(waiter)
     const lease = new Lease(client, this.#leaseOptions)
@@ -160,8 +162,7 @@ export class LeaseQueue {
 
   /** Idle connections to a server that doesn't respond are as dead as the others: they would make later statements wait. */
   #retireIdle(): void {
-    for (let n = this.#pool.idleCount; n > 0; n--)
-      this.#pool.connect((_, client) => client?.release(true))
+    for (let n = this.#pool.idleCount; n > 0; n--) this.#pool.connect((_, client) => client?.release(true))
   }
 
   #rejectFirst(error: Error): void {

@@ -1,8 +1,8 @@
 // A client of the pool while it is used: gives up a statement that takes too long, so that it ends on the server as well.
 import type { Pool, PoolClient, QueryConfig } from 'pg'
 import type { Row } from '../types/options.js'
-import { codeOf } from '../util/driver-errors.js'
 import { unwatch, type Watched, watch } from '../util/deadlines.js'
+import { codeOf } from '../util/driver-errors.js'
 import { canCancel, requestCancel } from './cancel-request.js'
 import type { CircuitBreaker } from './circuit-breaker.js'
 import { cancelledCode, isStatementError, noResponseCode } from './connection.js'
@@ -109,7 +109,10 @@ export class Lease implements CursorClient, Watched {
   onDue(): void {
     const { pool, cancelTimeoutMs } = this.#options
     const now = performance.now()
-    if (now >= this.#dropAt) return this.#drop()
+    if (now >= this.#dropAt) {
+      this.#drop()
+      return
+    }
     if (this.#cancelling !== undefined) this.#options.onCancelIgnored()
     this.#cancelling = requestCancel(this.client, pool.options, cancelTimeoutMs)
     this.dueAt = now < this.#lastCancelAt ? this.#lastCancelAt : this.#dropAt

@@ -1,5 +1,5 @@
 // Limits of the batches that concurrent calls are joined into.
-import { cancelledCode, type Connection } from '../postgres/connection.js'
+import { type Connection, cancelledCode } from '../postgres/connection.js'
 import { EncodeError } from '../types/errors.js'
 import { codeOf } from '../util/driver-errors.js'
 

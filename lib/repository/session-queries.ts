@@ -11,7 +11,6 @@ import {
 import { joinValues } from '../postgres/sql-params.js'
 import type { Table } from '../schema/table.js'
 import { separator } from '../session/session-id.js'
-import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import { Batcher } from '../util/batcher.js'
 import type { TimeLimit } from '../util/deadlines.js'
@@ -33,8 +32,8 @@ import {
   type Write,
   writeValues,
 } from './row-mapper.js'
-import { decodeAll, encodeAll, type Read } from './session-codec.js'
 import { isRefusedAsLate, ServerClock } from './server-clock.js'
+import { decodeAll, encodeAll, type Read } from './session-codec.js'
 import type { SessionStatements } from './session-statements.js'
 import type { Touch } from './touch-buffer.js'
 
@@ -123,10 +122,7 @@ export class SessionQueries {
    * Resolves with the active sessions among these ids, in their order; `undefined` where there is none, an error where one
    * can't be decoded, and a promise where decoding takes long.
    */
-  async readAll(
-    ids: readonly string[],
-    limit?: TimeLimit,
-  ): Promise<readonly (Read | Promise<Read>)[]> {
+  async readAll(ids: readonly string[], limit?: TimeLimit): Promise<readonly (Read | Promise<Read>)[]> {
     const { readOne, readMany } = this.#statements
     // A comparison with one id has the best plan in every version of PostgreSQL.
     const rows = await (ids.length === 1
@@ -161,9 +157,9 @@ export class SessionQueries {
     limit?: TimeLimit,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
     const { lockUser, flush } = this.#statements
-    const [encoded] = (this.#codec === undefined ? [write] : await encodeAll(this.#codec, [write], limit)) as [
-      Write | Replacement,
-    ]
+    const [encoded] = (
+      this.#codec === undefined ? [write] : await encodeAll(this.#codec, [write], limit)
+    ) as [Write | Replacement]
     const until = await this.#until(limit)
     const [name, values] =
       'baseVersion' in encoded ? replaceStatement([encoded], until) : writeStatement([encoded], until)
@@ -273,11 +269,7 @@ export class SessionQueries {
   }
 
   /** Resolves when the change is committed and flushed. */
-  async #change(
-    name: ChangeName,
-    values: readonly unknown[],
-    limit?: TimeLimit,
-  ): Promise<readonly Change[]> {
+  async #change(name: ChangeName, values: readonly unknown[], limit?: TimeLimit): Promise<readonly Change[]> {
     const commit = (announces: boolean): Promise<Row[]> => {
       const statement = this.#statement(name, announces)
       return this.#table.isDistributed
@@ -402,7 +394,10 @@ function writeStatement(writes: readonly Write[], until: number | null): [Change
     : ['writeMany', [...values.map(joinValues), until]]
 }
 
-function replaceStatement(replacements: readonly Replacement[], until: number | null): [ChangeName, unknown[]] {
+function replaceStatement(
+  replacements: readonly Replacement[],
+  until: number | null,
+): [ChangeName, unknown[]] {
   const values = replacementValues(replacements)
   return replacements.length === 1
     ? ['replaceOne', [...values.flat(), until]]
@@ -414,7 +409,9 @@ function touchValues(touches: readonly Touch[]): string[] {
 }
 
 function rowIsLocked(): Error {
-  return Object.assign(new Error("the session's row is locked by another transaction"), { code: cancelledCode })
+  return Object.assign(new Error("the session's row is locked by another transaction"), {
+    code: cancelledCode,
+  })
 }
 
 /** The change was made. Its batch must not be repeated, as it would be if it had been cancelled. */

@@ -136,7 +136,8 @@ export class SessionRepository {
     return calls.map(({ value }, n) => {
       const read = stored[n]
       if (read instanceof Promise) return read.then((late: Read) => this.#settleRead(value, late))
-      if (read === undefined && touches.isPending(value.digest)) return this.#readAgain(value, limit).catch(asError)
+      if (read === undefined && touches.isPending(value.digest))
+        return this.#readAgain(value, limit).catch(asError)
       return this.#settleRead(value, read)
     })
   }
@@ -234,8 +235,8 @@ export class SessionRepository {
       // What this object was loaded as, not what is cached: the row may hold something else by now.
       if (typeof base === 'object' && base.json === call.json && call.ttlMs !== null && call.ttlMs > 0)
         work.push(
-          this.#saveUnchanged(call, call.ttlMs, base, fill, startedAt, errors, touched, limit).catch((error) =>
-            errors.set(call, asError(error)),
+          this.#saveUnchanged(call, call.ttlMs, base, fill, startedAt, errors, touched, limit).catch(
+            (error) => errors.set(call, asError(error)),
           ),
         )
       else {
@@ -279,7 +280,14 @@ export class SessionRepository {
       }
     }
     if (remainingMs > ttlMs + ttlToleranceMs)
-      return this.#saveAll([{ ...toRequest(call, base), isUnchanged: true }], [call], fill, startedAt, errors, limit)
+      return this.#saveAll(
+        [{ ...toRequest(call, base), isUnchanged: true }],
+        [call],
+        fill,
+        startedAt,
+        errors,
+        limit,
+      )
     // Not awaited: if the row is locked, the others of this batch shouldn't wait for it.
     const remember = (): undefined => void this.#rememberBase(session, owner, base)
     touched.set(call, touches.touch(digest, id, ttlMs).then(remember, asError))

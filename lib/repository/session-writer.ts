@@ -208,7 +208,9 @@ export class SessionWriter {
       for (const [n, { id }] of tried.entries()) outcomes.set(id, results[n])
       const overtaken = tried.filter(({ base }, n) => results[n] === undefined && typeof base === 'object')
       if (attempt < maxAttempts)
-        await Promise.all(overtaken.map((request) => mergeWith(request, this.#options.read(request.id, limit))))
+        await Promise.all(
+          overtaken.map((request) => mergeWith(request, this.#options.read(request.id, limit))),
+        )
       else
         for (const { id } of overtaken)
           outcomes.set(

@@ -222,7 +222,9 @@ export class TouchBuffer {
     if (lost === 0) return
     this.lost += lost
     this.#options.warn(
-      new Error(`${lost} touches could not be written before the store was closed: these sessions may expire early`),
+      new Error(
+        `${lost} touches could not be written before the store was closed: these sessions may expire early`,
+      ),
     )
   }
 
@@ -239,7 +241,9 @@ export class TouchBuffer {
           this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.expiresAt ?? 0))
       }
     } catch (error) {
-      failure = new Error(`deferred touches could not be written yet, and are tried again: ${messageOf(error)}`)
+      failure = new Error(
+        `deferred touches could not be written yet, and are tried again: ${messageOf(error)}`,
+      )
       this.#options.warn(failure)
       for (const [digest, touch] of batch) this.#retry(digest, touch)
     }

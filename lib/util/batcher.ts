@@ -118,7 +118,10 @@ export class Batcher<V, R> implements Watched {
       const size = sizeOf(call.value)
       const isFull = this.#totalSize > 0 && this.#totalSize + size > maxTotalSize
       this.#totalSize += size
-      if (isFull) return this.#refuse([call], `${this.#totalSize} characters of sessions wait to be written`)
+      if (isFull) {
+        this.#refuse([call], `${this.#totalSize} characters of sessions wait to be written`)
+        return
+      }
     }
     if (!isUnordered) {
       const { key } = call
@@ -140,7 +143,10 @@ export class Batcher<V, R> implements Watched {
   /** Dispatches on nextTick: that collects all calls of this tick without delaying I/O. */
   #schedule(): void {
     if (this.#isScheduled) return
-    if (this.#inFlight >= this.#options.maxConcurrentBatches) return this.#watchQueue()
+    if (this.#inFlight >= this.#options.maxConcurrentBatches) {
+      this.#watchQueue()
+      return
+    }
     this.#isScheduled = true
     process.nextTick(() => {
       this.#isScheduled = false

@@ -46,7 +46,10 @@ describe('a lock', () => {
     })
 
   /** Starts a call for each session, and resolves with those that were settled when all but the locked ones had been. */
-  async function settleAround(locked: string[], call: (id: string) => PromiseLike<unknown>): Promise<string[]> {
+  async function settleAround(
+    locked: string[],
+    call: (id: string) => PromiseLike<unknown>,
+  ): Promise<string[]> {
     await holder.query('begin')
     await lock(...locked)
     const settled: string[] = []
@@ -90,9 +93,12 @@ describe('a lock', () => {
     await lock('s7')
     await Promise.all(ids.map((id) => store.get(id)))
     const untouched = async () =>
-      (await sql<{ id: string }>(url, `select id from session where last_access < now() - interval '1 minute'`)).map(
-        ({ id }) => id,
-      )
+      (
+        await sql<{ id: string }>(
+          url,
+          `select id from session where last_access < now() - interval '1 minute'`,
+        )
+      ).map(({ id }) => id)
     await until(async () => (await untouched()).length <= 1)
     expect(await untouched()).to.deep.equal([storedId('s7')])
     await holder.query('commit')
@@ -111,11 +117,21 @@ describe('a lock', () => {
 
   it('of a user whose sessions are limited delays no other user', async () => {
     await open({ maxSessionsPerUser: 2 })
-    const [backend] = (await holder.query('begin; select pg_backend_pid() as pid')) as unknown as pg.QueryResult[]
+    const [backend] = (await holder.query(
+      'begin; select pg_backend_pid() as pid',
+    )) as unknown as pg.QueryResult[]
     expect(backend).to.not.equal(undefined)
-    await holder.query(`select pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1 || ' ' || 'u7'))`, [
-      (await sql<{ channel: string }>(url, `select 'koa_pg_store_' || substr(encode(sha256('public.session'), 'hex'), 1, 16) as channel`))[0]?.channel,
-    ])
+    await holder.query(
+      `select pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext($1 || ' ' || 'u7'))`,
+      [
+        (
+          await sql<{ channel: string }>(
+            url,
+            `select 'koa_pg_store_' || substr(encode(sha256('public.session'), 'hex'), 1, 16) as channel`,
+          )
+        )[0]?.channel,
+      ],
+    )
     let isSettled = false
     const waiting = store.create({ userId: 'u7' }).then(() => {
       isSettled = true
@@ -181,11 +197,19 @@ describe('a server that allows no further connection', () => {
   it('makes calls wait for the connection that there is', async () => {
     const url = await freshDatabase()
     const role = `one_${new URL(url).pathname.slice(1)}`
-    await sql(url, `create role ${role} login connection limit 1 password 'x'; grant all on schema public to ${role}`)
+    await sql(
+      url,
+      `create role ${role} login connection limit 1 password 'x'; grant all on schema public to ${role}`,
+    )
     const store = new PgStore(at(url, { user: role, password: 'x' }), { cache: false })
     await store.set('a', { a: 1 })
     for (let round = 0; round < 20; round++)
-      await Promise.all([store.get('a'), store.set(`b${round}`, {}), store.touch('a'), store.destroy(`c${round}`)])
+      await Promise.all([
+        store.get('a'),
+        store.set(`b${round}`, {}),
+        store.touch('a'),
+        store.destroy(`c${round}`),
+      ])
     await store.close()
     await sql(url, `drop owned by ${role}; drop role ${role}`)
   })
@@ -194,7 +218,13 @@ describe('a server that allows no further connection', () => {
 describe('a backend that is stopped while it is to save a session', () => {
   it('does not overwrite what was saved after its call was given up', async () => {
     const url = await freshDatabase()
-    const config = { connectionString: url, application_name: 'a', query_timeout: 600, connectionTimeoutMillis: 1_000, max: 1 }
+    const config = {
+      connectionString: url,
+      application_name: 'a',
+      query_timeout: 600,
+      connectionTimeoutMillis: 1_000,
+      max: 1,
+    }
     const a = new PgStore(config, { cache: false })
     const b = new PgStore(url, { cache: false })
     a.on('warning', () => undefined)

@@ -2,10 +2,12 @@
 import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { expect } from 'chai'
 import { type DatabaseError, PgStore, type PgStoreOptions } from '../../lib/index.js'
-import { type Proxy, startProxy } from '../helpers/proxy.js'
+import { startProxy } from '../helpers/proxy.js'
 import { rejection } from '../helpers/rejection.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
+
+type TcpProxy = Awaited<ReturnType<typeof startProxy>>
 
 /** The codes of the errors that calls reject with; "ok" for those that resolve. */
 async function outcomes(calls: readonly PromiseLike<unknown>[]): Promise<Record<string, number>> {
@@ -19,7 +21,7 @@ async function outcomes(calls: readonly PromiseLike<unknown>[]): Promise<Record<
 
 describe('a silent server', () => {
   let url: string
-  let proxy: Proxy
+  let proxy: TcpProxy
   let store: PgStore
   const warnings: string[] = []
 
@@ -56,7 +58,8 @@ describe('a silent server', () => {
     expect(counts.ERR_SESSION_BUSY).to.be.at.least(1_000)
     // It is known to be unreachable.
     const error = (await rejection(Promise.any([store.get('a'), store.get('b')]))) as AggregateError
-    for (const { code } of error.errors) expect(code).to.be.oneOf(['ERR_SESSION_UNREACHABLE', 'ERR_SESSION_TIMEOUT'])
+    for (const { code } of error.errors)
+      expect(code).to.be.oneOf(['ERR_SESSION_UNREACHABLE', 'ERR_SESSION_TIMEOUT'])
     const { calls: gauges } = await store.stats()
     expect(gauges.errors.ERR_SESSION_BUSY).to.equal(counts.ERR_SESSION_BUSY)
     proxy.resume()
@@ -67,7 +70,9 @@ describe('a silent server', () => {
       ),
     )
     // All are served as soon as one is.
-    expect(await outcomes(Array.from({ length: 500 }, (_, n) => store.get(`s${n}`)))).to.deep.equal({ ok: 500 })
+    expect(await outcomes(Array.from({ length: 500 }, (_, n) => store.get(`s${n}`)))).to.deep.equal({
+      ok: 500,
+    })
   })
 
   it('refuses saves when those that wait are large', async () => {
@@ -184,7 +189,10 @@ describe('a codec that hangs for one session', () => {
       await Promise.all(Array.from({ length: 40 }, (_, n) => store.set(`t${n}`, { n })))
       const reader = new PgStore(url, {
         cache,
-        codec: { encode: (value) => value, decode: (value) => (hangs(value) ? never : Promise.resolve({ ...value })) },
+        codec: {
+          encode: (value) => value,
+          decode: (value) => (hangs(value) ? never : Promise.resolve({ ...value })),
+        },
       })
       void reader.get('s7').then(count, count)
       await Promise.all(Array.from({ length: 40 }, (_, n) => reader.get(`t${n}`)))

@@ -27,7 +27,11 @@ const { values } = parseArgs({
 })
 const { seconds, seed, staleness, trouble, locks, changes } = values
 const { processes, callers, keys } = {
-  ...(locks ? { processes: 3, callers: 192, keys: 100 } : changes ? { processes: 2, callers: 64, keys: 50 } : { processes: 4, callers: 4, keys: 30 }),
+  ...(locks
+    ? { processes: 3, callers: 192, keys: 100 }
+    : changes
+      ? { processes: 2, callers: 64, keys: 50 }
+      : { processes: 4, callers: 4, keys: 30 }),
   ...values,
 }
 const options = {
@@ -55,5 +59,7 @@ await server.stop()
 // With --trouble and --locks, calls may fail, and with a full queue those that bypass the store.
 const failed = errors.filter((error) => !values['full-queue'] || error.startsWith('DatabaseError'))
 const hasFailed =
-  faults.length > 0 || (failed.length > 0 && !trouble && !locks) || outcome.deadlocks?.[1] !== outcome.deadlocks?.[0]
+  faults.length > 0 ||
+  (failed.length > 0 && !trouble && !locks) ||
+  outcome.deadlocks?.[1] !== outcome.deadlocks?.[0]
 process.exitCode = hasFailed ? 1 : 0

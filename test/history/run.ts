@@ -204,7 +204,9 @@ async function lockAtRandom(url: string, seed: number, isFinished: () => boolean
   const database = client.escapeIdentifier(new URL(url).pathname.slice(1))
   const limits = ['statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout']
   // Its own connection has none.
-  await client.query(`set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0`)
+  await client.query(
+    `set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0`,
+  )
   while (!isFinished()) {
     const limit = limits[Math.floor(random() * limits.length)]
     await client.query(`alter database ${database} set ${limit} = '${Math.floor(random() * 4) * 200}ms'`)

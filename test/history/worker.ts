@@ -51,7 +51,11 @@ class SlowFlushClient extends pg.Client {
 }
 
 const Client = work.flushDelayMs > 0 ? SlowFlushClient : pg.Client
-const config = { connectionString: work.url, Client, query_timeout: work.queryTimeoutMs } satisfies pg.PoolConfig
+const config = {
+  connectionString: work.url,
+  Client,
+  query_timeout: work.queryTimeoutMs,
+} satisfies pg.PoolConfig
 const store = new PgStore(config, {
   listen: work.listen,
   cache: { maxStaleness: work.maxStaleness },

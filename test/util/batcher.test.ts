@@ -202,7 +202,9 @@ describe('Batcher', () => {
     const stuck = new Set(['k7', 'k90'])
     const { batcher, runs } = withStuck(stuck)
     const settled: string[] = []
-    const calls = Array.from({ length: 128 }, (_, n) => batcher.add(`k${n}`, n).then(() => settled.push(`k${n}`)))
+    const calls = Array.from({ length: 128 }, (_, n) =>
+      batcher.add(`k${n}`, n).then(() => settled.push(`k${n}`)),
+    )
     // The next call for a key waits for the one before it.
     const second = batcher.add('k7', 1_000).then(() => settled.push('k7 again'))
     await until(() => settled.length === 126)
@@ -277,7 +279,11 @@ describe('Batcher', () => {
       toError: (error) => new Error(`wrapped: ${(error as Error).message}`),
       run: async (calls) =>
         calls.map(({ value }) =>
-          value === 1 ? nextTurn().then(() => new Error('late')) : value === 2 ? nextTurn().then(() => 22) : value,
+          value === 1
+            ? nextTurn().then(() => new Error('late'))
+            : value === 2
+              ? nextTurn().then(() => 22)
+              : value,
         ),
     })
     const [one, two, three] = [batcher.add('a', 1), batcher.add('b', 2), batcher.add('c', 3)]
