@@ -2,10 +2,11 @@
 import { messageOf } from '../util/driver-errors.js'
 
 /**
- * The time between attempts to reach the server: doubled with each, less a random part. It can be short where the server refuses
- * connections; where it is silent, the calls of each attempt wait.
+ * The time between attempts to reach the server: a share of how long it has been unreachable, within limits. It can be short
+ * where the server refuses connections; where it is silent, the calls of each attempt wait.
  */
-const minDelayMs = 100
+const outageShare = 1 / 10
+const minDelayMs = 50
 const maxRefusedDelayMs = 250
 const maxSilentDelayMs = 500
 
@@ -20,8 +21,8 @@ export class CircuitBreaker {
   #reason: unknown
   #isOpen = false
   #respondedAt = Number.NEGATIVE_INFINITY
+  #openedAt = 0
   #retryAt = 0
-  #delayMs = minDelayMs
   #maxDelayMs = maxRefusedDelayMs
 
   get isOpen(): boolean {
@@ -49,15 +50,16 @@ export class CircuitBreaker {
       performance.now() - startedAt > maxRefusedDelayMs ? maxSilentDelayMs : maxRefusedDelayMs
     if (!this.#isOpen) {
       this.#isOpen = true
-      this.#delayMs = minDelayMs
+      this.#openedAt = startedAt
       this.#delayNextAttempt()
     }
     return true
   }
 
   #delayNextAttempt(): void {
-    this.#retryAt = performance.now() + this.#delayMs * (1 - Math.random() / 4)
-    this.#delayMs = Math.min(this.#delayMs * 2, this.#maxDelayMs)
+    const now = performance.now()
+    const delayMs = Math.max(minDelayMs, (now - this.#openedAt) * outageShare)
+    this.#retryAt = now + Math.min(delayMs, this.#maxDelayMs) * (1 - Math.random() / 4)
   }
 
   #refusal(): Error {

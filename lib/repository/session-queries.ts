@@ -103,14 +103,20 @@ export class SessionQueries {
       ...(connection.cancels && { isOverdue }),
       run: async (calls, limit) => {
         const touches = calls.map(({ value }) => value)
-        if (calls.length === 1) {
+        // By itself or with all the time, a touch waits for a row that is locked.
+        if (calls.length === 1 || limit.statementMs === undefined) {
           await this.#run(this.#statements.touch, touchValues(touches), limit)
-          return [undefined]
+          return touches.map(() => undefined)
         }
         const locked = await this.touchAll(touches, limit)
         return touches.map(({ id }) => (locked.has(id) ? rowIsLocked() : undefined))
       },
     })
+  }
+
+  /** Finds out how the server's clock differs, so that the first save needn't. Never rejects. */
+  measureClock(): Promise<void> {
+    return this.#clock.measure()
   }
 
   /** Whether the table has versions. */

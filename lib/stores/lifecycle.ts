@@ -189,6 +189,7 @@ export class Lifecycle {
         this.#notifyListeners('conflict', () => this.#events.emit('conflict', conflict))
       },
     })
+    await components.queries.measureClock()
     components.queries.announced = this.#components?.queries.announced ?? 0
     cache?.clear()
     this.#components = components
