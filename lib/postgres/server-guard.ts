@@ -1,7 +1,7 @@
 // Keeps all connections of a store on one server, the primary: after a failover, some may lead to a standby, or to the old primary.
 import type { PoolClient } from 'pg'
 import type { Row } from '../types/options.js'
-import { wrongServer } from '../util/driver-errors.js'
+import { codeOf, wrongServer } from '../util/driver-errors.js'
 
 /** A run of a server. Whatever can't be found out is `undefined`. */
 export interface Server {
@@ -21,6 +21,9 @@ const base = `select pg_catalog.pg_is_in_recovery() as is_standby, pg_catalog.da
 const details =
   `, (select system_identifier from pg_catalog.pg_control_system())::pg_catalog.text as system,` +
   ` case when not pg_catalog.pg_is_in_recovery() then pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) end as wal_file`
+
+/** SQLSTATE classes of functions that are missing, not allowed or not supported. */
+const notAvailableCodes = /^(0A|42|55)/
 
 export class ServerGuard {
   /** The server of each open connection of the pool that was used. */
@@ -111,7 +114,7 @@ export class ServerGuard {
       try {
         return (await run(text))[0]
       } catch (error) {
-        if (Reflect.get(Object(error), 'severity') !== 'ERROR') throw error
+        if (!notAvailableCodes.test(codeOf(error) ?? '')) throw error
         this.#hasDetails = false
       }
     return undefined

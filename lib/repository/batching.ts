@@ -1,4 +1,5 @@
 // Limits of the batches that concurrent calls are joined into.
+import { isQueueFull } from '../notifications/heartbeat.js'
 import { type Connection, cancelledCode } from '../postgres/connection.js'
 import { EncodeError } from '../types/errors.js'
 import { codeOf } from '../util/driver-errors.js'
@@ -31,7 +32,7 @@ export const batching = {
   maxTotalSize: maxWaitingChars,
   maxConcurrentBatches,
   canBisect: (error: unknown): boolean =>
-    error instanceof EncodeError || rowErrorCodes.test(codeOf(error) ?? ''),
+    error instanceof EncodeError || (rowErrorCodes.test(codeOf(error) ?? '') && !isQueueFull(error)),
 }
 
 /** Their time limits: a call waits as long as a connection may take, and then has the time of a statement. */

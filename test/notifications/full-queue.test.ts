@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import { PgStore } from '../../lib/index.js'
+import { digestOf } from '../../lib/session/session-id.js'
 import { run } from '../helpers/command.js'
 import { fillQueue, smallQueue } from '../helpers/full-queue.js'
 import { trusted } from '../helpers/instance.js'
@@ -50,6 +51,7 @@ describe('a full queue of notifications', () => {
     const holder = await fillQueue(server.url)
     await Promise.all([here.set('set', { n: 2 }), here.set('of a user', { n: 2, userId: 'cid' })])
     await here.destroy('destroyed')
+    expect(await here.revoke(digestOf('revoked'))).to.equal(true)
     await here.create({ userId: 'ann' })
     expect(await here.deleteAttribute('bob', 'role')).to.equal(1)
     expect(await here.destroySessionsOf('cid')).to.equal(1)
@@ -57,10 +59,11 @@ describe('a full queue of notifications', () => {
       await store.get('set'),
       await store.get('destroyed'),
       await store.get('of a user'),
+      await store.get('revoked'),
       await store.get('attribute'),
       await store.get(oldest),
     ]
-    const expected = [{ n: 2 }, undefined, undefined, { n: 1, userId: 'bob' }, undefined]
+    const expected = [{ n: 2 }, undefined, undefined, undefined, { n: 1, userId: 'bob' }, undefined]
     expect(await read(here)).to.deep.equal(expected)
     // Perhaps before the next heartbeat of the other instance, which then never fails.
     await holder.release()

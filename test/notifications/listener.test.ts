@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { expect } from 'chai'
 import pg from 'pg'
 import { PgStore } from '../../lib/index.js'
+import { unannouncedId } from '../../lib/notifications/heartbeat.js'
 import { Listener } from '../../lib/notifications/listener.js'
 import { startProxy } from '../helpers/proxy.js'
 import { freshDatabase, sql } from '../helpers/server.js'
@@ -152,10 +153,11 @@ describe('the listener', () => {
   })
 
   describe('by itself', () => {
+    let url: string
     let listener: Listener
     let stale = 0
     beforeEach(async () => {
-      const url = await freshDatabase()
+      url = await freshDatabase()
       await sql(url, 'create table session (id text, version bigint)')
       stale = 0
       listener = new Listener({
@@ -194,6 +196,18 @@ describe('the listener', () => {
       } finally {
         Date.now = now
       }
+    })
+
+    it('clears the cache when a change was made without a notification, and stays trusted', async () => {
+      const awake = (count: number) => until(() => listener.use() && stale === count)
+      await sql(url, 'insert into session values ($1, 1)', [unannouncedId])
+      await awake(1)
+      await sql(url, 'update session set version = 2')
+      await awake(2)
+      // As the sweep does.
+      await sql(url, 'delete from session')
+      await awake(3)
+      expect(listener.reconnects).to.equal(0)
     })
 
     it('is not trusted again by a clock that is set back', async () => {
