@@ -201,6 +201,8 @@ async function lockAtRandom(url: string, seed: number, isFinished: () => boolean
   }
   const client = new pg.Client(url)
   await client.connect()
+  const exists = `select to_regclass('session') is not null as exists`
+  await until(async () => (await client.query(exists)).rows[0]?.exists === true)
   const database = client.escapeIdentifier(new URL(url).pathname.slice(1))
   const limits = ['statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout']
   // Its own connection has none.
