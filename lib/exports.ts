@@ -17,6 +17,7 @@ export {
   AttributeError,
   ConflictError,
   DatabaseError,
+  type DatabaseErrorCode,
   DecodeError,
   EncodeError,
   SessionTooLargeError,

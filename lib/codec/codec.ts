@@ -2,9 +2,13 @@
 import { parse } from '../session/json.js'
 import { DecodeError, EncodeError } from '../types/errors.js'
 import type { Codec, CodecContext } from '../types/options.js'
+import { withTimeout } from '../util/timeout.js'
 import { describe } from '../util/validate.js'
 import { DecodeOnly } from './decode-only.js'
 import { codecOf, isEncrypted, isSealed, isSealedJson, isWrapped, sealNames } from './seal.js'
+
+/** How long a codec may take for one session, in ms: as long as a statement. */
+const codecTimeoutMs = 10_000
 
 /** Returns one codec for several: the first one encodes first and decodes last. */
 export function chain(codecs: readonly Codec[]): Codec {
@@ -83,9 +87,10 @@ export async function toColumn(codec: Codec, json: string, context: CodecContext
   plainToColumn(json)
   let value: unknown
   try {
-    value = await codec.encode(parse(json) as object, context)
+    const encoded = codec.encode(parse(json) as object, context)
+    value = isPromise(encoded) ? await withTimeout(encoded, codecTimeoutMs, encodeTimeout) : encoded
   } catch (error) {
-    throw new EncodeError(`the session can't be encoded: codec.encode failed (${nameOfError(error)})`)
+    throw new EncodeError(`the session can't be encoded: ${reason(error, 'codec.encode failed')}`)
   }
   const column = typeof value === 'object' && value !== null ? JSON.stringify(value) : undefined
   if (column?.[0] !== '{')
@@ -120,7 +125,7 @@ export function fromColumn(
       throw new DecodeError("the session can't be decoded: its column doesn't hold a JSON object")
     const session = codec.decode(value, context)
     return isPromise(session)
-      ? Promise.resolve(session).then(toJson).catch(throwDecodeError)
+      ? withTimeout(session, codecTimeoutMs, decodeTimeout).then(toJson).catch(throwDecodeError)
       : toJson(session)
   } catch (error) {
     return throwDecodeError(error)
@@ -142,7 +147,19 @@ function missingCodec(value: object): DecodeError {
 /** Only the messages of this package's own codecs are known to quote nothing of a session. */
 function throwDecodeError(error: unknown): never {
   if (error instanceof DecodeError) throw error
-  throw new DecodeError(`the session can't be decoded: codec.decode failed (${nameOfError(error)})`)
+  throw new DecodeError(`the session can't be decoded: ${reason(error, 'codec.decode failed')}`)
+}
+
+const encodeTimeout = 'codec.encode did not resolve'
+const decodeTimeout = 'codec.decode did not resolve'
+
+/** A codec's own message may quote the session. */
+function reason(error: unknown, failed: string): string {
+  const message = error instanceof Error ? error.message : ''
+  const isTimeout = [encodeTimeout, decodeTimeout].some(
+    (timeout) => message === `${timeout} within ${codecTimeoutMs} ms`,
+  )
+  return isTimeout ? message : `${failed} (${nameOfError(error)})`
 }
 
 function nameOfError(error: unknown): string {

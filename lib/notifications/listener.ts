@@ -136,7 +136,8 @@ export class Listener {
     const { query, channel } = this.#options
     try {
       const sent = query(notifySql, [channel, heartbeatItem(token)])
-      await withTimeout(Promise.all([sent, received]), catchUpTimeoutMs, heartbeatTimeout, false)
+      // A call waits for this: it keeps the process running.
+      await withTimeout(Promise.all([sent, received]), catchUpTimeoutMs, heartbeatTimeout)
       return true
     } catch {
       return false

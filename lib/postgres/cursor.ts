@@ -11,6 +11,8 @@ export interface CursorClient {
   readonly isLost: boolean
   /** Marks the connection as failed: it must not be used again. */
   lose(error: Error): void
+  /** Asks the server to cancel what runs. */
+  cancel?(): void
 }
 
 /**
@@ -35,7 +37,10 @@ export async function* readRows(
   } catch (error) {
     // The server has closed the cursor, or can't be asked to.
     isOpen = false
-    if (!isStatementError(error)) connection.lose(error as Error)
+    if (!isStatementError(error)) {
+      connection.cancel?.()
+      connection.lose(error as Error)
+    }
     throw error
   } finally {
     if (isOpen && !connection.isLost)

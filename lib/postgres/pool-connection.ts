@@ -1,22 +1,30 @@
-// Runs statements on a pg.Pool: time limits, retries after a lost connection, transactions, cursors.
-import type { ClientConfig, Pool, PoolClient, QueryConfig } from 'pg'
+// Runs statements on a pg.Pool: retries after a lost connection, transactions, cursors.
+import type { ClientConfig, Pool, QueryConfig } from 'pg'
 import type { Row } from '../types/options.js'
-import { codeOf } from '../util/driver-errors.js'
+import type { TimeLimit } from '../util/deadlines.js'
+import { codeOf, messageOf } from '../util/driver-errors.js'
 import { withTimeout } from '../util/timeout.js'
 import {
   type Connection,
   defaultConnectTimeoutMs,
   defaultQueryTimeoutMs,
   isStatementError,
+  noConnectionCode,
+  noResponseCode,
   type PoolState,
   type Query,
   type Statement,
 } from './connection.js'
-import { type CursorClient, readRows } from './cursor.js'
+import { readRows } from './cursor.js'
+import { LateResult, type Lease } from './lease.js'
+import { LeaseQueue } from './lease-queue.js'
 import { ServerGuard } from './server-guard.js'
 
 /** A pooler in transaction mode doesn't know our prepared statement (26000, 42P05), or its plan is stale (0A000). */
 const stalePlanCodes = new Set(['26000', '42P05', '0A000'])
+
+/** The longest delay of Node's timers. */
+const maxTimeoutMs = 2 ** 31 - 1
 
 /** How many new connections are tried: the host name may lead to several servers, or the server may be closing them. */
 const maxServers = 3
@@ -25,10 +33,12 @@ type Settled = PromiseSettledResult<Row[]>
 
 export class PoolConnection implements Connection {
   readonly isTransactional = true
+  readonly cancels = true
   readonly connectTimeoutMs: number
+  readonly queryTimeoutMs: number
   readonly #pool: Pool
+  readonly #leases: LeaseQueue
   readonly #isOwned: boolean
-  readonly #queryTimeoutMs: number
   readonly #warn: (error: Error) => void
   /** As the option `prepare` says, until a pooler rejects a prepared statement. */
   #prepares: boolean
@@ -46,7 +56,9 @@ export class PoolConnection implements Connection {
     this.#prepares = prepares
     this.#warn = warn
     this.connectTimeoutMs = pool.options.connectionTimeoutMillis || defaultConnectTimeoutMs
-    this.#queryTimeoutMs = pool.options.query_timeout || defaultQueryTimeoutMs
+    this.queryTimeoutMs = pool.options.query_timeout || defaultQueryTimeoutMs
+    const { connectTimeoutMs, queryTimeoutMs } = this
+    this.#leases = new LeaseQueue({ pool, connectTimeoutMs, queryTimeoutMs })
     // Without a listener the loss of an idle connection would end the process.
     pool.on('error', warn)
     pool.on('connect', this.#onConnect)
@@ -54,8 +66,7 @@ export class PoolConnection implements Connection {
   }
 
   get poolState(): PoolState {
-    const { idleCount, totalCount, options } = this.#pool
-    return { isFull: idleCount === 0 && totalCount >= options.max, opened: this.#opened }
+    return { isFull: this.#leases.isFull, opened: this.#opened }
   }
 
   get clientConfig(): ClientConfig {
@@ -66,9 +77,12 @@ export class PoolConnection implements Connection {
   async query(
     statement: string | Statement,
     values: readonly unknown[] = [],
-    timeoutMs = this.#queryTimeoutMs,
+    limit?: number | TimeLimit,
   ): Promise<Row[]> {
-    return this.#retrying(statement, (lease) => this.#send(lease.client, statement, values, timeoutMs))
+    const { deadline, statementMs } = this.#limit(limit)
+    return this.#retrying(statement, deadline, (lease) =>
+      lease.limit(deadline, statementMs, () => this.#send(lease, statement, values)).catch(rowsOf),
+    )
   }
 
   pipeline(
@@ -76,20 +90,38 @@ export class PoolConnection implements Connection {
     values: readonly unknown[],
     second: Statement,
     isNeeded: (rows: readonly Row[]) => boolean,
+    instead: Statement,
+    limit?: TimeLimit,
   ): Promise<[Row[], Row[] | Error]> {
-    return this.#retrying(first, async (lease) => {
+    const { deadline, statementMs } = this.#limit(limit)
+    return this.#retrying(first, deadline, async (lease) => {
       const { client } = lease
       const prepares = this.#prepares
-      const sendFirst = (): Promise<Row[]> => this.#send(client, first, values, this.#queryTimeoutMs)
-      const sendSecond = (): Promise<Row[]> => this.#send(client, second, [], this.#queryTimeoutMs)
-      let [one, two] = await (this.#isOwned ? together : inTurn)()
-      if (one.status === 'rejected') throw one.reason
-      if (two.status === 'rejected' && this.#stopPreparing(two.reason, prepares))
-        [two] = await Promise.allSettled([sendSecond()])
-      if (two.status === 'fulfilled') return [one.value, two.value]
-      // Not thrown: the first is done, and must not be repeated.
-      if (!isStatementError(two.reason)) lease.lose(two.reason)
-      return [one.value, two.reason]
+      const sendFirst = async (): Promise<Row[]> => {
+        const rows = await this.#send(lease, first, values)
+        // The second waits for the disk or a replica, not for a lock.
+        lease.beginLast()
+        return rows
+      }
+      const sendSecond = (): Promise<Row[]> => this.#send(lease, second, [])
+      let [one, two] = await lease.limit(deadline, statementMs, async () => {
+        const results = await (this.#isOwned ? together : inTurn)()
+        const [one] = results
+        if (one.status === 'rejected' && !(one.reason instanceof LateResult)) throw one.reason
+        return results
+      })
+      // Nothing is thrown from here on: the first is done, and must not be repeated.
+      if (one.status === 'fulfilled' && two.status === 'rejected' && this.#stopPreparing(two.reason, prepares))
+        [two] = await Promise.allSettled([lease.limit(deadline, this.queryTimeoutMs, sendSecond)])
+      if (one.status === 'fulfilled' && two.status === 'fulfilled') return [one.value, two.value]
+      const error: unknown = one.status === 'rejected' ? one.reason : two.status === 'rejected' && two.reason
+      if (error instanceof LateResult) {
+        const rerun = (): Promise<Row[]> => this.#send(lease, instead, [])
+        const three = await lease.limit(deadline, this.queryTimeoutMs, rerun).catch(throwUnknown)
+        return [one.status === 'fulfilled' ? one.value : error.rows, three]
+      }
+      if (!isStatementError(error)) lease.lose(error as Error)
+      return [one.status === 'fulfilled' ? one.value : [], error as Error]
 
       async function together(): Promise<[Settled, Settled]> {
         Reflect.set(client, 'pipeline', true)
@@ -102,16 +134,28 @@ export class PoolConnection implements Connection {
 
       // The connections of a caller's pool may be of another version of pg, which doesn't pipeline.
       async function inTurn(): Promise<[Settled, Settled]> {
-        const rows = await sendFirst()
-        const [two] = await Promise.allSettled([isNeeded(rows) ? sendSecond() : []])
-        return [{ status: 'fulfilled', value: rows }, two]
+        const [one] = await Promise.allSettled([sendFirst()])
+        if (one.status === 'rejected') return [one, one]
+        const [two] = await Promise.allSettled([isNeeded(one.value) ? sendSecond() : []])
+        return [one, two]
       }
     })
   }
 
-  async #retrying<T>(statement: string | Statement, work: (lease: Lease) => Promise<T>): Promise<T> {
+  /** What a call may take: getting a connection and one statement together, unless `limit` says. */
+  #limit(limit: number | TimeLimit | undefined): Required<TimeLimit> {
+    if (typeof limit === 'object') return { statementMs: this.queryTimeoutMs, ...limit }
+    const statementMs = limit ?? this.queryTimeoutMs
+    return { deadline: performance.now() + this.connectTimeoutMs + statementMs, statementMs }
+  }
+
+  async #retrying<T>(
+    statement: string | Statement,
+    deadline: number,
+    work: (lease: Lease) => Promise<T>,
+  ): Promise<T> {
     for (let attempt = 1; ; attempt++) {
-      const lease = await this.#acquire()
+      const lease = await this.#acquire(deadline)
       const prepares = this.#prepares
       try {
         return await lease.use(() => work(lease))
@@ -131,10 +175,11 @@ export class PoolConnection implements Connection {
    */
   #canRetry(statement: string | Statement, error: unknown): boolean {
     if (isStatementError(error) || !(error instanceof Error)) return false
+    const code = codeOf(error)
     // A time limit isn't spent twice.
-    if (/timeout|within \d+ ms/.test(error.message)) return false
+    if (code === noResponseCode || code === noConnectionCode) return false
     const text = typeof statement === 'string' ? statement : statement.text
-    return text.startsWith('select') || codeOf(error) === '57P01'
+    return text.startsWith('select') || code === '57P01'
   }
 
   /**
@@ -151,14 +196,16 @@ export class PoolConnection implements Connection {
     work: (query: Query) => Promise<T>,
     shouldCommit: (result: T) => boolean = () => true,
     afterCommit?: (query: Query) => Promise<unknown>,
+    limit?: TimeLimit,
   ): Promise<T> {
+    const time = this.#limit(limit)
     const prepares = this.#prepares
     try {
-      return await this.#transaction(work, shouldCommit, afterCommit)
+      return await this.#transaction(work, shouldCommit, afterCommit, time)
     } catch (error) {
       if (!this.#stopPreparing(error, prepares)) throw error
       // It was rolled back.
-      return this.#transaction(work, shouldCommit, afterCommit)
+      return this.#transaction(work, shouldCommit, afterCommit, time)
     }
   }
 
@@ -166,25 +213,34 @@ export class PoolConnection implements Connection {
     work: (query: Query) => Promise<T>,
     shouldCommit: (result: T) => boolean,
     afterCommit: ((query: Query) => Promise<unknown>) | undefined,
+    { deadline, statementMs }: Required<TimeLimit>,
   ): Promise<T> {
-    const lease = await this.#acquire()
+    const lease = await this.#acquire(deadline)
     return lease.use(async () => {
-      const query: Query = (statement, values) =>
-        this.#send(lease.client, statement, values, this.#queryTimeoutMs)
+      const run = (statement: string | Statement, values: readonly unknown[], ms: number): Promise<Row[]> =>
+        lease.limit(deadline, ms, () => this.#send(lease, statement, values))
+      const query: Query = (statement, values) => run(statement, values, statementMs).catch(rowsOf)
       // Whatever the database's default is: a statement that has waited for a lock must see what was committed before.
       await query('begin isolation level read committed', [])
       try {
         const result = await work(query)
         const commits = shouldCommit(result)
-        await query(commits ? 'commit' : 'rollback', [])
+        // A commit waits for the disk or a replica, not for a lock.
+        await run(commits ? 'commit' : 'rollback', [], this.queryTimeoutMs)
         if (commits) await afterCommit?.(query)
         return result
       } catch (error) {
         // A lost connection takes its transaction with it.
-        if (isStatementError(error)) await query('rollback', [])
+        if (isStatementError(error)) await this.#rollBack(lease)
         throw error
       }
     })
+  }
+
+  /** Even if no time is left: the connection can't be used again otherwise. */
+  async #rollBack(lease: Lease): Promise<void> {
+    const deadline = performance.now() + this.connectTimeoutMs
+    await lease.limit(deadline, this.connectTimeoutMs, () => this.#send(lease, 'rollback', []))
   }
 
   /** With a single connection a cursor would keep all other statements waiting. */
@@ -195,118 +251,71 @@ export class PoolConnection implements Connection {
   async *#stream(text: string, values: unknown[], batchSize: number): AsyncGenerator<Row[]> {
     const lease = await this.#acquire()
     try {
-      yield* readRows(lease, text, values, batchSize, this.#queryTimeoutMs)
+      yield* readRows(lease, text, values, batchSize, this.queryTimeoutMs)
     } finally {
       lease.release()
     }
   }
 
-  async #send(
-    client: PoolClient,
-    statement: string | Statement,
-    values: readonly unknown[],
-    timeoutMs: number,
-  ): Promise<Row[]> {
+  async #send(lease: Lease, statement: string | Statement, values: readonly unknown[]): Promise<Row[]> {
     const { text, name = undefined } = typeof statement === 'string' ? { text: statement } : statement
-    const config = {
+    this.#isNative = 'native' in lease.client
+    const { query_timeout } = this.#pool.options
+    return lease.send({
       text,
       values: [...values],
-      query_timeout: timeoutMs,
+      // pg's own limit leaves the statement running on the server. pg-native's clients have no other.
+      ...((query_timeout || this.#isNative) && {
+        query_timeout: this.#isNative ? this.queryTimeoutMs : maxTimeoutMs,
+      }),
       ...(this.#prepares && name !== undefined && { name }),
-    } as QueryConfig
-    return (await client.query<Row>(config)).rows
+    } as QueryConfig)
   }
 
   /** Resolves with a client that leads to the primary. Others are given back, and the pool closes them. */
-  async #acquire(): Promise<Lease> {
+  async #acquire(deadline?: number): Promise<Lease> {
     for (let attempt = 1; ; ) {
-      const lease = await this.#lease()
+      const lease = await this.#leases.acquire(deadline)
       const { client } = lease
       if (this.guard.isCurrent(client)) return lease
       try {
         if (this.guard.isKnown(client)) throw new Error('the connection is older than a failover')
-        await this.guard.admit(client, (text) => this.#send(client, text, [], this.connectTimeoutMs))
+        const end = deadline ?? performance.now() + this.connectTimeoutMs + this.queryTimeoutMs
+        const run = (text: string): Promise<Row[]> =>
+          lease.limit(end, this.connectTimeoutMs, () => this.#send(lease, text, [])).catch(rowsOf)
+        await this.guard.admit(client, run)
         return lease
       } catch (error) {
         const isOld = this.guard.isKnown(client)
         lease.lose(error as Error)
         lease.release()
         // A time limit isn't spent twice.
-        if (!isOld && (++attempt > maxServers || /timeout/.test((error as Error).message))) throw error
+        if (!isOld && (++attempt > maxServers || codeOf(error) === noResponseCode)) throw error
       }
     }
   }
 
-  /** Resolves with a client of the pool, or rejects in time. A client that comes too late goes back unused. */
-  #lease(): Promise<Lease> {
-    return new Promise((resolve, reject) => {
-      let isLate = false
-      const timer = setTimeout(() => {
-        isLate = true
-        reject(new Error(`no connection to PostgreSQL within ${this.connectTimeoutMs} ms`))
-      }, this.connectTimeoutMs)
-      this.#pool.connect((error, client) => {
-        clearTimeout(timer)
-        if (isLate) client?.release()
-        else if (client === undefined) reject(error ?? new Error('the pool gave no connection'))
-        else {
-          this.#isNative = 'native' in client
-          resolve(new Lease(client))
-        }
-      })
-    })
-  }
-
-  async end(): Promise<void> {
+  async end(timeoutMs = this.connectTimeoutMs): Promise<void> {
     if (this.#isOwned) {
-      await withTimeout(this.#pool.end(), this.connectTimeoutMs, 'the connections did not close').catch(
-        this.#warn,
-      )
+      const ended = this.#pool.end()
+      const drop = (): void => this.#leases.drop()
+      await withTimeout(ended, timeoutMs, 'the connections did not close').catch(drop)
       // The pool doesn't wait until they have closed. Until then an error without a listener would end the process.
       this.#pool.on('error', () => undefined)
-    }
+    } else this.#leases.drop()
     this.#pool.off('error', this.#warn)
     this.#pool.off('connect', this.#onConnect)
     this.#pool.off('remove', this.guard.forget)
   }
 }
 
-/** A client of the pool while it is used. */
-class Lease implements CursorClient {
-  readonly client: PoolClient
-  #error: Error | undefined
-  readonly lose = (error: Error): void => {
-    this.#error ??= error
-  }
+/** The first statement was executed: it must not be repeated for this error's sake. */
+function throwUnknown(error: unknown): never {
+  throw Object.assign(new Error(messageOf(error)), { code: noResponseCode })
+}
 
-  /**
-   * To be called in the pool's callback: the server's goodbye can come in the same packet as its welcome, and its error
-   * would end the process without a listener. The statement in flight rejects as well.
-   */
-  constructor(client: PoolClient) {
-    this.client = client
-    client.on('error', this.lose)
-  }
-
-  get isLost(): boolean {
-    return this.#error !== undefined
-  }
-
-  /** Runs work with the client, then releases it. */
-  async use<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      return await work()
-    } catch (error) {
-      if (!isStatementError(error)) this.lose(error as Error)
-      throw error
-    } finally {
-      this.release()
-    }
-  }
-
-  /** Returns the client to the pool, which closes it if its connection was lost. */
-  release(): void {
-    this.client.off('error', this.lose)
-    this.client.release(this.#error)
-  }
+/** A statement that was executed though it was to be cancelled has a result all the same. */
+function rowsOf(error: unknown): Row[] {
+  if (error instanceof LateResult) return error.rows
+  throw error
 }

@@ -1,5 +1,6 @@
 // Limits of the batches that concurrent calls are joined into.
 import { isQueueFull } from '../notifications/heartbeat.js'
+import { type Connection, cancelledCode } from '../postgres/connection.js'
 import { EncodeError } from '../types/errors.js'
 import { codeOf } from '../util/driver-errors.js'
 
@@ -18,6 +19,12 @@ const maxConcurrentBatches = 4
 /** SQLSTATE classes that one row of many can cause: bad data, constraints, deadlocks, limits. */
 const rowErrorCodes = /^(21|22|23|40|54)/
 
+/** The maximum number of characters of JSON that wait to be written; beyond that, saves are refused. */
+const maxWaitingChars = 64 * 1024 * 1024
+
+/** PostgreSQL's code for a lock that wasn't granted within `lock_timeout`. */
+const lockTimeoutCode = '55P03'
+
 /** Runs a batch of calls, counts it and publishes it to tracers. */
 export type BatchObserver = <T>(
   operation: 'get' | 'set' | 'touch' | 'destroy',
@@ -32,7 +39,19 @@ export const unobserved: BatchObserver = (_operation, _batchSize, run) => run()
 export const batching = {
   maxBatchSize,
   maxSize: maxBatchChars,
+  maxTotalSize: maxWaitingChars,
   maxConcurrentBatches,
   canBisect: (error: unknown): boolean =>
     error instanceof EncodeError || (rowErrorCodes.test(codeOf(error) ?? '') && !isQueueFull(error)),
+}
+
+/** Their time limits: a call waits as long as a connection may take, and then has the time of a statement. */
+export function timeLimits({ connectTimeoutMs, queryTimeoutMs }: Connection) {
+  return { maxWaitMs: connectTimeoutMs, maxRunMs: queryTimeoutMs }
+}
+
+/** Whether a statement was given up, by us or by a limit of the server, because it had to wait: nothing was written. */
+export function isOverdue(error: unknown): boolean {
+  const code = codeOf(error)
+  return code === cancelledCode || code === lockTimeoutCode
 }

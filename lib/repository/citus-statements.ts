@@ -150,6 +150,11 @@ export class CitusStatements {
     )
   }
 
+  /** The same: Citus can't leave out rows that are locked. */
+  get touchUnlocked(): string {
+    return this.touch
+  }
+
   /**
    * The rows that are to be changed, locked in the order of ids: otherwise two processes could deadlock. Citus finds the
    * shard by the lists of ids.

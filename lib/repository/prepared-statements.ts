@@ -34,6 +34,7 @@ export function prepareAll(statements: SessionStatements | CitusStatements) {
     destroyMany: prepared(statements.destroyMany),
     destroyOf: prepared(statements.destroyOf),
     touch: prepared(statements.touch),
+    touchUnlocked: prepared(statements.touchUnlocked),
     ...(statements instanceof CitusStatements ? forCitus(statements) : forPostgres(statements)),
     flush: prepared(flushSql),
     flushIfAsked: prepared(flushIfAskedSql),

@@ -1,22 +1,27 @@
 // Runs every statement of a request's path, and announces and flushes what it changes. Over 300 lines: the statements share how
 // they are run, announced and kept out of errors.
-import { fromColumn, plainToColumn, toColumn } from '../codec/codec.js'
-import { isSealedJson } from '../codec/seal.js'
 import { isQueueFull, notifySql } from '../notifications/heartbeat.js'
 import { clearPayload } from '../notifications/payload.js'
-import type { Connection, Statement } from '../postgres/connection.js'
+import {
+  type Connection,
+  cancelledCode,
+  noResponseCode,
+  type Query,
+  type Statement,
+} from '../postgres/connection.js'
 import { retryConflicts } from '../postgres/retry.js'
 import { joinValues } from '../postgres/sql-params.js'
 import { byShard } from '../schema/shards.js'
 import type { Table } from '../schema/table.js'
 import { handleOf, separator } from '../session/session-id.js'
-import type { StoredSession } from '../session/stored-session.js'
 import type { Codec, Row } from '../types/options.js'
 import type { Batcher } from '../util/batcher.js'
-import { redact } from '../util/driver-errors.js'
+import type { TimeLimit } from '../util/deadlines.js'
+import { messageOf, redact } from '../util/driver-errors.js'
+import { withTimeout } from '../util/timeout.js'
 import { recordSql } from './announce-sql.js'
 import { Announcer } from './announcer.js'
-import { type BatchObserver, batching, unobserved } from './batching.js'
+import { type BatchObserver, batching, isOverdue, timeLimits, unobserved } from './batching.js'
 import type { CitusStatements } from './citus-statements.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
@@ -31,6 +36,8 @@ import {
   type Write,
   writeValues,
 } from './row-mapper.js'
+import { isRefusedAsLate, ServerClock } from './server-clock.js'
+import { assertPlain, decodeAll, encodeAll, isPlain, type Read } from './session-codec.js'
 import type { SessionStatements } from './session-statements.js'
 import { createBatcher } from './sharded-batcher.js'
 import type { Touch } from './touch-buffer.js'
@@ -52,7 +59,7 @@ const queueFullMs = 1_000
 /** The statements that change sessions. */
 type ChangeName = Exclude<
   keyof PreparedStatements,
-  `read${string}` | `flush${string}` | 'touch' | 'lockUser' | 'surplus'
+  `read${string}` | `flush${string}` | `touch${string}` | 'lockUser' | 'surplus'
 >
 
 export class SessionQueries {
@@ -68,6 +75,7 @@ export class SessionQueries {
   readonly #touches: Pick<Batcher<Touch, undefined>, 'add'>
   readonly #flusher: LogFlusher
   readonly #announcer: Announcer
+  readonly #clock: ServerClock
   readonly #payloadSuffix: () => string
   readonly #notifiesInline: boolean
   /** The number of changes that other processes were notified of. */
@@ -103,17 +111,31 @@ export class SessionQueries {
         announces ? connection.query(notify, [channel, payloads]) : connection.query(recordSql(table.name)),
       ),
     )
+    this.#clock = new ServerClock((text) => connection.query(text))
     this.#touches = createBatcher(
       {
         ...batching,
-        run: (calls) =>
+        ...timeLimits(connection),
+        ...(connection.cancels && { isOverdue }),
+        run: (calls, limit) =>
           onBatch('touch', calls.length, async () => {
-            await this.#touchAll(calls.map(({ value }) => value))
-            return calls.map(() => undefined)
+            const touches = calls.map(({ value }) => value)
+            // By itself or with all the time, a touch waits for a row that is locked.
+            if (calls.length === 1 || limit.statementMs === undefined) {
+              await this.#run(this.#statements.touch, touchValues(touches), limit)
+              return touches.map(() => undefined)
+            }
+            const locked = await this.#touchUnlocked(touches, limit)
+            return touches.map(({ id }) => (locked.has(id) ? rowIsLocked() : undefined))
           }),
       },
       table.shardStarts,
     )
+  }
+
+  /** Finds out how the server's clock differs, so that the first save needn't. Never rejects. */
+  async measureClock(): Promise<void> {
+    if (!this.#table.isDistributed) await this.#clock.measure()
   }
 
   /** Whether the table has versions. */
@@ -123,25 +145,26 @@ export class SessionQueries {
 
   /**
    * Resolves with the active sessions among these ids, in their order; `undefined` where there is none, an error where one
-   * can't be decoded.
+   * can't be decoded, and a promise where decoding takes long.
    */
-  async readAll(ids: readonly string[]): Promise<(StoredSession | undefined | Error)[]> {
+  async readAll(ids: readonly string[], limit?: TimeLimit): Promise<readonly (Read | Promise<Read>)[]> {
     const { readOne, readMany } = this.#statements
     // A comparison with one id has the best plan in every version of PostgreSQL.
-    const rows = await (ids.length === 1 ? this.#run(readOne, ids) : this.#run(readMany, [joinValues(ids)]))
+    const rows = await (ids.length === 1
+      ? this.#run(readOne, ids, limit)
+      : this.#run(readMany, [joinValues(ids)], limit))
     const sessions = toStoredSessions(ids, rows)
     const codec = this.#codec
-    if (codec === undefined && !sessions.some((session) => session && isSealedJson(session.json)))
-      return sessions
-    // A session that can't be decoded rejects its own read alone.
-    return Promise.all(sessions.map((session) => session && decode(codec, session).catch(toError)))
+    return codec === undefined && sessions.every(isPlain) ? sessions : decodeAll(codec, sessions)
   }
 
   /** Inserts sessions or replaces existing ones, except tombstones, and announces the changes. */
-  async write(writes: readonly Write[]): Promise<readonly Change[]> {
-    const codec = this.#codec
-    const encoded = codec === undefined ? assertPlain(writes) : await this.#encodeAll(codec, writes)
-    return this.#underGivenIds(await this.#change(...this.#writeStatement(encoded)), writes)
+  async write(writes: readonly Write[], limit?: TimeLimit): Promise<readonly Change[]> {
+    const encoded = await this.#encode(writes, limit)
+    const changes = await this.#inTime(limit, (until) =>
+      this.#change(...this.#writeStatement(encoded, until), limit),
+    )
+    return this.#underGivenIds(changes, writes)
   }
 
   /** An insert returns the id of the row: where there are raw ids, that may be the digest of the one it was given. */
@@ -152,11 +175,19 @@ export class SessionQueries {
   }
 
   /** Replaces existing sessions in the given versions; others are missing from the result. */
-  async replace(replacements: readonly Replacement[]): Promise<readonly Change[]> {
-    const codec = this.#codec
-    const encoded =
-      codec === undefined ? assertPlain(replacements) : await this.#encodeAll(codec, replacements)
-    return this.#change(...this.#replaceStatement(encoded))
+  async replace(replacements: readonly Replacement[], limit?: TimeLimit): Promise<readonly Change[]> {
+    const encoded = await this.#encode(replacements, limit)
+    return this.#inTime(limit, (until) =>
+      this.#change(...this.#replaceStatement(encoded, until), limit),
+    )
+  }
+
+  /** Without a codec there is nothing to wait for. */
+  #encode<T extends Write | Replacement>(
+    writes: readonly T[],
+    limit: TimeLimit | undefined,
+  ): readonly T[] | Promise<readonly T[]> {
+    return this.#codec === undefined ? assertPlain(writes) : encodeAll(this.#codec, writes, limit)
   }
 
   /**
@@ -166,19 +197,23 @@ export class SessionQueries {
   async writeWithLimit(
     write: Write | Replacement,
     max: number,
+    limit?: TimeLimit,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
-    const codec = this.#codec
-    const [encoded] = (
-      codec === undefined ? assertPlain([write]) : await this.#encodeAll(codec, [write])
-    ) as [Write | Replacement]
-    const [change, values] =
-      'baseVersion' in encoded ? this.#replaceStatement([encoded]) : this.#writeStatement([encoded])
+    const [encoded] = (await this.#encode([write], limit)) as [Write | Replacement]
     const { surplus } = this.#statements
-    if (surplus)
-      return this.#writeInShards(encoded, max, surplus, this.#statement(change, true), values)
-    return retryConflicts(() =>
-      this.#unlessQueueIsFull((announces) => this.#changeWithLimit(encoded, max, change, values, announces)),
-    )
+    return this.#inTime(limit, (until) => {
+      const [change, values] =
+        'baseVersion' in encoded
+          ? this.#replaceStatement([encoded], until)
+          : this.#writeStatement([encoded], until)
+      if (surplus)
+        return this.#writeInShards(encoded, max, surplus, this.#statement(change, true), values, limit)
+      return retryConflicts(() =>
+        this.#unlessQueueIsFull((announces) =>
+          this.#changeWithLimit(encoded, max, change, values, announces, limit),
+        ),
+      )
+    })
   }
 
   async #changeWithLimit(
@@ -187,6 +222,7 @@ export class SessionQueries {
     write: ChangeName | Statement,
     values: readonly unknown[],
     announces: boolean,
+    limit: TimeLimit | undefined,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
     const { lockUser, flush } = this.#statements
     let needsFlush = false
@@ -215,7 +251,8 @@ export class SessionQueries {
       },
       ({ written }) => written !== undefined,
       // Without a name, so that no pooler can reject it: the transaction would be repeated.
-      async (query) => needsFlush && query({ ...flush, name: '' }, []),
+      async (query) => needsFlush && query({ ...flush, name: '' }, []).catch(throwNotDurable),
+      limit,
     )
     if (result.written !== undefined || result.evicted.length > 0) this.announced += announced
     return result
@@ -231,57 +268,95 @@ export class SessionQueries {
     surplus: Statement,
     statement: Statement,
     values: readonly unknown[],
+    limit: TimeLimit | undefined,
   ): Promise<{ written: Change | undefined; evicted: readonly Change[] }> {
+    const write = async (query: Query): Promise<{ rows: Row[]; ids: Row[] }> => {
+      await query(this.#statements.lockUser, [this.#channel, session.userId])
+      const ids = await query(surplus, [session.id, session.userId, max])
+      return { ids, rows: await query(statement, values) }
+    }
     const { rows, ids } = await this.#redacting(values, () =>
-      this.#connection.transaction(async (query) => {
-        await query(this.#statements.lockUser, [this.#channel, session.userId])
-        const ids = await query(surplus, [session.id, session.userId, max])
-        return { ids, rows: await query(statement, values) }
-      }),
+      this.#connection.transaction(write, undefined, undefined, limit),
     )
-    await this.#announceCommitted(rows)
+    await this.#announceCommitted(rows, limit)
     const { changes, announced } = toChanges(rows)
     this.announced += announced
     const [written] = changes
-    const evicted = written === undefined ? [] : await this.destroyAll(ids.map(({ id }) => id as string))
+    const evicted = written === undefined ? [] : await this.destroyAll(ids.map(({ id }) => id as string), limit)
     return { written, evicted }
   }
 
-  async #encodeAll<T extends Write | Replacement>(codec: Codec, writes: readonly T[]): Promise<readonly T[]> {
-    const encode = async (write: T): Promise<T> =>
-      write.json === null
-        ? write
-        : { ...write, json: await toColumn(codec, write.json, { id: handleOf(write.id) }) }
-    return Promise.all(writes.map(encode))
-  }
-
-  #writeStatement(writes: readonly Write[]): [ChangeName | Statement, unknown[]] {
+  /** `until`: see `#inTime`. Citus runs no volatile function here, and takes no such parameter. */
+  #writeStatement(
+    writes: readonly Write[],
+    until: number | null | undefined,
+  ): [ChangeName | Statement, unknown[]] {
     const { writeMany } = this.#statements
     const values = writeValues(writes)
-    if (writes.length === 1) return ['writeOne', values.flat()]
-    if (typeof writeMany !== 'function') return ['writeMany', values.map(joinValues)]
+    const last = until === undefined ? [] : [until]
+    if (writes.length === 1) return ['writeOne', [...values.flat(), ...last]]
+    if (typeof writeMany !== 'function') return ['writeMany', [...values.map(joinValues), ...last]]
     return [writeMany(writes.length), writes.flatMap((_, n) => values.map((column) => column[n]))]
   }
 
-  #replaceStatement(replacements: readonly Replacement[]): [ChangeName, unknown[]] {
+  #replaceStatement(
+    replacements: readonly Replacement[],
+    until: number | null | undefined,
+  ): [ChangeName, unknown[]] {
     const values = replacementValues(replacements)
-    return replacements.length === 1 ? ['replaceOne', values.flat()] : ['replaceMany', values.map(joinValues)]
+    const last = until === undefined ? [] : [until]
+    return replacements.length === 1
+      ? ['replaceOne', [...values.flat(), ...last]]
+      : ['replaceMany', [...values.map(joinValues), ...last]]
   }
 
-  /** Writes the last access of active sessions and moves their expiry, never back; each session at most once in the list. */
-  async touch(touches: readonly Touch[]): Promise<void> {
-    const [first, ...more] = touches
-    if (first !== undefined && more.length === 0) await this.#touches.add(first.id, first)
-    else
-      await this.#inShards(
-        touches,
-        ({ id }) => id,
-        (some) => this.#touchAll(some),
-      )
+  /**
+   * Saves sessions unless the server gets to it only after the call was given up. A save without a merge base would overwrite
+   * what has been saved since. `until` is that time by the server's clock: `null` if it isn't known, `undefined` if the
+   * statements don't take it.
+   */
+  async #inTime<T>(
+    limit: TimeLimit | undefined,
+    save: (until: number | null | undefined) => Promise<T>,
+  ): Promise<T> {
+    try {
+      return await save(await this.#until(limit))
+    } catch (error) {
+      if (!isRefusedAsLate(error)) throw error
+      // The server's clock was put forward.
+      await this.#clock.measure()
+      return save(await this.#until(limit))
+    }
   }
 
-  async #touchAll(touches: readonly Touch[]): Promise<void> {
-    await this.#run(this.#statements.touch, toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues))
+  /** A statement without a response is given up after its time, or at the deadline. */
+  #until(limit: TimeLimit | undefined): undefined | Promise<number | null> {
+    if (this.#table.isDistributed) return undefined
+    const end = performance.now() + this.#connection.queryTimeoutMs
+    return this.#clock.at(Math.min(end, limit?.deadline ?? end))
+  }
+
+  /** Writes the last access of an active session and moves its expiry, never back. Waits if its row is locked. */
+  touch(touch: Touch): Promise<undefined> {
+    return this.#touches.add(touch.id, touch)
+  }
+
+  /** The same for many, each at most once in the list. Resolves with the ids of those that are locked, and weren't written. */
+  async touchAll(touches: readonly Touch[], limit?: TimeLimit): Promise<ReadonlySet<string>> {
+    const locked = await this.#inShards(
+      touches,
+      ({ id }) => id,
+      (some) => this.#touchUnlocked(some, limit),
+    )
+    return locked.length === 1 ? (locked[0] as ReadonlySet<string>) : new Set(locked.flatMap((ids) => [...ids]))
+  }
+
+  async #touchUnlocked(
+    touches: readonly Touch[],
+    limit: TimeLimit | undefined,
+  ): Promise<ReadonlySet<string>> {
+    const [row] = await this.#run(this.#statements.touchUnlocked, touchValues(touches), limit)
+    return new Set(typeof row?.locked === 'string' ? row.locked.split(separator) : [])
   }
 
   /** Runs statements that concern one shard each, if Citus has distributed the table, and then rejects if one has failed. */
@@ -303,9 +378,11 @@ export class SessionQueries {
   }
 
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
-  destroyAll(ids: readonly string[]): Promise<readonly Change[]> {
+  destroyAll(ids: readonly string[], limit?: TimeLimit): Promise<readonly Change[]> {
     return this.#destroyInShards(ids, (some) =>
-      some.length === 1 ? this.#change('destroyOne', some) : this.#change('destroyMany', [joinValues(some)]),
+      some.length === 1
+        ? this.#change('destroyOne', some, limit)
+        : this.#change('destroyMany', [joinValues(some)], limit),
     )
   }
 
@@ -331,13 +408,15 @@ export class SessionQueries {
   }
 
   /** Resolves when the change is committed and flushed. */
-  async #change(change: ChangeName | Statement, values: readonly unknown[]): Promise<readonly Change[]> {
-    const rows = await this.#redacting(values, () =>
-      this.#unlessQueueIsFull((announces) =>
-        this.#commit(this.#statement(change, announces), this.#withSuffix(values, announces)),
-      ),
-    )
-    if (this.#table.isDistributed) await this.#announceCommitted(rows)
+  async #change(
+    change: ChangeName | Statement,
+    values: readonly unknown[],
+    limit?: TimeLimit,
+  ): Promise<readonly Change[]> {
+    const commit = (announces: boolean): Promise<Row[]> =>
+      this.#commit(this.#statement(change, announces), this.#withSuffix(values, announces), limit)
+    const rows = await this.#redacting(values, () => this.#unlessQueueIsFull(commit))
+    if (this.#table.isDistributed) await this.#announceCommitted(rows, limit)
     const { changes, announced } = toChanges(rows)
     this.announced += announced
     return changes
@@ -369,36 +448,53 @@ export class SessionQueries {
    * The change is the commit of one shard by then. A transaction that also notified would take three more round trips and, if
    * several shards had changed, a two-phase commit, whose second phase a failing worker may see a minute later.
    */
-  #announceCommitted(rows: readonly Row[]): Promise<void> {
-    return this.#announcer.announce(notifiedChanges(rows))
+  #announceCommitted(rows: readonly Row[], limit: TimeLimit | undefined): Promise<void> {
+    const announced = this.#announcer.announce(notifiedChanges(rows))
+    return finished(announced, limit, 'the change was not announced')
   }
 
   /**
    * The flush goes along on the connection that made the change. If the server crashes or fails over between the two, that
    * connection is lost, and no flush on a new one can acknowledge a change that is lost.
    */
-  async #commit(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+  async #commit(
+    statement: Statement,
+    values: readonly unknown[],
+    limit: TimeLimit | undefined,
+  ): Promise<Row[]> {
     const { pipeline } = this.#connection
     if (pipeline === undefined || !this.#table.canFlush) {
-      const rows = await this.#connection.query(statement, values)
-      if (mustFlush(rows)) await this.#flusher.flush()
+      const rows = await this.#connection.query(statement, values, limit)
+      if (mustFlush(rows)) await this.#flush(limit)
       return rows
     }
-    const { flushIfAsked } = this.#statements
-    const [rows, flushed] = await pipeline.call(this.#connection, statement, values, flushIfAsked, mustFlush)
-    if (!mustFlush(rows)) return rows
-    if (flushed instanceof Error) throw flushed
+    const { flushIfAsked, flush } = this.#statements
+    const [rows, flushed] = await pipeline.call(
+      this.#connection,
+      statement,
+      values,
+      flushIfAsked,
+      mustFlush,
+      flush,
+      limit,
+    )
+    if (flushed instanceof Error && (mustFlush(rows) || isOverdue(flushed))) return throwNotDurable(flushed)
+    if (!mustFlush(rows) || flushed instanceof Error) return rows
     // A pooler may have run the two on different connections.
-    if (flushed[0]?.flushed !== true) await this.#flusher.flush()
+    if (flushed[0]?.flushed !== true) await this.#flush(limit)
     return rows
+  }
+
+  #flush(limit: TimeLimit | undefined): Promise<void> {
+    return finished(this.#flusher.flush(), limit, 'the log was not flushed')
   }
 
   #withSuffix(values: readonly unknown[], announces: boolean): readonly unknown[] {
     return this.#notifiesInline && announces ? [...values, this.#payloadSuffix()] : values
   }
 
-  #run(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
-    return this.#redacting(values, () => this.#connection.query(statement, values))
+  #run(statement: Statement, values: readonly unknown[], limit?: TimeLimit): Promise<Row[]> {
+    return this.#redacting(values, () => this.#connection.query(statement, values, limit))
   }
 
   /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */
@@ -418,20 +514,31 @@ function redactValues(error: unknown, values: readonly unknown[]): Error {
   )
 }
 
-/** Returns what no codec is to encode. Throws an `EncodeError` if any of it looks encoded. */
-function assertPlain<T extends Write | Replacement>(writes: readonly T[]): readonly T[] {
-  for (const { json } of writes) if (json !== null) plainToColumn(json)
-  return writes
+function touchValues(touches: readonly Touch[]): string[] {
+  return toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues)
+}
+
+function rowIsLocked(): Error {
+  return Object.assign(new Error("the session's row is locked by another transaction"), {
+    code: cancelledCode,
+  })
+}
+
+/** Waits for what follows a change, no longer than its call may take. */
+async function finished(
+  work: Promise<void>,
+  limit: TimeLimit | undefined,
+  description: string,
+): Promise<void> {
+  const ms = limit === undefined ? undefined : Math.max(0, limit.deadline - performance.now())
+  await (ms === undefined ? work : withTimeout(work, ms, description)).catch(throwNotDurable)
+}
+
+/** The change was made. Its batch must not be repeated, as it would be if it had been cancelled. */
+function throwNotDurable(error: unknown): never {
+  throw isOverdue(error) ? Object.assign(new Error(messageOf(error)), { code: noResponseCode }) : error
 }
 
 function mustFlush(rows: readonly Row[]): boolean {
   return rows[0]?.must_flush === true
-}
-
-async function decode(codec: Codec | undefined, session: StoredSession): Promise<StoredSession> {
-  return { ...session, json: await fromColumn(codec, session.json, { id: handleOf(session.id) }) }
-}
-
-function toError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error))
 }

@@ -26,9 +26,6 @@ const idBatchSize = 1_000
 /** How many sessions an error names. */
 const maxNamedHandles = 10
 
-/** Instead of the timeout of a request's query. */
-const listTimeoutMs = 60_000
-
 /** A row that isn't a tombstone. */
 interface SessionRow {
   readonly id: string
@@ -244,7 +241,7 @@ export class SessionRegistry {
   }
 
   #query(text: string, values: readonly unknown[] = []): Promise<Row[]> {
-    return this.#options.connection.query(text, values, listTimeoutMs)
+    return this.#options.connection.query(text, values)
   }
 
   #assertUserColumn(): void {

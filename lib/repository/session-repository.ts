@@ -2,13 +2,18 @@
 import type { Fill, LocalCache } from '../cache/local-cache.js'
 import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
 import type { Notification } from '../notifications/payload.js'
+import type { Connection } from '../postgres/connection.js'
 import { parse } from '../session/json.js'
 import { isKoaSession } from '../session/koa-session.js'
 import { fromStored, mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
-import { type BatchCall, type Batcher, bisect } from '../util/batcher.js'
-import { type BatchObserver, batching } from './batching.js'
+import type { BatchCall, Batcher } from '../util/batcher.js'
+import { bisect } from '../util/bisect.js'
+import type { TimeLimit } from '../util/deadlines.js'
+import { settledWithin } from '../util/timeout.js'
+import { type BatchObserver, batching, isOverdue, timeLimits } from './batching.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from './session-calls.js'
+import { patientMs, type Read } from './session-codec.js'
 import type { SessionQueries } from './session-queries.js'
 import {
   mergeBaseAfter,
@@ -24,6 +29,10 @@ export interface SessionRepositoryOptions {
   readonly bases: MergeBases
   readonly queries: SessionQueries
   readonly writer: SessionWriter
+  /** Its time limits are those of the calls. */
+  readonly connection: Connection
+  /** Whether sessions are decoded by a codec, which may take long. */
+  readonly decodes: boolean
   /** `undefined`: every read queries the database. */
   readonly cache: LocalCache | undefined
   /** Whether the cache may be read and filled now. */
@@ -43,6 +52,9 @@ export interface SessionRepositoryOptions {
   readonly onCreated: (digest: string, userId: string | undefined) => void
 }
 
+/** What a read returns: later, if it takes long to decode. */
+type Presented = Session | undefined | Error | Promise<Session | undefined | Error>
+
 /** By how much a session's remaining life may be overestimated here: the time that an answer takes. */
 const ttlToleranceMs = 1_000
 
@@ -50,21 +62,23 @@ export class SessionRepository {
   readonly #options: SessionRepositoryOptions
   readonly #cache: LocalCache | undefined
   /** Sessions as the callers get them. */
-  readonly #reads: Pick<Batcher<ReadCall, Session | undefined>, 'add'>
+  readonly #reads: Pick<Batcher<ReadCall, Session | undefined>, 'add' | 'oldestWaitMs'>
   /** Sessions as they are stored, for the cache and for merging. */
-  readonly #loads: Pick<Batcher<undefined, StoredSession | undefined>, 'add'>
+  readonly #loads: Pick<Batcher<undefined, StoredSession | undefined>, 'add' | 'oldestWaitMs'>
   /** Changes of one session run one after another, in the order of their calls. */
-  readonly #changes: Pick<Batcher<WriteCall | DestroyCall, undefined>, 'add'>
+  readonly #changes: Pick<Batcher<WriteCall | DestroyCall, undefined>, 'add' | 'oldestWaitMs'>
 
   constructor(options: SessionRepositoryOptions) {
     this.#options = options
     this.#cache = options.cache
-    const { toError, onSettled, onBatch, queries, shardStarts } = options
+    const { toError, onSettled, onBatch, queries, shardStarts, connection } = options
+    const limits = timeLimits(connection)
     this.#reads = createBatcher<ReadCall, Session | undefined>(
       {
         ...batching,
+        ...limits,
         isUnordered: true,
-        run: (calls) => this.#readAll(calls),
+        run: (calls, limit) => this.#readAll(calls, limit),
         toError: (error, { value }) => toError(error, value),
         onSettled,
       },
@@ -73,21 +87,36 @@ export class SessionRepository {
     this.#loads = createBatcher(
       {
         ...batching,
+        ...limits,
         isUnordered: true,
-        run: (calls) => onBatch('get', calls.length, () => queries.readAll(calls.map(({ key }) => key))),
+        run: (calls, limit) => {
+          const ids = calls.map(({ key }) => key)
+          return onBatch('get', ids.length, () => queries.readAll(ids, limit))
+        },
       },
       shardStarts,
     )
     this.#changes = createBatcher<WriteCall | DestroyCall, undefined>(
       {
         ...batching,
+        ...limits,
+        ...(connection.cancels && { isOverdue }),
         toError: (error, { value }) => toError(error, value),
         onSettled,
         sizeOf: (call) => (call.verb === 'write' ? call.json.length : 0),
-        run: (calls) => this.#changeAll(calls.map(({ value }) => value)),
+        run: (calls, limit) =>
+          this.#changeAll(
+            calls.map(({ value }) => value),
+            limit,
+          ),
       },
       shardStarts,
     )
+  }
+
+  /** How long the oldest call that waits for those before it has waited. */
+  get oldestWaitMs(): number {
+    return Math.max(this.#reads.oldestWaitMs, this.#loads.oldestWaitMs, this.#changes.oldestWaitMs)
   }
 
   /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */
@@ -104,46 +133,45 @@ export class SessionRepository {
     return this.#reads.add(call.id, call)
   }
 
-  /** Reads a session as the table holds it. */
-  load(id: string): Promise<StoredSession | undefined> {
-    return this.#loads.add(id, undefined)
+  /** Reads a session as the table holds it. `limit`: of the call that needs it. */
+  load(id: string, limit?: TimeLimit): Promise<StoredSession | undefined> {
+    return this.#loads.add(id, undefined, limit?.deadline)
   }
 
-  async #readAll(calls: readonly BatchCall<ReadCall>[]): Promise<readonly (Session | undefined | Error)[]> {
+  async #readAll(calls: readonly BatchCall<ReadCall>[], limit: TimeLimit): Promise<readonly Presented[]> {
+    const { decodes, onBatch, queries, touches } = this.#options
     const cache = this.#options.isTrusted() ? this.#cache : undefined
-    if (cache !== undefined)
-      return Promise.all(calls.map(({ value }) => this.#readThrough(cache, value).catch(asError)))
-    const { onBatch, queries, touches } = this.#options
+    if (cache !== undefined) {
+      const reads = calls.map(({ value }) => this.#readThrough(cache, value, limit).catch(asError))
+      return decodes ? settledWithin(reads, patientMs) : Promise.all(reads)
+    }
     const ids = calls.map(({ key }) => key)
-    const stored = await onBatch('get', ids.length, () => queries.readAll(ids))
-    const again: Promise<unknown>[] = []
-    const results = calls.map(({ value }, n) => {
-      if (stored[n] === undefined && touches.isPending(value.digest))
-        again.push(
-          this.#readAgain(value)
-            .catch(asError)
-            .then((result) => {
-              results[n] = result
-            }),
-        )
-      return this.#settleRead(value, stored[n])
+    const stored = await onBatch('get', ids.length, () => queries.readAll(ids, limit))
+    return calls.map(({ value }, n) => {
+      const read = stored[n]
+      if (read instanceof Promise) return read.then((late: Read) => this.#settleRead(value, late))
+      if (read === undefined && touches.isPending(value.digest))
+        return this.#readAgain(value, limit).catch(asError)
+      return this.#settleRead(value, read)
     })
-    if (again.length > 0) await Promise.all(again)
-    return results
   }
 
   /** For a session that the table doesn't have, though its use was noted here: it may have expired only because of an outage. */
-  async #readAgain(call: ReadCall): Promise<Session | undefined | Error> {
+  async #readAgain(call: ReadCall, limit: TimeLimit): Promise<Session | undefined | Error> {
     await this.#options.touches.writeNow(call.digest)
-    return this.#settleRead(call, await this.load(call.id))
+    return this.#settleRead(call, await this.load(call.id, limit))
   }
 
   /** Concurrent misses of one session share a query. */
-  async #readThrough(cache: LocalCache, call: ReadCall): Promise<Session | undefined | Error> {
-    const load = (): Promise<StoredSession | undefined> => this.load(call.id)
+  async #readThrough(
+    cache: LocalCache,
+    call: ReadCall,
+    limit: TimeLimit,
+  ): Promise<Session | undefined | Error> {
+    const load = (): Promise<StoredSession | undefined> => this.load(call.id, limit)
     const { digest, fresh } = call
     const stored = await (fresh ? cache.fill(digest, load) : cache.fetch(digest, load))
-    if (stored === undefined && this.#options.touches.isPending(digest)) return this.#readAgain(call)
+    if (stored === undefined && this.#options.touches.isPending(digest)) return this.#readAgain(call, limit)
     return this.#settleRead(call, stored)
   }
 
@@ -199,11 +227,15 @@ export class SessionRepository {
     return this.#changes.add(call.id, call)
   }
 
-  async #changeAll(calls: readonly (WriteCall | DestroyCall)[]): Promise<readonly (undefined | Error)[]> {
+  async #changeAll(
+    calls: readonly (WriteCall | DestroyCall)[],
+    limit: TimeLimit,
+  ): Promise<readonly (undefined | Error | Promise<undefined | Error>)[]> {
     const fill = this.#cache?.beginFill()
     const saves: SaveRequest[] = []
     const saved: WriteCall[] = []
     const errors = new Map<SessionCall, Error>()
+    const touched = new Map<SessionCall, Promise<undefined | Error>>()
     const work: Promise<unknown>[] = []
     const destroyed: string[] = []
     const startedAt = performance.now()
@@ -217,8 +249,8 @@ export class SessionRepository {
       // What this object was loaded as, not what is cached: the row may hold something else by now.
       if (typeof base === 'object' && base.json === call.json && call.ttlMs !== null && call.ttlMs > 0)
         work.push(
-          this.#saveUnchanged(call, call.ttlMs, base, fill, startedAt, errors).catch((error) =>
-            errors.set(call, asError(error)),
+          this.#saveUnchanged(call, call.ttlMs, base, fill, startedAt, errors, touched, limit).catch(
+            (error) => errors.set(call, asError(error)),
           ),
         )
       else {
@@ -226,10 +258,12 @@ export class SessionRepository {
         saved.push(call)
       }
     }
-    if (saves.length > 0) work.push(this.#saveAll(saves, saved, fill, startedAt, errors))
-    if (destroyed.length > 0) work.push(this.#destroyAll(calls, destroyed, errors))
+    if (saves.length > 0) work.push(this.#saveAll(saves, saved, fill, startedAt, errors, limit))
+    if (destroyed.length > 0) work.push(this.#destroyAll(calls, destroyed, errors, limit))
     await (work.length === 1 ? work[0] : Promise.all(work))
-    return errors.size === 0 ? new Array(calls.length) : calls.map((call) => errors.get(call))
+    return errors.size === 0 && touched.size === 0
+      ? new Array(calls.length)
+      : calls.map((call) => errors.get(call) ?? touched.get(call))
   }
 
   /** The base that the object knows, or koa-session's context: the first that was loaded or saved under this id. */
@@ -246,21 +280,31 @@ export class SessionRepository {
     fill: Fill | undefined,
     startedAt: number,
     errors: Map<SessionCall, Error>,
+    touched: Map<SessionCall, Promise<undefined | Error>>,
+    limit: TimeLimit,
   ): Promise<void> {
     const { digest, id, session, owner } = call
     const { touches } = this.#options
     let remainingMs = this.getRemainingTtl(digest)
     if (remainingMs <= 0) {
-      const stored = await this.load(id)
+      const stored = await this.load(id, limit)
       if (stored !== undefined) {
         remainingMs = stored.ttlMs
         touches.recordExpiry(digest, remainingMs)
       }
     }
     if (remainingMs > ttlMs + ttlToleranceMs)
-      return this.#saveAll([{ ...toRequest(call, base), isUnchanged: true }], [call], fill, startedAt, errors)
-    await touches.touch(digest, id, ttlMs)
-    this.#rememberBase(session, owner, base)
+      return this.#saveAll(
+        [{ ...toRequest(call, base), isUnchanged: true }],
+        [call],
+        fill,
+        startedAt,
+        errors,
+        limit,
+      )
+    // Not awaited: if the row is locked, the others of this batch shouldn't wait for it.
+    const remember = (): undefined => void this.#rememberBase(session, owner, base)
+    touched.set(call, touches.touch(digest, id, ttlMs).then(remember, asError))
   }
 
   async #saveAll(
@@ -269,11 +313,12 @@ export class SessionRepository {
     fill: Fill | undefined,
     startedAt: number,
     errors: Map<SessionCall, Error>,
+    limit: TimeLimit,
   ): Promise<void> {
     let outcomes: readonly Outcome[] = []
     try {
       const { onBatch, writer } = this.#options
-      outcomes = await onBatch('set', requests.length, () => writer.saveAll(requests))
+      outcomes = await onBatch('set', requests.length, () => writer.saveAll(requests, limit))
     } finally {
       const isTrusted = this.#cache !== undefined && this.#options.isTrusted()
       for (const [n, call] of calls.entries()) {
@@ -314,10 +359,11 @@ export class SessionRepository {
     calls: readonly (WriteCall | DestroyCall)[],
     ids: readonly string[],
     errors: Map<SessionCall, Error>,
+    limit: TimeLimit,
   ): Promise<void> {
     const { onBatch, queries } = this.#options
     const destroy = async (some: readonly string[]): Promise<boolean[]> => {
-      const changes = await onBatch('destroy', some.length, () => queries.destroyAll(some))
+      const changes = await onBatch('destroy', some.length, () => queries.destroyAll(some, limit))
       const found = new Set(changes.map(({ id }) => id))
       return some.map((id) => found.has(id))
     }

@@ -7,6 +7,7 @@ import { activeCondition, type ExpiryLimits } from '../schema/expiry.js'
 import type { Table } from '../schema/table.js'
 import { announceAny, announceMany, announceOne, recordUnannounced, versionNow } from './announce-sql.js'
 import { cappedSql, remainingTtlSql, writtenTtlSql } from './expiry-sql.js'
+import { inTimeSql } from './server-clock.js'
 
 /** The options that the statements depend on. */
 export interface StatementOptions extends ExpiryLimits {
@@ -96,13 +97,13 @@ export class SessionStatements {
     return this.#read('u.id', `${source} join ${name} as t on t.id = ${id} where true`)
   }
 
-  /** Inserts sessions, or replaces existing ones except tombstones. */
+  /** Inserts sessions, or replaces existing ones except tombstones. After the columns comes the time until which it may. */
   get writeOne(): string {
-    return this.#announce(announceOne, this.#write(rowParams(writeColumns)), '$5')
+    return this.#announce(announceOne, this.#write(rowParams(writeColumns)), '$6')
   }
 
   get writeMany(): string {
-    return this.#announce(announceMany, this.#write(columnParams(writeColumns)), '$5')
+    return this.#announce(announceMany, this.#write(columnParams(writeColumns)), '$6')
   }
 
   /** In the order of ids, as all statements that lock several rows: otherwise two processes could deadlock. */
@@ -119,12 +120,12 @@ export class SessionStatements {
     return (
       `insert into ${this.#table.name} as t (id, session, expiry${user(', user_id')}${at(', last_access')}${version(', version')})` +
       ` select ${id}, u.session::json, now() + u.ttl_ms * interval '1 millisecond'${user(', u.user_id')}${at(', now()')}` +
-      `${version(`, ${versionNow}`)} from ${source} order by ${order}` +
+      `${version(`, ${versionNow}`)} from ${source} where ${inTimeSql('$5')} order by ${order}` +
       ` on conflict (id) do update set session = excluded.session, expiry = ${cappedSql(this.#options, 'excluded.expiry')}` +
       user(', user_id = excluded.user_id') +
       at(', last_access = excluded.last_access') +
       version(', version = greatest(excluded.version, t.version + 1)') +
-      ` where t.session is not null${this.#unsealed} returning t.id, ${outcome}`
+      ` where t.session is not null${this.#unsealed} and ${inTimeSql('$5', 'clock_timestamp()')} returning t.id, ${outcome}`
     )
   }
 
@@ -133,12 +134,12 @@ export class SessionStatements {
    * without JSON their session and user.
    */
   get replaceOne(): string {
-    return this.#announce(announceOne, this.#replace(rowParams(replaceColumns)), '$6')
+    return this.#announce(announceOne, this.#replace(rowParams(replaceColumns)), '$7')
   }
 
   get replaceMany(): string {
     const source = this.#inOrder(columnParams(replaceColumns), 'session is not null')
-    return this.#announce(announceMany, this.#replace(source), '$6')
+    return this.#announce(announceMany, this.#replace(source), '$7')
   }
 
   #replace(source: string): string {
@@ -156,7 +157,7 @@ export class SessionStatements {
         ', last_access = case when u.ttl_ms is null then t.last_access else now() end',
       ) +
       version(`, version = greatest(${versionNow}, t.version + 1)`) +
-      ` from ${source} where ${this.#matches('t')} and t.session is not null` +
+      ` from ${source} where ${this.#matches('t')} and t.session is not null and ${inTimeSql('$6')}` +
       (version(` and (t.version = u.base_version or u.base_version is null${this.#unsealed})`) ||
         this.#unsealed) +
       ` returning u.id, ${outcome}`
@@ -210,16 +211,31 @@ export class SessionStatements {
 
   /**
    * Writes the last access of sessions that were active then, and moves their expiry, never back. A session that has expired
-   * since, because an outage delayed this, is active again.
+   * since, because an outage delayed this, is active again. Waits for rows that are locked.
    */
   get touch(): string {
+    return this.#touch('')
+  }
+
+  /** The same, leaving out rows that are locked. Returns their ids as `locked`. */
+  get touchUnlocked(): string {
+    const ids = listParam('$1')
+    return (
+      `with touched as (${this.#touch(' skip locked')} returning u.id)` +
+      ` select case when (select count(*) from touched) < array_length(${ids}, 1) then` +
+      ` (select string_agg(u.id, chr(30)) from unnest(${ids}) as u (id) join ${this.#table.name} as s on ${this.#matches('s')}` +
+      ` where ${alias(this.activeCondition)} and u.id not in (select id from touched)) end as locked`
+    )
+  }
+
+  #touch(ifLocked: '' | ' skip locked'): string {
     const accessedAt = `now() - u.age_ms * interval '1 millisecond'`
     const expiry = cappedSql(this.#options, `greatest(t.expiry, now() + u.ttl_ms * interval '1 millisecond')`)
     const lastAccess = `, last_access = greatest(t.last_access, ${accessedAt})`
     const condition = activeCondition(this.#options, accessedAt)
     return (
       `update ${this.#table.name} as t set expiry = ${expiry}${this.#with('last_access', lastAccess)}` +
-      ` from ${this.#inOrder(columnParams(touchColumns), condition)} where ${this.#matches('t')}`
+      ` from ${this.#inOrder(columnParams(touchColumns), condition, ifLocked)} where ${this.#matches('t')}`
     )
   }
 
@@ -256,8 +272,8 @@ export class SessionStatements {
    * The rows of `source` that are to be changed, locked in the order of ids. `source` is joined with
    * nothing but ids: without statistics PostgreSQL could choose to compare thousands of rows with each other.
    */
-  #inOrder(source: string, condition: string): string {
-    return `(select u.* from ${source} join ${this.#table.name} as s on ${this.#matches('s')} where ${alias(condition)} order by s.id for update of s) as u`
+  #inOrder(source: string, condition: string, ifLocked: '' | ' skip locked' = ''): string {
+    return `(select u.* from ${source} join ${this.#table.name} as s on ${this.#matches('s')} where ${alias(condition)} order by s.id for update of s${ifLocked}) as u`
   }
 
   /** A statement that changes rows, together with the notification of it where one statement can do both. */

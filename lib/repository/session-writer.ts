@@ -5,7 +5,8 @@ import type { StoredSession } from '../session/stored-session.js'
 import { ConflictError } from '../types/errors.js'
 import type { Conflict } from '../types/results.js'
 import type { Session } from '../types/session-store.js'
-import { bisect } from '../util/batcher.js'
+import { bisect } from '../util/bisect.js'
+import type { TimeLimit } from '../util/deadlines.js'
 import { batching } from './batching.js'
 import type { Change, Replacement, Write } from './row-mapper.js'
 import type { SessionQueries } from './session-queries.js'
@@ -42,7 +43,7 @@ export interface SessionWriterOptions {
   /** Returns the JSON of a merged session; throws if it can't be stored. */
   readonly serialize: (session: Session) => string
   /** Reads a session from the database. */
-  readonly read: (id: string) => Promise<StoredSession | undefined>
+  readonly read: (id: string, limit: TimeLimit) => Promise<StoredSession | undefined>
   /** Returns the current state of a session, if the cache has it. */
   readonly peek: (digest: string) => Current | undefined
   /** Receives the sessions that were destroyed because their user had too many. */
@@ -67,19 +68,19 @@ export class SessionWriter {
   }
 
   /** Saves sessions, each once in the list, and resolves with what came of each, in their order. */
-  async saveAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
-    const outcomes = await this.#saveAll(requests)
+  async saveAll(requests: readonly SaveRequest[], limit: TimeLimit): Promise<readonly Outcome[]> {
+    const outcomes = await this.#saveAll(requests, limit)
     if (this.#options.codec !== undefined || !outcomes.includes(undefined)) return outcomes
     // Nothing is written over what a codec has encoded that this store doesn't have: the read rejects.
     const readError = (id: string): Promise<undefined | Error> =>
-      this.#options.read(id).then(
+      this.#options.read(id, limit).then(
         () => undefined,
         (error) => error as Error,
       )
     return Promise.all(outcomes.map((outcome, n) => outcome ?? readError((requests[n] as SaveRequest).id)))
   }
 
-  async #saveAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
+  async #saveAll(requests: readonly SaveRequest[], limit: TimeLimit): Promise<readonly Outcome[]> {
     const unconditional: SaveRequest[] = []
     const based: SaveRequest[] = []
     const limited: SaveRequest[] = []
@@ -89,13 +90,13 @@ export class SessionWriter {
       else if (this.#entersLimit(request)) limited.push(request)
       else if (request.base === undefined) unconditional.push(request)
       else based.push(request)
-    if (unconditional.length === requests.length) return this.#writeAll(unconditional)
-    if (based.length === requests.length) return this.#replaceAll(based)
+    if (unconditional.length === requests.length) return this.#writeAll(unconditional, limit)
+    if (based.length === requests.length) return this.#replaceAll(based, limit)
     const groups = await Promise.all([
-      unconditional.length > 0 ? this.#writeAll(unconditional) : [],
-      based.length > 0 ? this.#replaceAll(based) : [],
-      this.#saveAllWithLimit(limited),
-      unchanged.length > 0 ? this.#setExpiries(unchanged) : [],
+      unconditional.length > 0 ? this.#writeAll(unconditional, limit) : [],
+      based.length > 0 ? this.#replaceAll(based, limit) : [],
+      this.#saveAllWithLimit(limited, limit),
+      unchanged.length > 0 ? this.#setExpiries(unchanged, limit) : [],
     ])
     const outcomes = groups.flat()
     const grouped = [...unconditional, ...based, ...limited, ...unchanged]
@@ -103,9 +104,9 @@ export class SessionWriter {
     return requests.map(({ id }) => byId.get(id))
   }
 
-  #writeAll(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
+  #writeAll(requests: readonly SaveRequest[], limit: TimeLimit): Promise<readonly Outcome[]> {
     const { queries } = this.#options
-    const write = async (some: readonly SaveRequest[]) => toResults(some, await queries.write(some))
+    const write = async (some: readonly SaveRequest[]) => toResults(some, await queries.write(some, limit))
     return bisect(requests, write, batching.canBisect)
   }
 
@@ -113,10 +114,10 @@ export class SessionWriter {
    * Sets the expiry of sessions that their requests have not changed. Those that other requests have changed keep these
    * changes, whose versions aren't known here.
    */
-  async #setExpiries(requests: readonly SaveRequest[]): Promise<readonly Outcome[]> {
+  async #setExpiries(requests: readonly SaveRequest[], limit: TimeLimit): Promise<readonly Outcome[]> {
     const { queries } = this.#options
     const replace = async (some: readonly SaveRequest[], replacements: readonly Replacement[]) =>
-      toResults(some, await queries.replace(replacements))
+      toResults(some, await queries.replace(replacements, limit))
     const inVersion = requests.filter(
       ({ base }) => queries.hasVersions && typeof base === 'object' && base.mergedJson === undefined,
     )
@@ -155,32 +156,33 @@ export class SessionWriter {
   }
 
   /** One after another: saves of one user wait for the same lock. */
-  async #saveAllWithLimit(requests: readonly SaveRequest[]): Promise<Outcome[]> {
+  async #saveAllWithLimit(requests: readonly SaveRequest[], limit: TimeLimit): Promise<Outcome[]> {
     const outcomes: Outcome[] = []
-    for (const request of requests) outcomes.push(...(await this.#saveWithLimit(request)))
+    for (const request of requests) outcomes.push(...(await this.#saveWithLimit(request, limit)))
     return outcomes
   }
 
-  async #saveWithLimit(request: SaveRequest): Promise<readonly Outcome[]> {
+  async #saveWithLimit(request: SaveRequest, limit: TimeLimit): Promise<readonly Outcome[]> {
     const { queries, maxSessionsPerUser = 0, onEvicted } = this.#options
     const write = async (session: Write | Replacement): Promise<readonly Change[]> => {
-      const { written, evicted } = await queries.writeWithLimit(session, maxSessionsPerUser)
+      const { written, evicted } = await queries.writeWithLimit(session, maxSessionsPerUser, limit)
       onEvicted(evicted, session.userId)
       return written === undefined ? [] : [written]
     }
     if (request.base === undefined)
       return bisect([request], async () => toResults([request], await write(request)))
-    return this.#replaceAll([request], async (replacements) => {
+    return this.#replaceAll([request], limit, async (replacements) => {
       const [replacement] = replacements as [Replacement]
       // After a merge the session may belong to no user.
-      return replacement.userId === undefined ? queries.replace(replacements) : write(replacement)
+      return replacement.userId === undefined ? queries.replace(replacements, limit) : write(replacement)
     })
   }
 
   /** Saves sessions over their bases. Those that another request has changed are merged with that change and tried again. */
   async #replaceAll(
     requests: readonly SaveRequest[],
-    replace = (replacements: readonly Replacement[]) => this.#options.queries.replace(replacements),
+    limit: TimeLimit,
+    replace = (replacements: readonly Replacement[]) => this.#options.queries.replace(replacements, limit),
   ): Promise<readonly Outcome[]> {
     const outcomes = new Map<string, Outcome>()
     let pending: SaveRequest[] = []
@@ -221,7 +223,9 @@ export class SessionWriter {
       for (const [n, { id }] of tried.entries()) outcomes.set(id, results[n])
       const overtaken = tried.filter(({ base }, n) => results[n] === undefined && typeof base === 'object')
       if (attempt < maxAttempts)
-        await Promise.all(overtaken.map((request) => mergeWith(request, this.#options.read(request.id))))
+        await Promise.all(
+          overtaken.map((request) => mergeWith(request, this.#options.read(request.id, limit))),
+        )
       else
         for (const { id } of overtaken)
           outcomes.set(

@@ -15,11 +15,17 @@ const maxConcurrentBatches = 1
 export function createBatcher<V, R>(
   options: BatcherOptions<V, R>,
   shardStarts: readonly number[] | undefined,
-): Pick<Batcher<V, R>, 'add'> {
+): Pick<Batcher<V, R>, 'add' | 'oldestWaitMs'> {
   if (shardStarts === undefined) return new Batcher(options)
-  const batchers = Array.from(
-    { length: Math.max(1, shardStarts.length) },
-    () => new Batcher({ ...options, maxConcurrentBatches }),
-  )
-  return { add: (id, value) => (batchers[shardOf(shardStarts, id)] as Batcher<V, R>).add(id, value) }
+  const count = Math.max(1, shardStarts.length)
+  const { maxTotalSize = Number.POSITIVE_INFINITY } = options
+  const shardOptions = { ...options, maxConcurrentBatches, maxTotalSize: maxTotalSize / count }
+  const batchers = Array.from({ length: count }, () => new Batcher(shardOptions))
+  return {
+    add: (id, value, deadline) =>
+      (batchers[shardOf(shardStarts, id)] as Batcher<V, R>).add(id, value, deadline),
+    get oldestWaitMs() {
+      return Math.max(...batchers.map((batcher) => batcher.oldestWaitMs))
+    },
+  }
 }

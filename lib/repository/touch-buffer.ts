@@ -1,7 +1,9 @@
 // Buffers touches, the only deferred writes: later expiries and last accesses, many sessions in one statement.
 
+import { setTimeout as sleep } from 'node:timers/promises'
 import { QuickLru } from '../cache/quick-lru.js'
 import { messageOf } from '../util/driver-errors.js'
+import { withTimeout } from '../util/timeout.js'
 
 /** What one touch writes: the last access and, if it changes, the expiry. */
 export interface Touch {
@@ -19,9 +21,12 @@ export interface TouchBufferOptions {
   readonly batchSize: number
   /** Whether sessions expire when they aren't used. */
   readonly countsIdleness: boolean
-  readonly write: (touches: Touch[]) => Promise<void>
+  /** Writes touches, and resolves with the ids of those whose rows were locked: they are to be written later. */
+  readonly write: (touches: Touch[]) => Promise<ReadonlySet<string>>
+  /** Writes one touch, and waits for the row if it is locked. */
+  readonly writeOne: (touch: Touch) => Promise<void>
   /** Runs the write of a batch of deferred touches. */
-  readonly flush?: (batchSize: number, write: () => Promise<void>) => Promise<void>
+  readonly flush?: <T>(batchSize: number, write: () => Promise<T>) => Promise<T>
   readonly warn: (error: Error) => void
   /** The number of sessions whose expiry is remembered. */
   readonly maxExpiries: number
@@ -49,6 +54,9 @@ const maxPendingTouches = 100_000
 const maxRetryDelayMs = 5_000
 const minRetryDelayMs = 500
 
+/** How soon `stop` tries again. */
+const stopRetryMs = 200
+
 /** Keyed by digest. */
 export class TouchBuffer {
   readonly #options: TouchBufferOptions
@@ -61,6 +69,10 @@ export class TouchBuffer {
   #timerDueAt = Number.POSITIVE_INFINITY
   #stopped = false
   #flushing: Promise<Error | undefined> = Promise.resolve(undefined)
+  /** The flush that begins when the running one has ended; several callers share it. */
+  #nextFlush: Promise<Error | undefined> | undefined
+  /** The number of touches that were not written before `stop` ended. */
+  lost = 0
 
   constructor(options: TouchBufferOptions) {
     this.#options = options
@@ -125,7 +137,7 @@ export class TouchBuffer {
     const [pending, writing] = [this.#pending.get(digest), this.#writing.get(digest)]
     const touch = pending && writing ? latest(pending, writing) : (pending ?? writing)
     if (touch === undefined) return
-    await this.#options.write([toTouch(touch, performance.now())])
+    await this.#options.writeOne(toTouch(touch, performance.now()))
     if (this.#pending.get(digest) === pending) this.#pending.delete(digest)
   }
 
@@ -139,7 +151,7 @@ export class TouchBuffer {
     if (this.#options.intervalMs === 0 || remainingMs <= 0 || this.#stopped) {
       // Without the earlier touch, the session may have expired for this one.
       if (this.isPending(digest)) await this.writeNow(digest)
-      await this.#options.write([{ id, ttlMs: ttlMs ?? null, ageMs: 0 }])
+      await this.#options.writeOne({ id, ttlMs: ttlMs ?? null, ageMs: 0 })
       if (ttlMs !== undefined && remainingMs < ttlMs) this.recordExpiry(digest, ttlMs)
       return
     }
@@ -168,7 +180,12 @@ export class TouchBuffer {
    * with the error if some could not be written: these stay pending.
    */
   flush(all = true): Promise<Error | undefined> {
-    this.#flushing = this.#flushing.then(() => this.#flush(all))
+    if (all && this.#nextFlush !== undefined) return this.#nextFlush
+    this.#flushing = this.#flushing.then(() => {
+      if (all) this.#nextFlush = undefined
+      return this.#flush(all)
+    })
+    if (all) this.#nextFlush = this.#flushing
     return this.#flushing
   }
 
@@ -188,26 +205,51 @@ export class TouchBuffer {
     return failure
   }
 
-  /** Writes the pending touches, and defers none from now on. */
-  async stop(): Promise<void> {
+  /**
+   * Writes the pending touches, and defers none from now on. In an outage it tries again until `timeoutMs` have passed, and
+   * then warns of the touches that are lost.
+   */
+  async stop(timeoutMs: number): Promise<void> {
     this.#stopped = true
-    await this.flush()
     clearTimeout(this.#timer)
+    const deadline = performance.now() + timeoutMs
+    for (;;) {
+      const remainingMs = deadline - performance.now()
+      const flushed = withTimeout(this.flush(), Math.max(0, remainingMs), 'touches were not written')
+      await flushed.catch(() => undefined)
+      if (this.#pending.size === 0 || performance.now() + stopRetryMs > deadline) break
+      await sleep(stopRetryMs)
+    }
+    const lost = new Set([...this.#pending.keys(), ...this.#writing.keys()]).size
+    if (lost === 0) return
+    this.lost += lost
+    this.#options.warn(
+      new Error(
+        `${lost} touches could not be written before the store was closed: these sessions may expire early`,
+      ),
+    )
   }
 
   async #write(batch: [string, PendingTouch][]): Promise<Error | undefined> {
     const now = performance.now()
     let failure: Error | undefined
     try {
-      const write = (): Promise<void> => this.#options.write(batch.map(([, touch]) => toTouch(touch, now)))
-      await (this.#options.flush?.(batch.length, write) ?? write())
-      for (const [digest, { expiresAt }] of batch)
-        if (expiresAt !== undefined)
+      const write = (): Promise<ReadonlySet<string>> =>
+        this.#options.write(batch.map(([, touch]) => toTouch(touch, now)))
+      const locked = await (this.#options.flush?.(batch.length, write) ?? write())
+      for (const [digest, touch] of batch) {
+        const { id, expiresAt } = touch
+        // A row that is locked isn't swept either.
+        if (locked.has(id)) this.#retry(digest, touch)
+        else if (expiresAt !== undefined)
           this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.expiresAt ?? 0))
+      }
     } catch (error) {
-      failure = new Error(`could not write deferred touches: ${messageOf(error)}`)
+      failure = new Error(
+        `deferred touches could not be written yet, and are tried again: ${messageOf(error)}`,
+      )
       this.#options.warn(failure)
-      if (!this.#stopped) for (const [digest, touch] of batch) this.#retry(digest, touch)
+      for (const [digest, touch] of batch) this.#retry(digest, touch)
     }
     for (const [digest, touch] of batch) if (this.#writing.get(digest) === touch) this.#writing.delete(digest)
     return failure

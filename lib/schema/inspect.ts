@@ -1,4 +1,5 @@
 // Reads the table's state from the catalog: what it has, what an upgrade would add, and what makes it unusable.
+import { unreachableCode } from '../postgres/circuit-breaker.js'
 import type { Connection } from '../postgres/connection.js'
 import { SetupError } from '../types/errors.js'
 import type { Settings } from '../types/settings.js'
@@ -235,7 +236,8 @@ export function hint(error: unknown, settings: Settings): string {
     ENOTFOUND: 'check the host of the connection',
     ENOENT: 'check the path of the unix socket',
   }
-  const code = codeOf(error) ?? (error instanceof AggregateError ? codeOf(error.errors[0]) : undefined)
+  const cause = error instanceof Error && codeOf(error) === unreachableCode ? error.cause : error
+  const code = codeOf(cause) ?? (cause instanceof AggregateError ? codeOf(cause.errors[0]) : undefined)
   const help = isStatementMode(error)
     ? "the connection goes through a pooler in statement mode, which isn't supported, as the store needs transactions: use PgBouncer's pool_mode = transaction or session"
     : code && advice[code]

@@ -76,7 +76,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     queries,
     userIdOf: (session) => findUserId(settings.userId, session),
     serialize: (session) => serialize(session, settings),
-    read: (id) => repository.load(id),
+    read: (id, limit) => repository.load(id, limit),
     peek: (digest) => repository.peek(digest),
     onEvicted: (evicted, userId) => {
       onChanged(evicted)
@@ -92,6 +92,8 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     cache,
     isTrusted: () => trust.use(),
     propagate,
+    connection,
+    decodes: settings.codec !== undefined,
     touches,
     shardStarts: table.shardStarts,
     onBatch,

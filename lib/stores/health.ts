@@ -1,6 +1,6 @@
 // What `health()` returns: whether the store can serve requests, for a readiness probe.
 import { ensureTable } from '../schema/migrate.js'
-import type { Health } from '../types/results.js'
+import type { Health, Stats } from '../types/results.js'
 import { wrongServer } from '../util/driver-errors.js'
 import { withTimeout } from '../util/timeout.js'
 import type { Lifecycle } from './lifecycle.js'
@@ -30,7 +30,7 @@ export async function checkHealth(lifecycle: Lifecycle): Promise<Health> {
     const [row] = await connection.query(
       'select pg_catalog.pg_notification_queue_usage()::float8 as usage, pg_catalog.pg_is_in_recovery() as is_standby',
       [],
-      connection.connectTimeoutMs,
+      { deadline: startedAt + connection.connectTimeoutMs },
     )
     database = { reachable: true, ms: performance.now() - startedAt }
     usage = Number(row?.usage)
@@ -44,5 +44,17 @@ export async function checkHealth(lifecycle: Lifecycle): Promise<Health> {
     return health(database, true, usage)
   } catch (error) {
     return health(database, false, usage, error)
+  }
+}
+
+/** Returns what `stats()` says of all calls together. */
+export function callGauges({
+  operations,
+  components,
+}: Lifecycle): Pick<Stats['calls'], 'pending' | 'oldestWait' | 'errors'> {
+  return {
+    pending: operations.count,
+    oldestWait: components?.repository.oldestWaitMs ?? 0,
+    errors: { ...operations.errors },
   }
 }

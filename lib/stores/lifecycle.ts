@@ -63,6 +63,7 @@ export class Lifecycle {
   readonly #stop = new AbortController()
   #components: Components | undefined
   #setup: Promise<Components> | undefined
+  #ready: Promise<Components> | undefined
   #isScheduled = false
   #isQueueFilling = false
   #closing: Promise<void> | undefined
@@ -89,7 +90,12 @@ export class Lifecycle {
       maxExpiries: cache ? cache.max : touch.batchSize,
       countsIdleness: idleTimeout !== undefined,
       write: async (touches) => {
-        await (await this.ready()).queries.touch(touches)
+        const locked = await (await this.ready()).queries.touchAll(touches)
+        warnings.end('touch')
+        return locked
+      },
+      writeOne: async (touch) => {
+        await (await this.ready()).queries.touch(touch)
         warnings.end('touch')
       },
       flush: (batchSize, write) =>
@@ -157,7 +163,15 @@ export class Lifecycle {
   /** Sets the table up unless it is, and waits for that no longer than a connection may take. */
   async ready(): Promise<Components> {
     if (this.#components !== undefined) return this.#components
-    return withTimeout(this.setUp(), this.connection.connectTimeoutMs, 'the session table is not ready')
+    // One time limit for all calls that wait for it.
+    this.#ready ??= withTimeout(
+      this.setUp(),
+      this.connection.connectTimeoutMs,
+      'the session table is not ready',
+    ).finally(() => {
+      this.#ready = undefined
+    })
+    return this.#ready
   }
 
   /** Sets the table up unless it is. Concurrent calls share one attempt; after a failed one the next call tries again. */
@@ -211,6 +225,7 @@ export class Lifecycle {
           : run()
       },
     })
+    await components.queries.measureClock()
     components.queries.announced = this.#components?.queries.announced ?? 0
     cache?.clear()
     this.#components = components
@@ -227,7 +242,8 @@ export class Lifecycle {
     try {
       emit()
     } catch (error) {
-      this.#warnings.warn('listener', new Error(`a listener for "${event}" failed: ${messageOf(error)}`))
+      const message = `a listener of the event "${event}" threw an error: ${messageOf(error)}`
+      this.#warnings.warn('listener', new Error(message))
     }
   }
 
@@ -291,20 +307,25 @@ export class Lifecycle {
     })
   }
 
-  close(): Promise<void> {
-    this.#closing ??= this.#close()
+  close(timeoutMs: number): Promise<void> {
+    this.#closing ??= this.#close(timeoutMs)
     return this.#closing
   }
 
-  async #close(): Promise<void> {
+  async #close(timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs
+    const remainingMs = (): number => Math.max(0, deadline - performance.now())
+    const within = async (ms: number, work: Promise<unknown>): Promise<void> => {
+      await withTimeout(work, ms, 'not finished').catch(() => undefined)
+    }
     this.operations.close()
     this.#stop.abort()
-    await this.#sweeper.stop()
-    await this.operations.drained()
-    await this.touches.stop()
-    await Promise.allSettled([this.#setup, this.#jobs.ended()])
+    // The rest of the time is for touches.
+    await within(timeoutMs / 2, Promise.all([this.#sweeper.stop(), this.operations.drained()]))
+    await this.touches.stop(remainingMs())
+    await within(remainingMs(), Promise.allSettled([this.#setup, this.#jobs.ended()]))
     this.trust.stop()
-    await this.connection.end()
+    await this.connection.end(remainingMs())
   }
 
   #scheduleSweeps(): void {

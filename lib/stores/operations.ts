@@ -1,15 +1,20 @@
-// Counts the operations in progress, so that close() can wait for them, and wraps their errors.
+// Counts the operations in progress, which have a maximum and which close() waits for, and wraps their errors.
+import { unreachableCode } from '../postgres/circuit-breaker.js'
+import { cancelledCode, noConnectionCode, noResponseCode } from '../postgres/connection.js'
 import {
   ConflictError,
   DatabaseError,
+  type DatabaseErrorCode,
   DecodeError,
   EncodeError,
   SessionTooLargeError,
   SetupError,
 } from '../types/errors.js'
+import { busyCode } from '../util/batcher.js'
 import type { CallRecorder } from '../util/call-stats.js'
 import { codeOf, redact } from '../util/driver-errors.js'
 import { tickNow } from '../util/tick-clock.js'
+import { timeoutCode } from '../util/timeout.js'
 
 /** Errors that are passed on as they are. */
 const ownErrors = [DatabaseError, SetupError, ConflictError, DecodeError, EncodeError, SessionTooLargeError]
@@ -19,6 +24,21 @@ const ownErrors = [DatabaseError, SetupError, ConflictError, DecodeError, Encode
  * since: what setup found out is outdated.
  */
 const tableChangedCodes = new Set(['42P01', '3F000', '42703', '42P10', '42804', '0A000'])
+
+/** What the codes of other errors mean for a call. */
+const codes: Record<string, DatabaseErrorCode> = {
+  [unreachableCode]: 'ERR_SESSION_UNREACHABLE',
+  [noConnectionCode]: 'ERR_SESSION_TIMEOUT',
+  [noResponseCode]: 'ERR_SESSION_TIMEOUT',
+  [cancelledCode]: 'ERR_SESSION_TIMEOUT',
+  // A lock that wasn't granted within lock_timeout.
+  '55P03': 'ERR_SESSION_TIMEOUT',
+  [timeoutCode]: 'ERR_SESSION_TIMEOUT',
+  [busyCode]: 'ERR_SESSION_BUSY',
+}
+
+/** Further ones are refused: each needs memory, and none would be served in time. */
+const maxOperations = 20_000
 
 export class OperationTracker {
   readonly #onTableChanged: () => void
@@ -53,7 +73,7 @@ export class OperationTracker {
     recorder?: CallRecorder,
   ): Promise<T> {
     if (this.#isClosed) throw new DatabaseError(`can't ${description}: the session store is closed`)
-    this.begin()
+    this.begin(description)
     const startedAt = recorder && tickNow()
     let isError = false
     try {
@@ -67,8 +87,12 @@ export class OperationTracker {
     }
   }
 
-  /** Counts an operation that isn't run by `run`. */
-  begin(): void {
+  /** The numbers of errors so far, by code. */
+  readonly errors: Partial<Record<DatabaseErrorCode, number>> = {}
+
+  /** Counts an operation that isn't run by `run`. Throws if there are too many. */
+  begin(description: string): void {
+    if (this.#count >= maxOperations) throw this.toError(tooMany(), description)
     this.#count++
     this.started++
   }
@@ -84,8 +108,13 @@ export class OperationTracker {
     if (ownErrors.some((type) => error instanceof type)) return error as Error
     // The next operation sets the store up again: the table may have been repaired or moved.
     if (tableChangedCodes.has(codeOf(error) ?? '')) this.#onTableChanged()
-    const cause = redact(error, secrets)
-    return new DatabaseError(`can't ${description}: ${cause.message}`, { cause })
+    const errorCode = codeOf(error) ?? ''
+    const code = codes[errorCode] ?? 'ERR_SESSION_DATABASE'
+    // Thousands of calls may share an error of our own, which has nothing to redact.
+    const isOwn = code !== 'ERR_SESSION_DATABASE' && errorCode.startsWith('ERR_')
+    const cause = isOwn ? (error as Error) : redact(error, secrets)
+    this.errors[code] = (this.errors[code] ?? 0) + 1
+    return new DatabaseError(`can't ${description}: ${cause.message}`, { cause, code })
   }
 
   /** Makes later operations reject. */
@@ -100,4 +129,10 @@ export class OperationTracker {
       this.#onIdle = resolve
     })
   }
+}
+
+function tooMany(): Error {
+  return Object.assign(new Error(`the session store is busy: ${maxOperations} calls wait for the database`), {
+    code: busyCode,
+  })
 }

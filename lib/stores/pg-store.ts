@@ -27,11 +27,11 @@ import type { CallRecorder } from '../util/call-stats.js'
 import { tickNow } from '../util/tick-clock.js'
 import { isTraced, type TraceContext } from '../util/tracing.js'
 import { TypedEmitter } from '../util/typed-emitter.js'
-import { assertString } from '../util/validate.js'
+import { assertDuration, assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import { type Components, methods } from './components.js'
 import type { PgStoreEvents } from './events.js'
-import { checkHealth } from './health.js'
+import { callGauges, checkHealth } from './health.js'
 import { Lifecycle } from './lifecycle.js'
 import { readOptions } from './options.js'
 
@@ -41,6 +41,16 @@ const cannotStore =
 
 /** What can be saved: any object, unless `PgStore<MySession>` says what a session is. */
 type Saved<T extends object> = Session extends T ? object : T
+
+/** What errors call the operations. */
+const descriptions = {
+  read: 'read the session',
+  write: 'write the session',
+  destroy: 'destroy the session',
+} as const
+
+/** How long `stats()` waits for the database, in ms. */
+const statsTimeoutMs = 2_000
 
 /** How long after a request has loaded a session it may put another object in its place. */
 const replaceWindowMs = 60_000
@@ -396,7 +406,7 @@ export class PgStore<T extends object = Session>
     return this.#run('delete the attribute', [], async ({ registry, repository }) => {
       const count = await registry.deleteAttribute(id, name, (save, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
-        this.#lifecycle.operations.begin()
+        this.#lifecycle.operations.begin('delete the attribute')
         return repository.write({
           ...save,
           session: undefined,
@@ -456,7 +466,7 @@ export class PgStore<T extends object = Session>
    * that is `undefined` during an outage.
    */
   async stats(): Promise<Stats> {
-    const { cache, trust, components, conflicts, calls, sweeps } = this.#lifecycle
+    const { cache, trust, components, conflicts, calls, sweeps, touches } = this.#lifecycle
     return {
       cache: cache !== undefined && {
         hits: cache.hits,
@@ -476,7 +486,9 @@ export class PgStore<T extends object = Session>
         set: calls.set.stats(),
         touch: calls.touch.stats(),
         destroy: calls.destroy.stats(),
+        ...callGauges(this.#lifecycle),
       },
+      touches: { pending: touches.pendingCount, lost: touches.lost },
       sweeps: { ...sweeps },
       conflicts,
       reconnects: trust.reconnects,
@@ -501,17 +513,26 @@ export class PgStore<T extends object = Session>
   #queueUsage(): Promise<number> {
     const { operations, connection } = this.#lifecycle
     return operations.run('read the usage of the notification queue', async () => {
-      const [row] = await connection.query(queueUsageSql)
+      const limit = { deadline: performance.now() + statsTimeoutMs }
+      const [row] = await connection.query(queueUsageSql, [], limit)
       return Number(row?.usage)
     })
   }
 
   /**
    * Waits for calls in flight (of a sweep, for its batch), writes the pending touches, and closes the connections that the
-   * store opened itself. Later calls reject. May be called twice.
+   * store opened itself. Later calls reject. May be called twice. Never rejects, and resolves within `timeout` ms: then calls
+   * that are still in flight reject, and a `warning` says how many touches could not be written.
+   *
+   * @param options.timeout In milliseconds. @default 5000
+   * @example
+   * ```ts
+   * process.once('SIGTERM', () => server.close(() => store.close()))
+   * ```
    */
-  close(): Promise<void> {
-    return this.#lifecycle.close()
+  async close({ timeout = 5_000 }: { timeout?: number } = {}): Promise<void> {
+    if (timeout !== 0) assertDuration('timeout', timeout)
+    await this.#lifecycle.close(timeout)
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -557,7 +578,7 @@ export class PgStore<T extends object = Session>
       }
       return this.#begin(components, call, work)
     }
-    return operations.run(`${verb} the session`, start, [sid, id])
+    return operations.run(descriptions[verb], start, [sid, id])
   }
 
   #begin<C extends SessionCall, T>(
@@ -565,7 +586,7 @@ export class PgStore<T extends object = Session>
     call: C,
     work: (repository: SessionRepository, call: C) => Promise<T>,
   ): Promise<T> {
-    this.#lifecycle.operations.begin()
+    this.#lifecycle.operations.begin(descriptions[call.verb])
     const { repository, takesStoredIds } = components
     return work(repository, takesStoredIds ? call : { ...call, id: idIn(components, call.sid, call.digest) })
   }

@@ -6,9 +6,13 @@ import { DecodeError } from '../types/errors.js'
 import type { Codec, Row } from '../types/options.js'
 import type { ExpiredSession } from '../types/results.js'
 import { messageOf, redact } from '../util/driver-errors.js'
+import { withTimeout } from '../util/timeout.js'
 
 /** How long a running `onExpired` may take after the sweeper was stopped: it may be waiting for the sweeper itself. */
 const shutdownTimeoutMs = 10_000
+
+/** How long `onExpired` may take for one session: one that never resolves would end all sweeps. */
+const hookTimeoutMs = 60_000
 
 /** How many different reasons why sessions can't be decoded a warning names. */
 const maxReportedCauses = 3
@@ -93,13 +97,18 @@ export class ExpiredHook {
       }
     })
     signal.addEventListener('abort', onAbort, { once: true })
+    const finished = Promise.race([running, timeout])
     try {
-      await Promise.race([running, timeout])
+      await (isPromise(running) ? withTimeout(finished, hookTimeoutMs, 'it did not finish') : running)
     } finally {
       signal.removeEventListener('abort', onAbort)
       clearTimeout(timer)
     }
   }
+}
+
+function isPromise(value: unknown): boolean {
+  return typeof Object(value).then === 'function'
 }
 
 function countOf(sessions: number): string {

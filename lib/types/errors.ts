@@ -56,6 +56,13 @@ export class SetupError extends UnavailableError {
   readonly code = 'ERR_SESSION_SETUP'
 }
 
+/** Why a call failed with a `DatabaseError`. */
+export type DatabaseErrorCode =
+  | 'ERR_SESSION_DATABASE'
+  | 'ERR_SESSION_UNREACHABLE'
+  | 'ERR_SESSION_TIMEOUT'
+  | 'ERR_SESSION_BUSY'
+
 /**
  * The database could not be reached, or it rejected the statement. After a read that fails with this error it is unknown
  * whether the session exists; a write that fails with it may still have been made. `cause` has the driver's message and
@@ -64,11 +71,21 @@ export class SetupError extends UnavailableError {
  * The error has a `code` of its own because koa-generic-session treats `ENOENT`, the driver's code for a missing unix
  * socket, as "no such session", which would sign users out.
  *
+ * `code` is
+ * - `'ERR_SESSION_UNREACHABLE'` if the server is known to be unreachable, and was not asked for this call;
+ * - `'ERR_SESSION_TIMEOUT'` if the call took longer than a connection and a statement may take: because of a lock, say;
+ * - `'ERR_SESSION_BUSY'` if too many calls wait, or the call waited too long for those before it: nothing was written;
+ * - `'ERR_SESSION_DATABASE'` for anything else.
+ *
  * `status` is 503, and `headers` has `Retry-After`: Koa answers with both.
  */
 export class DatabaseError extends UnavailableError {
   override readonly name = 'DatabaseError'
-  readonly code = 'ERR_SESSION_DATABASE'
+  readonly code: DatabaseErrorCode
+  constructor(message: string, options?: ErrorOptions & { code?: DatabaseErrorCode }) {
+    super(message, options)
+    this.code = options?.code ?? 'ERR_SESSION_DATABASE'
+  }
 }
 
 /** The value of a session attribute doesn't match its `sessionKey`, or can't be checked. The message doesn't contain the value. */

@@ -1,4 +1,7 @@
-// A time limit for a promise.
+// Time limits for promises.
+
+/** The code of its errors. */
+export const timeoutCode = 'ERR_TIMEOUT'
 
 /**
  * Resolves with the promise's value, or rejects after `ms` with an error that begins with `description`. With `ref: false`
@@ -12,7 +15,10 @@ export async function withTimeout<T>(
 ): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const timeout = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${description} within ${ms} ms`)), ms)
+    timer = setTimeout(() => {
+      const error = new Error(`${description} within ${Math.round(ms)} ms`)
+      reject(Object.assign(error, { code: timeoutCode }))
+    }, ms)
     if (!ref) timer.unref()
   })
   try {
@@ -20,4 +26,25 @@ export async function withTimeout<T>(
   } finally {
     clearTimeout(timer)
   }
+}
+
+/** Resolves with the values of the promises or, for those that take longer than `ms`, with the promises themselves. */
+export async function settledWithin<T>(
+  promises: readonly Promise<T>[],
+  ms: number,
+): Promise<(T | Promise<T>)[]> {
+  const results: (T | Promise<T>)[] = [...promises]
+  const settle = async (promise: Promise<T>, n: number): Promise<void> => {
+    results[n] = await promise
+  }
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms)
+  })
+  try {
+    await Promise.race([Promise.all(promises.map(settle)), timeout])
+  } finally {
+    clearTimeout(timer)
+  }
+  return results
 }

@@ -43,7 +43,7 @@ describe('an outage', () => {
     ]) {
       const error = await rejection(call)
       expect(error).to.be.instanceOf(DatabaseError)
-      expect(error).to.include({ code: 'ERR_SESSION_DATABASE' })
+      expect((error as DatabaseError).code).to.be.oneOf(['ERR_SESSION_DATABASE', 'ERR_SESSION_UNREACHABLE'])
       expect(error.message).to.match(
         /^can't (read|write|touch|destroy|count) the sessions?: (connect ECONNREFUSED|Connection terminated|read ECONNRESET|terminating connection|Client has encountered)/,
       )
@@ -96,7 +96,9 @@ describe('an outage', () => {
       expect(failed.status).to.equal(503)
       expect(failed.cookies, 'the user is not signed out').to.deep.equal([])
       await server.start()
-      expect(await visit(cookie)).to.include({ status: 200, text: '2' })
+      // The server may have been found unreachable a moment ago.
+      await until(async () => (await visit(cookie)).status === 200)
+      expect(await visit(cookie)).to.include({ status: 200, text: '3' })
       expect(exitCode).to.equal(undefined)
     } finally {
       child.kill()
@@ -143,7 +145,7 @@ describe('an outage', () => {
       Array.from({ length: 30 }, () => rejection(store.set('a', { lost: true }))),
     )
     for (const { message } of errors)
-      expect(message).to.match(/timeout|no connection to PostgreSQL within 500 ms/)
+      expect(message).to.match(/no response from PostgreSQL|no connection to PostgreSQL within 500 ms/)
     proxy.resume()
     await until(async () => {
       const session = await store.get('a').catch(() => undefined)

@@ -20,8 +20,8 @@ export interface Proxy {
   close(): Promise<void>
 }
 
-/** `delayMs` returns by how much to delay the server's next response. */
-export async function startProxy(targetPort: number, delayMs?: () => number): Promise<Proxy> {
+/** `delayMs` returns by how much to delay the server's next response; `port` is where to listen: by default, a free one. */
+export async function startProxy(targetPort: number, delayMs?: () => number, port = 0): Promise<Proxy> {
   const sockets = new Set<Socket>()
   let stalled = false
   let target = targetPort
@@ -48,7 +48,7 @@ export async function startProxy(targetPort: number, delayMs?: () => number): Pr
       socket.pause()
     }
   }
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
   return {
     port: (server.address() as AddressInfo).port,
     stall() {

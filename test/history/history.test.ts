@@ -53,6 +53,19 @@ describe('the history of several processes', () => {
     expect(acknowledged).to.be.above(500)
   })
 
+  it('has no fault while rows and the table are locked and calls are more than the server can take', async () => {
+    const { faults, acknowledged, errors } = await run({
+      ...(await changes()),
+      seconds: 6,
+      locks: true,
+      callers: 192,
+    })
+    expect(faults.slice(0, 3)).to.deep.equal([])
+    expect(acknowledged).to.be.above(200)
+    // Each says that the database has no time for it.
+    for (const error of errors) expect(error).to.match(/^DatabaseError: /)
+  })
+
   it('has no fault while notifications arrive late', async () => {
     const { faults, errors } = await run({
       ...(await options()),

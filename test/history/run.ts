@@ -1,5 +1,6 @@
 // Runs several processes with a store each on one table, with or without trouble, and checks their history.
 import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
 import { fillQueue } from '../helpers/full-queue.js'
 import { message, start } from '../helpers/processes.js'
 import { startProxy } from '../helpers/proxy.js'
@@ -27,6 +28,8 @@ export interface RunOptions {
   changes?: boolean
   /** By how much, in ms at most, each flush of the log is delayed at random. */
   flushDelayMs?: number
+  /** Lock rows or the table for a while, set time limits of the server, and let the processes call more than it can take. */
+  locks?: boolean
   /** Fill the server's queue of notifications again and again; see `smallQueue`. */
   fullQueue?: boolean
   /** By how much, in ms, notifications arrive late. */
@@ -64,6 +67,7 @@ export async function run({
   keys = 30,
   changes = false,
   flushDelayMs = 0,
+  locks = false,
   fullQueue = false,
   listenDelayMs = 0,
   holdLocksSeconds = 0,
@@ -97,6 +101,7 @@ export async function run({
       maxStaleness,
       flushDelayMs,
       hasTriggers,
+      queryTimeoutMs: locks ? 1_000 : 10_000,
     }
     return start('../../history/worker.js', [JSON.stringify(work)])
   })
@@ -106,6 +111,7 @@ export async function run({
     const end = reports.finally(() => {
       finished = true
     })
+    const locking = locks ? lockAtRandom(url, seed, () => finished) : undefined
     const filling = fullQueue ? keepQueueFull(url, maxStaleness, () => finished) : undefined
     let random = seed
     while (trouble && !finished) {
@@ -129,6 +135,7 @@ export async function run({
       }
     }
     const received = await end
+    await locking
     await filling
     const events = received.flatMap((report) =>
       report.events.map((event) => ({ ...event, end: event.end ?? Infinity })),
@@ -184,4 +191,45 @@ async function countConnections(url: string): Promise<number> {
     ['client backend'],
   )
   return row?.n as number
+}
+
+/**
+ * Locks a few rows or the table for up to 1.5 s, again and again, and changes the server's time limits for new and idle
+ * connections: statements are cancelled by the server as well.
+ */
+async function lockAtRandom(url: string, seed: number, isFinished: () => boolean): Promise<void> {
+  let state = seed
+  const random = (): number => {
+    state = (state * 1_103_515_245 + 12_345) % 2_147_483_648
+    return state / 2_147_483_648
+  }
+  const client = new pg.Client(url)
+  await client.connect()
+  const exists = `select to_regclass('session') is not null as exists`
+  await until(async () => (await client.query(exists)).rows[0]?.exists === true)
+  const database = client.escapeIdentifier(new URL(url).pathname.slice(1))
+  const limits = ['statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout']
+  // Its own connection has none.
+  await client.query(
+    `set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0`,
+  )
+  while (!isFinished()) {
+    const limit = limits[Math.floor(random() * limits.length)]
+    await client.query(`alter database ${database} set ${limit} = '${Math.floor(random() * 4) * 200}ms'`)
+    // Connections take the new limits when they are opened.
+    if (random() < 0.3)
+      await client.query(
+        `select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle' and application_name = 'koa-pg-store' and datname = current_database()`,
+      )
+    await client.query('begin')
+    if (random() < 0.8)
+      await client.query(
+        `select from session where id = any(array(select id from session order by random() limit ${1 + Math.floor(random() * 4)})) for update skip locked`,
+      )
+    else await client.query('lock table session in access exclusive mode')
+    await sleep(random() * 1_500)
+    await client.query('commit')
+    await sleep(random() * 200)
+  }
+  await client.end()
 }

@@ -24,6 +24,8 @@ export interface Work {
   /** By how much, in ms at most, each flush of the log is delayed at random. */
   flushDelayMs: number
   hasTriggers: boolean
+  /** How long a statement may take. */
+  queryTimeoutMs: number
 }
 
 /** The message of a worker when it has finished. */
@@ -50,7 +52,12 @@ class SlowFlushClient extends pg.Client {
 }
 
 const Client = work.flushDelayMs > 0 ? SlowFlushClient : pg.Client
-const store = new PgStore({ connectionString: work.url, Client } satisfies pg.PoolConfig, {
+const config = {
+  connectionString: work.url,
+  Client,
+  query_timeout: work.queryTimeoutMs,
+} satisfies pg.PoolConfig
+const store = new PgStore(config, {
   listen: work.listen,
   cache: { maxStaleness: work.maxStaleness },
   // Don't buffer touches.

@@ -17,6 +17,11 @@ describe('deferred touches', () => {
       write: async (list) => {
         if (options.fails?.()) throw new Error('down')
         written.push(list)
+        return new Set()
+      },
+      writeOne: async (touch) => {
+        if (options.fails?.()) throw new Error('down')
+        written.push([touch])
       },
       warn: (error) => warnings.push(error.message),
     })
@@ -38,7 +43,7 @@ describe('deferred touches', () => {
     }
     await touches.touch('a', 'a', 1_000)
     expect(written).to.deep.equal([])
-    await touches.stop()
+    await touches.stop(0)
     expect(written).to.have.length(1)
     const [a, b] = written[0] as [Touch, Touch]
     expect(a.id).to.equal('a')
@@ -57,7 +62,7 @@ describe('deferred touches', () => {
     // Its expiry is now known to be a minute away: the next touch waits.
     await touches.touch('a', 'a', 60_000)
     expect(written).to.have.length(1)
-    await touches.stop()
+    await touches.stop(0)
   })
 
   it('are written up to batchSize in one statement', async () => {
@@ -66,7 +71,7 @@ describe('deferred touches', () => {
       touches.recordExpiry(`s${n}`, 3_600_000)
       await touches.touch(`s${n}`, `s${n}`, 3_600_000)
     }
-    await touches.stop()
+    await touches.stop(0)
     expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
   })
 
@@ -78,7 +83,7 @@ describe('deferred touches', () => {
         touches.recordAccess(`s${n}`, `s${n}`)
       }
     expect(written).to.deep.equal([])
-    await touches.stop()
+    await touches.stop(0)
     expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
   })
 
@@ -97,14 +102,16 @@ describe('deferred touches', () => {
       write: async (list) => {
         await gate
         written.push(...list)
+        return new Set()
       },
+      writeOne: async () => undefined,
     })
     for (const id of ['a', 'b', 'c']) {
       touches.recordExpiry(id, 3_600_000)
       await touches.touch(id, id)
     }
     void touches.flush()
-    const stopped = touches.stop()
+    const stopped = touches.stop(10_000)
     setImmediate(go)
     await stopped
     expect(written.map(({ id }) => id)).to.deep.equal(['a', 'b', 'c'])
@@ -121,7 +128,7 @@ describe('deferred touches', () => {
     expect(warnings).to.have.length(1)
     down = false
     touches.cancel('b')
-    await touches.stop()
+    await touches.stop(0)
     expect(written.flat().map(({ id }) => id)).to.deep.equal(['a'])
   })
 })

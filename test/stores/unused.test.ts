@@ -23,7 +23,7 @@ describe('a store that is not used', () => {
     expect(sweeps).to.equal(1)
     await lifecycle.operations.run('read the session', async () => undefined)
     await until(() => sweeps === 2)
-    await lifecycle.close()
+    await lifecycle.close(5_000)
   })
 
   it('sweeps on the schedule that the options name, in any case', () => {

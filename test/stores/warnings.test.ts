@@ -87,7 +87,7 @@ describe('warnings without a listener', function () {
     await store.touch('a-session', 1_300_000)
     expect(texts('KOA_PG_STORE_TOUCH')).to.have.length(1)
     expect(texts('KOA_PG_STORE_TOUCH')[0]).to.match(
-      /^koa-pg-store: could not write deferred touches: permission denied for table session\. Until then, sessions may expire earlier/,
+      /^koa-pg-store: deferred touches could not be written yet, and are tried again: permission denied for table session\. Until then, sessions may expire earlier/,
     )
     await sql(url, 'grant update, delete on session to toucher')
     await until(async () => {

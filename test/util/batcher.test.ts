@@ -1,6 +1,8 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { Batcher } from '../../lib/util/batcher.js'
+import { Batcher, type BatcherOptions } from '../../lib/util/batcher.js'
+import { rejection } from '../helpers/rejection.js'
+import { until } from '../helpers/until.js'
 
 /** A batcher whose batches the test ends one by one. */
 function controlled({ maxBatchSize = 100, maxConcurrentBatches = 1 } = {}) {
@@ -174,6 +176,119 @@ describe('Batcher', () => {
     expect(outcomes.filter(({ status }) => status === 'rejected')).to.have.length(1)
     expect(outcomes[13]?.status).to.equal('rejected')
     expect(sizes.length).to.be.below(15)
+  })
+
+  /** A batcher whose calls of `stuck` are overdue whenever they run, until they have all the time. */
+  function withStuck(stuck: Set<string>, options: Partial<BatcherOptions<number, number>> = {}) {
+    const runs: string[][] = []
+    const batcher = new Batcher<number, number>({
+      maxBatchSize: 128,
+      maxConcurrentBatches: 1,
+      maxWaitMs: 60_000,
+      maxRunMs: 60_000,
+      isOverdue: (error) => error instanceof Error && error.message === 'overdue',
+      run: async (calls) => {
+        runs.push(calls.map(({ key }) => key))
+        await nextTurn()
+        if (calls.some(({ key }) => stuck.has(key))) throw new Error('overdue')
+        return calls.map(({ value }) => value)
+      },
+      ...options,
+    })
+    return { batcher, runs }
+  }
+
+  it('lets only those calls wait that a batch had to wait for, beside later batches', async () => {
+    const stuck = new Set(['k7', 'k90'])
+    const { batcher, runs } = withStuck(stuck)
+    const settled: string[] = []
+    const calls = Array.from({ length: 128 }, (_, n) =>
+      batcher.add(`k${n}`, n).then(() => settled.push(`k${n}`)),
+    )
+    // The next call for a key waits for the one before it.
+    const second = batcher.add('k7', 1_000).then(() => settled.push('k7 again'))
+    await until(() => settled.length === 126)
+    expect(await batcher.add('later', 5)).to.equal(5)
+    expect(settled).to.not.include('k7 again')
+    // One for all, 12 groups, and the members of two of them. Those that are stuck are tried again and again.
+    expect(runs.filter((keys) => keys.length > 1 || !stuck.has(keys[0] as string)).length).to.be.below(40)
+    stuck.clear()
+    await Promise.all([...calls, second])
+    expect(settled.indexOf('k7 again')).to.be.above(settled.indexOf('k7'))
+  })
+
+  it('gives a batch all the time if every part of it has to wait', async () => {
+    const limits: (number | undefined)[] = []
+    const batcher = new Batcher<number, number>({
+      maxBatchSize: 100,
+      maxConcurrentBatches: 1,
+      maxWaitMs: 1_000,
+      maxRunMs: 60_000,
+      isOverdue: (error) => error instanceof Error,
+      run: async (calls, { statementMs }) => {
+        limits.push(statementMs)
+        if (statementMs !== undefined) throw new Error('overdue')
+        return calls.map(({ value }) => value)
+      },
+    })
+    await Promise.all(Array.from({ length: 100 }, (_, n) => batcher.add(`k${n}`, n)))
+    expect(limits.at(-1)).to.equal(undefined)
+    expect(limits).to.have.length(12)
+    // What follows isn't divided either.
+    await Promise.all(Array.from({ length: 100 }, (_, n) => batcher.add(`k${n}`, n)))
+    expect(limits).to.have.length(13)
+  })
+
+  it('rejects calls that wait too long, and those for which there is no room', async () => {
+    const ends: (() => void)[] = []
+    let settled = 0
+    const batcher = new Batcher<string, string>({
+      maxBatchSize: 1,
+      maxConcurrentBatches: 1,
+      maxWaitMs: 50,
+      maxRunMs: 60_000,
+      sizeOf: (value) => value.length,
+      maxTotalSize: 10,
+      onSettled: (calls) => {
+        settled += calls.length
+      },
+      run: (calls) => new Promise((resolve) => ends.push(() => resolve(calls.map(({ value }) => value)))),
+    })
+    const first = batcher.add('a', '12345')
+    const waiting = [batcher.add('a', '12'), batcher.add('b', '12')]
+    expect((await rejection(batcher.add('c', '12345'))).message).to.match(/busy: 14 characters/)
+    for (const call of waiting) {
+      const error = await rejection(call)
+      expect(error.message).to.match(/waited too long/)
+      expect(Reflect.get(error, 'code')).to.equal('ERR_BUSY')
+    }
+    ends[0]?.()
+    expect(await first).to.equal('12345')
+    // What was rejected doesn't count, and neither holds its key.
+    const next = batcher.add('a', '1234567890')
+    await nextTurn()
+    ends[1]?.()
+    expect(await next).to.equal('1234567890')
+    expect(settled).to.equal(5)
+  })
+
+  it('settles a call later whose result is a promise', async () => {
+    const batcher = new Batcher<number, number>({
+      maxBatchSize: 10,
+      maxConcurrentBatches: 1,
+      toError: (error) => new Error(`wrapped: ${(error as Error).message}`),
+      run: async (calls) =>
+        calls.map(({ value }) =>
+          value === 1
+            ? nextTurn().then(() => new Error('late'))
+            : value === 2
+              ? nextTurn().then(() => 22)
+              : value,
+        ),
+    })
+    const [one, two, three] = [batcher.add('a', 1), batcher.add('b', 2), batcher.add('c', 3)]
+    expect((await rejection(one)).message).to.equal('wrapped: late')
+    expect(await Promise.all([two, three])).to.deep.equal([22, 3])
   })
 
   it('keeps its rules for random calls', async () => {

@@ -74,6 +74,14 @@ async function destroysOf(caller: number): Promise<Step> {
 
 async function change(): Promise<Acknowledged> {
   round++
+  // For a moment after an outage, calls are refused without an attempt.
+  while (
+    !(await store.get('x').then(
+      () => true,
+      () => false,
+    ))
+  )
+    await sleep(20)
   const acknowledged: Acknowledged = {
     set: {},
     merged: {},
