@@ -111,7 +111,11 @@ export class PoolConnection implements Connection {
         return results
       })
       // Nothing is thrown from here on: the first is done, and must not be repeated.
-      if (one.status === 'fulfilled' && two.status === 'rejected' && this.#stopPreparing(two.reason, prepares))
+      if (
+        one.status === 'fulfilled' &&
+        two.status === 'rejected' &&
+        this.#stopPreparing(two.reason, prepares)
+      )
         [two] = await Promise.allSettled([lease.limit(deadline, this.queryTimeoutMs, sendSecond)])
       if (one.status === 'fulfilled' && two.status === 'fulfilled') return [one.value, two.value]
       const error: unknown = one.status === 'rejected' ? one.reason : two.status === 'rejected' && two.reason

@@ -142,11 +142,11 @@ export class CitusStatements {
 
   get touch(): string {
     const expiry = cappedSql(this.#options, `greatest(t.expiry, ${msFromNow('u.ttl_ms')})`)
-    const accessedAt = msFromNow('-u.age_ms')
-    const lastAccess = `greatest(t.last_access, ${accessedAt})`
+    const beforeAccess = (ms: number): string => msFromNow(`-(u.age_ms + ${ms})`)
+    const lastAccess = `greatest(t.last_access, ${beforeAccess(0)})`
     return (
       `update ${this.#table} as t set expiry = ${expiry}, last_access = ${lastAccess}` +
-      ` ${this.#inOrder(touchColumns, alias(activeCondition(this.#options, accessedAt)))}`
+      ` ${this.#inOrder(touchColumns, alias(activeCondition(this.#options, beforeAccess)))}`
     )
   }
 

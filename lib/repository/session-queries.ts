@@ -177,9 +177,7 @@ export class SessionQueries {
   /** Replaces existing sessions in the given versions; others are missing from the result. */
   async replace(replacements: readonly Replacement[], limit?: TimeLimit): Promise<readonly Change[]> {
     const encoded = await this.#encode(replacements, limit)
-    return this.#inTime(limit, (until) =>
-      this.#change(...this.#replaceStatement(encoded, until), limit),
-    )
+    return this.#inTime(limit, (until) => this.#change(...this.#replaceStatement(encoded, until), limit))
   }
 
   /** Without a codec there is nothing to wait for. */
@@ -282,7 +280,12 @@ export class SessionQueries {
     const { changes, announced } = toChanges(rows)
     this.announced += announced
     const [written] = changes
-    const evicted = written === undefined ? [] : await this.destroyAll(ids.map(({ id }) => id as string), limit)
+    const evict = (): Promise<readonly Change[]> =>
+      this.destroyAll(
+        ids.map(({ id }) => id as string),
+        limit,
+      )
+    const evicted = written === undefined ? [] : await evict()
     return { written, evicted }
   }
 
@@ -348,7 +351,7 @@ export class SessionQueries {
       ({ id }) => id,
       (some) => this.#touchUnlocked(some, limit),
     )
-    return locked.length === 1 ? (locked[0] as ReadonlySet<string>) : new Set(locked.flatMap((ids) => [...ids]))
+    return new Set(locked.flatMap((ids) => [...ids]))
   }
 
   async #touchUnlocked(

@@ -229,10 +229,10 @@ export class SessionStatements {
   }
 
   #touch(ifLocked: '' | ' skip locked'): string {
-    const accessedAt = `now() - u.age_ms * interval '1 millisecond'`
+    const beforeAccess = (ms: number): string => `now() - (u.age_ms + ${ms}) * interval '1 millisecond'`
     const expiry = cappedSql(this.#options, `greatest(t.expiry, now() + u.ttl_ms * interval '1 millisecond')`)
-    const lastAccess = `, last_access = greatest(t.last_access, ${accessedAt})`
-    const condition = activeCondition(this.#options, accessedAt)
+    const lastAccess = `, last_access = greatest(t.last_access, ${beforeAccess(0)})`
+    const condition = activeCondition(this.#options, beforeAccess)
     return (
       `update ${this.#table.name} as t set expiry = ${expiry}${this.#with('last_access', lastAccess)}` +
       ` from ${this.#inOrder(columnParams(touchColumns), condition, ifLocked)} where ${this.#matches('t')}`

@@ -7,11 +7,14 @@ export interface ExpiryLimits {
   readonly idleTimeout: number | undefined
 }
 
-/** Returns the condition for rows that are active at a time, SQL for which is given: neither destroyed nor expired. */
-export function activeCondition({ maxLifetime, idleTimeout }: ExpiryLimits, at = 'now()'): string {
+/**
+ * Returns the condition for rows that are active, neither destroyed nor expired: now or, if `msBefore` returns SQL for the time
+ * so many ms before another one, then.
+ */
+export function activeCondition({ maxLifetime, idleTimeout }: ExpiryLimits, msBefore = msAgo): string {
   const within = (column: string, ms: number | undefined): string =>
-    ms === undefined ? '' : ` and ${column} > ${msAgo(ms, at)}`
-  return `session is not null and expiry > ${at}${within('created_at', maxLifetime)}${within('last_access', idleTimeout)}`
+    ms === undefined ? '' : ` and ${column} > ${msBefore(ms)}`
+  return `session is not null and expiry > ${msBefore(0)}${within('created_at', maxLifetime)}${within('last_access', idleTimeout)}`
 }
 
 /**
@@ -35,6 +38,6 @@ export function expiredCondition(
   return `(${alternatives.join(' or ')}) and ${notRecordSql(prefix)}`
 }
 
-function msAgo(ms: number, at = 'now()'): string {
-  return ms === 0 ? at : `${at} - ${ms} * interval '1 millisecond'`
+function msAgo(ms: number): string {
+  return ms === 0 ? 'now()' : `now() - ${ms} * interval '1 millisecond'`
 }

@@ -47,14 +47,15 @@ export async function checkHealth(lifecycle: Lifecycle): Promise<Health> {
   }
 }
 
-/** Returns what `stats()` says of all calls together. */
-export function callGauges({
+/** Returns what `stats()` says of calls and touches that wait, and of errors. */
+export function gauges({
   operations,
   components,
-}: Lifecycle): Pick<Stats['calls'], 'pending' | 'oldestWait' | 'errors'> {
+  touches,
+}: Lifecycle): Pick<Stats, 'errors' | 'queue' | 'touches'> {
   return {
-    pending: operations.count,
-    oldestWait: components?.repository.oldestWaitMs ?? 0,
     errors: { ...operations.errors },
+    queue: { calls: operations.count, oldestWait: components?.repository.oldestWaitMs ?? 0 },
+    touches: { pending: touches.pendingCount, lost: touches.lost },
   }
 }

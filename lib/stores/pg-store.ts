@@ -31,7 +31,7 @@ import { assertDuration, assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import { type Components, methods } from './components.js'
 import type { PgStoreEvents } from './events.js'
-import { callGauges, checkHealth } from './health.js'
+import { checkHealth, gauges } from './health.js'
 import { Lifecycle } from './lifecycle.js'
 import { readOptions } from './options.js'
 
@@ -466,7 +466,7 @@ export class PgStore<T extends object = Session>
    * that is `undefined` during an outage.
    */
   async stats(): Promise<Stats> {
-    const { cache, trust, components, conflicts, calls, sweeps, touches } = this.#lifecycle
+    const { cache, trust, components, conflicts, calls, sweeps } = this.#lifecycle
     return {
       cache: cache !== undefined && {
         hits: cache.hits,
@@ -486,9 +486,8 @@ export class PgStore<T extends object = Session>
         set: calls.set.stats(),
         touch: calls.touch.stats(),
         destroy: calls.destroy.stats(),
-        ...callGauges(this.#lifecycle),
       },
-      touches: { pending: touches.pendingCount, lost: touches.lost },
+      ...gauges(this.#lifecycle),
       sweeps: { ...sweeps },
       conflicts,
       reconnects: trust.reconnects,

@@ -80,19 +80,20 @@ export interface Stats {
     /** How full the server's notification queue is, from 0 to 1; see the warning `KOA_PG_STORE_QUEUE`. `undefined` in an outage. */
     readonly queueUsage: number | undefined
   }
-  /** The calls that didn't end in the cache. A read that the cache serves is one of `cache.hits` instead. */
+  /** The calls that didn't end in the cache, by method. A read that the cache serves is one of `cache.hits` instead. */
   readonly calls: {
-    /** By method: those that have ended. */
     readonly get: CallStats
     readonly set: CallStats
     readonly touch: CallStats
     readonly destroy: CallStats
+  }
+  /** How many calls, of any method, rejected with a `DatabaseError`, by its code. A code that has not occurred is missing. */
+  readonly errors: Partial<Readonly<Record<DatabaseErrorCode, number>>>
+  readonly queue: {
     /** The number of calls that have not settled. From 20,000 on, further ones are refused. */
-    readonly pending: number
+    readonly calls: number
     /** How long the oldest call that waits for those before it has waited, in ms. */
     readonly oldestWait: number
-    /** How many calls, of any method, rejected with a `DatabaseError`, by its code. A code that has not occurred is missing. */
-    readonly errors: Partial<Readonly<Record<DatabaseErrorCode, number>>>
   }
   /** The sweeps of this instance, and the rows that they deleted. */
   readonly sweeps: { readonly count: number; readonly deleted: number }

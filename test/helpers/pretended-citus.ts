@@ -51,7 +51,8 @@ export function brokenRules(text: string, mutable: ReadonlySet<string>): string[
   if (/^insert into/.test(text) && !/\) values \(/.test(text)) broken.push('inserts what isn’t values')
   if (!/\bid = (\$1|any\()|^insert/.test(text)) broken.push('concerns every shard')
   if (/\b(?:t|s|excluded)\.\w+::timestamptz/.test(text)) broken.push('casts a column to timestamptz')
-  if (/\b(?:t|s|u|excluded)\.\w+[^(),]*\binterval '/.test(text)) broken.push('adds an interval to a column')
+  if (/\b(?:t|s|u|excluded)\.\w+[^(),]*\)*[^(),]*\binterval '/.test(text))
+    broken.push('adds an interval to a column')
   const rest = text.replaceAll(intervalParts, '0')
   const immutableOnly = [
     ...rest.matchAll(/\bcase\b.*?\bend\b/g),
