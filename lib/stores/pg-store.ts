@@ -404,22 +404,26 @@ export class PgStore<T extends object = Session>
     const id = toUserId(userId, 'userId')
     assertString(name, 'name')
     return this.#run('delete the attribute', [], async ({ registry, repository }) => {
-      const count = await registry.deleteAttribute(id, name, (save, session) => {
+      const save: Parameters<typeof registry.deleteAttribute>[2] = (request, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
         this.#lifecycle.operations.begin('delete the attribute')
         return repository.write({
-          ...save,
+          ...request,
           session: undefined,
           owner: undefined,
           verb: 'write',
-          sid: save.id,
+          sid: request.id,
           startedAt: undefined,
-          digest: handleOf(save.id),
+          digest: handleOf(request.id),
           userId: owner,
         })
-      })
-      await this.#lifecycle.catchUp()
-      return count
+      }
+      try {
+        return await registry.deleteAttribute(id, name, save)
+      } finally {
+        // Also if it rejects, since some can't be decoded.
+        await this.#lifecycle.catchUp()
+      }
     })
   }
 
