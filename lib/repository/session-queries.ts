@@ -1,13 +1,12 @@
 // Runs every statement of a request's path, each for one session or for many.
-import { type Connection, cancelledCode, type Statement } from '../postgres/connection.js'
+import type { Connection, Statement } from '../postgres/connection.js'
 import { joinValues } from '../postgres/sql-params.js'
-import { byShard } from '../schema/shards.js'
+import { inShards } from '../schema/shards.js'
 import type { Table } from '../schema/table.js'
-import { handleOf, separator } from '../session/session-id.js'
+import { handleOf } from '../session/session-id.js'
 import type { Codec } from '../types/options.js'
-import type { Batcher } from '../util/batcher.js'
 import type { TimeLimit } from '../util/deadlines.js'
-import { type BatchObserver, batching, isOverdue, timeLimits, unobserved } from './batching.js'
+import { type BatchObserver, unobserved } from './batching.js'
 import type { CitusStatements } from './citus-statements.js'
 import { type ChangeName, Committer } from './committer.js'
 import type { PreparedStatements } from './prepared-statements.js'
@@ -15,7 +14,6 @@ import {
   type Change,
   type Replacement,
   replacementValues,
-  toColumns,
   toStoredSessions,
   type Write,
   writeValues,
@@ -23,8 +21,7 @@ import {
 import { isRefusedAsLate, ServerClock } from './server-clock.js'
 import { assertPlain, decodeAll, encodeAll, isPlain, type Read } from './session-codec.js'
 import type { SessionStatements } from './session-statements.js'
-import { createBatcher } from './sharded-batcher.js'
-import type { Touch } from './touch-buffer.js'
+import { TouchWriter } from './touch-writer.js'
 import { type LimitedWrite, UserLimit } from './user-limit.js'
 
 export interface SessionQueriesOptions {
@@ -45,7 +42,8 @@ export class SessionQueries {
   readonly #statements: PreparedStatements
   readonly #committer: Committer
   readonly #userLimit: UserLimit
-  readonly #touches: Pick<Batcher<Touch, undefined>, 'add'>
+  /** Writes touches, at once or many together. */
+  readonly touches: TouchWriter
   readonly #clock: ServerClock
 
   constructor(
@@ -81,26 +79,8 @@ export class SessionQueries {
       channel,
       destroyAll: (ids, limit) => this.destroyAll(ids, limit),
     })
+    this.touches = new TouchWriter({ connection, committer, shardStarts: table.shardStarts, onBatch })
     this.#clock = new ServerClock((text) => connection.query(text))
-    this.#touches = createBatcher(
-      {
-        ...batching,
-        ...timeLimits(connection),
-        ...(connection.cancels && { isOverdue }),
-        run: (calls, limit) =>
-          onBatch('touch', calls.length, async () => {
-            const touches = calls.map(({ value }) => value)
-            // By itself or with all the time, a touch waits for a row that is locked.
-            if (calls.length === 1 || limit.statementMs === undefined) {
-              await this.#committer.run(this.#statements.touch, touchValues(touches), limit)
-              return touches.map(() => undefined)
-            }
-            const locked = await this.#touchUnlocked(touches, limit)
-            return touches.map(({ id }) => (locked.has(id) ? rowIsLocked() : undefined))
-          }),
-      },
-      table.shardStarts,
-    )
   }
 
   /** The number of changes that other processes were notified of. */
@@ -240,47 +220,6 @@ export class SessionQueries {
     return this.#clock.at(Math.min(end, limit?.deadline ?? end))
   }
 
-  /** Writes the last access of an active session and moves its expiry, never back. Waits if its row is locked. */
-  touch(touch: Touch): Promise<undefined> {
-    return this.#touches.add(touch.id, touch)
-  }
-
-  /** The same for many, each at most once in the list. Resolves with the ids of those that are locked, and weren't written. */
-  async touchAll(touches: readonly Touch[], limit?: TimeLimit): Promise<ReadonlySet<string>> {
-    const locked = await this.#inShards(
-      touches,
-      ({ id }) => id,
-      (some) => this.#touchUnlocked(some, limit),
-    )
-    return new Set(locked.flatMap((ids) => [...ids]))
-  }
-
-  async #touchUnlocked(
-    touches: readonly Touch[],
-    limit: TimeLimit | undefined,
-  ): Promise<ReadonlySet<string>> {
-    const [row] = await this.#committer.run(this.#statements.touchUnlocked, touchValues(touches), limit)
-    return new Set(typeof row?.locked === 'string' ? row.locked.split(separator) : [])
-  }
-
-  /** Runs statements that concern one shard each, if Citus has distributed the table, and then rejects if one has failed. */
-  async #inShards<T, R>(
-    items: readonly T[],
-    idOf: (item: T) => string,
-    run: (items: readonly T[]) => Promise<R>,
-  ): Promise<R[]> {
-    const results: R[] = []
-    let failure: { error: unknown } | undefined
-    for (const some of byShard(this.#table.shardStarts, items, idOf))
-      try {
-        results.push(await run(some))
-      } catch (error) {
-        failure ??= { error }
-      }
-    if (failure) throw failure.error
-    return results
-  }
-
   /** Turns sessions' rows into tombstones, and announces that. Each session at most once in the list. */
   destroyAll(ids: readonly string[], limit?: TimeLimit): Promise<readonly Change[]> {
     return this.#destroyInShards(ids, (some) =>
@@ -301,16 +240,6 @@ export class SessionQueries {
     ids: readonly string[],
     destroy: (ids: readonly string[]) => Promise<readonly Change[]>,
   ): Promise<readonly Change[]> {
-    return (await this.#inShards(ids, (id) => id, destroy)).flat()
+    return (await inShards(this.#table.shardStarts, ids, (id) => id, destroy)).flat()
   }
-}
-
-function touchValues(touches: readonly Touch[]): string[] {
-  return toColumns(touches, 'id', 'ttlMs', 'ageMs').map(joinValues)
-}
-
-function rowIsLocked(): Error {
-  return Object.assign(new Error("the session's row is locked by another transaction"), {
-    code: cancelledCode,
-  })
 }

@@ -74,3 +74,22 @@ export function byShard<T>(
   }
   return [...groups.values()]
 }
+
+/** Runs statements that concern one shard each, if Citus has distributed the table, and then rejects if one has failed. */
+export async function inShards<T, R>(
+  starts: readonly number[] | undefined,
+  items: readonly T[],
+  idOf: (item: T) => string,
+  run: (items: readonly T[]) => Promise<R>,
+): Promise<R[]> {
+  const results: R[] = []
+  let failure: { error: unknown } | undefined
+  for (const some of byShard(starts, items, idOf))
+    try {
+      results.push(await run(some))
+    } catch (error) {
+      failure ??= { error }
+    }
+  if (failure) throw failure.error
+  return results
+}

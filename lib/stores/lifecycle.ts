@@ -90,12 +90,12 @@ export class Lifecycle {
       maxExpiries: cache ? cache.max : touch.batchSize,
       countsIdleness: idleTimeout !== undefined,
       write: async (touches) => {
-        const locked = await (await this.ready()).queries.touchAll(touches)
+        const locked = await (await this.ready()).queries.touches.writeAll(touches)
         warnings.end('touch')
         return locked
       },
       writeOne: async (touch) => {
-        await (await this.ready()).queries.touch(touch)
+        await (await this.ready()).queries.touches.write(touch)
         warnings.end('touch')
       },
       flush: (batchSize, write) =>
