@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect } from 'chai'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
+import { notRecordSql } from '../../lib/schema/table.js'
 import { rejection } from '../helpers/rejection.js'
 import { at, freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
@@ -180,7 +181,7 @@ describe('a file of sql/', () => {
   it('005 hashes ids as the store does, and returns their number', async () => {
     const [byHand, byStore] = [await freshDatabase(), await freshDatabase()]
     for (const url of [byHand, byStore]) await formerTable(url)
-    const ids = 'select id from session order by id'
+    const ids = `select id from session where ${notRecordSql()} order by id`
     expect(await psql(byHand, command('005'))).to.match(/^ *found *\n-+\n *2\n\(1 row\)/)
     expect(await psql(byHand, command('005'))).to.match(/^ *found *\n-+\n *0\n\(1 row\)/)
     await sql(byStore, `comment on column session.id is 'session id'`)
@@ -234,6 +235,8 @@ describe('a file of sql/', () => {
   })
 
   it('is run by a test above, for every number', () => {
-    expect([...usedNumbers].sort()).to.deep.equal(files.map((name) => name.slice(0, 3)))
+    // 009 needs Citus: test/citus/cluster.test.ts runs its statements by migrate --distribute.
+    const numbers = files.map((name) => name.slice(0, 3)).filter((number) => number !== '009')
+    expect([...usedNumbers].sort()).to.deep.equal(numbers)
   })
 })

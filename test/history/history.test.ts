@@ -94,7 +94,7 @@ describe('the history of several processes', () => {
     withoutLines(
       {
         'util/batcher.js': '.sort(byKey)',
-        'repository/session-statements.js': [' order by u.id', ' order by s.id'],
+        'repository/session-statements.js': [` order by \${order}`, ' order by s.id'],
       },
       async (library) => {
         let deadlocks = 0

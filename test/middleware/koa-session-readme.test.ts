@@ -499,13 +499,14 @@ describe('koa-session’s README', () => {
     })
 
     it('rolling keeps a user signed in whose row was not written', async () => {
-      const maxAge = 2_000
+      // A machine that pauses for as long signs the user out.
+      const maxAge = 4_000
       const store = await makeStore({ touch: { interval: 60_000 } })
       const one = await serveKoaSession(fixture, { store, rolling: true, maxAge })
       const browser = new Browser()
       await signIn(one, browser)
       const copy = browser.copy()
-      for (const end = Date.now() + 2 * maxAge; Date.now() < end; ) {
+      for (const end = Date.now() + 1.5 * maxAge; Date.now() < end; ) {
         expect((await copy.copy().get(`${one.url}/`)).text).to.equal('ann')
         await new Promise((resolve) => setTimeout(resolve, 100))
       }

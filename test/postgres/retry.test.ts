@@ -11,10 +11,10 @@ const failure = (code: string): Error => Object.assign(new Error(code), { code }
 
 describe('a statement that another transaction has undone', () => {
   it('is repeated, but not for ever, and not after another error', async () => {
-    for (const [code, attempts] of [
-      ['40001', 5],
-      ['40P01', 5],
-      ['23505', 1],
+    for (const [code, isRepeated] of [
+      ['40001', true],
+      ['40P01', true],
+      ['23505', false],
     ] as const) {
       let count = 0
       const work = async (): Promise<never> => {
@@ -22,7 +22,8 @@ describe('a statement that another transaction has undone', () => {
         throw failure(code)
       }
       expect((await rejection(retryConflicts(work))).message).to.equal(code)
-      expect(count).to.equal(attempts)
+      if (isRepeated) expect(count).to.be.above(5)
+      else expect(count).to.equal(1)
     }
   })
 

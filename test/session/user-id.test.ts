@@ -163,7 +163,7 @@ describe('the user id of a session', () => {
     }
     const except = 7 as unknown as string
     expect((await rejection(store.destroySessionsOf('ann', { except }))).message).to.match(
-      /^except must be a string/,
+      /^except must be a session id or a Koa context/,
     )
   })
 })
