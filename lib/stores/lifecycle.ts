@@ -242,8 +242,7 @@ export class Lifecycle {
     try {
       emit()
     } catch (error) {
-      const message = `a listener of the event "${event}" threw an error: ${messageOf(error)}`
-      this.#warnings.warn('listener', new Error(message))
+      this.#warnings.warn('listener', new Error(`a listener for "${event}" failed: ${messageOf(error)}`))
     }
   }
 

@@ -66,7 +66,13 @@ describe('an outage', () => {
         /can't set up "public"."boot": connect ECONNREFUSED .*: is PostgreSQL running/,
       )
     await server.start()
-    await store.set('a', { a: 1 })
+    // Calls are refused until an attempt to connect succeeds.
+    await until(() =>
+      store.set('a', { a: 1 }).then(
+        () => true,
+        () => false,
+      ),
+    )
     expect(await store.get('a')).to.deep.equal({ a: 1 })
     await store.close()
   })
