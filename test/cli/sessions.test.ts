@@ -309,7 +309,15 @@ describe('koa-pg-store migrate --reencrypt', () => {
        create table gate ();
        create trigger hold after update on session for each row execute function hold()`,
     )
-    const { store: newer } = await open({ codec: encrypted({ keys: [old] }), cache: false }, url)
+    // By a query function: a pool's connection would cancel a save that waits, and try it again.
+    const pool = new pg.Pool({ connectionString: url })
+    const newer = new PgStore((text, values) => pool.query<Record<string, unknown>>(text, values), {
+      cleanup: false,
+      codec: encrypted({ keys: [old] }),
+      cache: false,
+    })
+    opened.push(newer)
+    await newer.setup()
     const save = newer.set('x', { n: 2 }).then(() => undefined)
     await until(
       async () => (await sql(url, `select from pg_stat_activity where wait_event = 'PgSleep'`)).length > 0,
@@ -332,6 +340,7 @@ describe('koa-pg-store migrate --reencrypt', () => {
     expect(await withKey(url, '2026')).to.equal(2)
     const { store: last } = await open({ codec: encrypted({ keys: [current] }) }, url)
     expect(await last.get('x')).to.deep.equal({ n: 2 })
+    await pool.end()
   })
 
   it('names the missing key, counts what can’t be decoded, and leaves it unchanged, with status 1', async () => {
