@@ -1,6 +1,6 @@
 // Measures operations per second, in rounds in which all peers take turns.
 import type { OperationFigure, Plan } from '../report/results.js'
-import { serverTime } from '../support/processor-time.js'
+import { serverTimeSince, serverTimes } from '../support/processor-time.js'
 import { session, turns } from '../support/sessions.js'
 import { median } from '../support/statistics.js'
 import { type Operation, operations, type Peer } from './adapter.js'
@@ -90,11 +90,11 @@ async function measureOne(
   if (hits) for (const id of ids) await peer.get(id)
   await repeat(work, callers, seconds / 5)
   const hitsBefore = (await hits?.()) ?? 0
-  const serverBefore = serverTime(peer.serverPid)
+  const serverBefore = serverTimes(peer.serverPid)
   const before = process.cpuUsage()
   const { count, perSecond } = await repeat(work, callers, seconds)
   const { user, system } = process.cpuUsage(before)
-  const server = ((serverTime(peer.serverPid) - serverBefore) * 1_000) / count
+  const server = (serverTimeSince(serverBefore, peer.serverPid) * 1_000) / count
   const hitShare = hits ? ((await hits()) - hitsBefore) / count : 1
   if (hitShare < minHitShare)
     console.error(`${peer.name}: only ${Math.round(hitShare * 100)} % of the gets were hits`)

@@ -6,7 +6,7 @@ import pg from 'pg'
 import { startPostgres } from '../../test/support/postgres/server.js'
 import { environment, saveText } from '../report/files.js'
 import { count, machine, table } from '../report/markdown.js'
-import { processorTime, serverTime } from '../support/processor-time.js'
+import { processorTime, serverTimeSince, serverTimes } from '../support/processor-time.js'
 import { fill, newIds, session, ttl } from '../support/sessions.js'
 import { percentile } from '../support/statistics.js'
 import { openStore } from '../support/store.js'
@@ -111,9 +111,9 @@ async function measure(
   const steady = await all<Steady>(used, () => 'steady')
   const backend = (listenerTime() - backendBefore) / seconds
   const listener = steady.pop() as Steady
-  const before = serverTime(server.pid)
+  const before = serverTimes(server.pid)
   const saturated = await all<Saturated>(used, () => 'saturated')
-  const serverMs = serverTime(server.pid) - before
+  const serverMs = serverTimeSince(before, server.pid)
   await all(used, () => 'close')
   const latencies = steady.flatMap((each) => each.latencies)
   const sum = (numbers: readonly number[]): number => numbers.reduce((total, n) => total + n, 0)

@@ -7,11 +7,21 @@ export function processorTime(pid: number): number {
   return Number(ns) / 1e6
 }
 
-/** Returns that of a server: of PostgreSQL's postmaster and its children, or of Redis; 0 without a process. */
-export function serverTime(postmaster: number): number {
-  if (postmaster === 0) return 0
-  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && parentOf(name) === postmaster)
-  return [postmaster, ...pids.map(Number)].reduce((sum, pid) => sum + processorTime(pid), 0)
+/** The processor time of each process of a server so far, in ms, by process id. */
+type ServerTimes = ReadonlyMap<number, number>
+
+/** Returns those of PostgreSQL's postmaster and its children, or of Redis; none without a process (0). */
+export function serverTimes(postmaster: number): ServerTimes {
+  if (postmaster === 0) return new Map()
+  const children = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && parentOf(name) === postmaster)
+  return new Map([postmaster, ...children.map(Number)].map((pid) => [pid, processorTime(pid)]))
+}
+
+/** Returns what a server has used since then. What processes used that have ended meanwhile isn't known. */
+export function serverTimeSince(before: ServerTimes, postmaster: number): number {
+  let sum = 0
+  for (const [pid, ms] of serverTimes(postmaster)) sum += ms - (before.get(pid) ?? 0)
+  return sum
 }
 
 function parentOf(pid: string): number {
