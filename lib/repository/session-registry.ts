@@ -189,18 +189,15 @@ export class SessionRegistry {
 
   /** Destroys the session with this handle. Resolves with whether there was one. */
   async revoke(handle: string): Promise<boolean> {
+    if (!/^[\w-]{43}$/.test(handle)) return false
     const { table } = this.#options
     const select = `select ${this.#rowColumns} from ${table.name} where session is not null and`
-    const find = async (condition: string, value: string): Promise<SessionRow[]> =>
-      (await this.#query(`${select} ${condition}`, [value])).map(toSessionRow)
-    if (!/^[\w-]{43}$/.test(handle)) return false
-    const id = `sha256:${handle}`
-    // Destroyed also if it isn't found: until then its row may be moved from the raw id to the digest.
-    const [row = { id, isActive: true, userId: undefined }] = await find('id = $1', id)
-    if ((await this.#destroy([row])) > 0) return true
-    if (!table.hasRawIds && !table.insertsRawIds) return false
-    // Raw ids have no index by digest: the query hashes every row's id.
-    return (await this.#destroy(await find(`${digestSql} = $1`, handle))) > 0
+    // A session may have rows under its raw id and its digest. Raw ids have no index by digest: that reads all rows.
+    const rows =
+      table.hasRawIds || table.insertsRawIds
+        ? await this.#query(`${select} ${digestSql} = $1`, [handle])
+        : await this.#query(`${select} id = $1`, [`sha256:${handle}`])
+    return (await this.#destroy(rows.map(toSessionRow))) > 0
   }
 
   /** In batches, each a transaction of its own, so that no row is locked for long. */

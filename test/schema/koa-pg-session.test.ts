@@ -246,6 +246,37 @@ describe('a table of koa-pg-session', () => {
     })
   })
 
+  it('counts and reports a session once that has a row under its id and one under its digest', async () => {
+    const url = await oldTable('timestamptz', 4)
+    await withStore(url, { hashIds: false, userId: () => 'ann' }, async (store) => {
+      await store.setup()
+      const sids = [1, 2, 3, 4].map((n) => `koa:sess:${n}`)
+      await sql(
+        url,
+        `insert into session (id, expiry, session, user_id) select unnest($1::text[]), now() + '1 hour', '{}', 'ann'`,
+        [sids.map(digest)],
+      )
+      await sql(url, `update session set user_id = 'ann' where id like 'koa:sess:_'`)
+      const log: unknown[] = []
+      for (const event of ['destroy', 'revoke'] as const)
+        store.on(event, ({ handle, userId, reason }) => log.push([handle, userId, reason]))
+      const handles = sids.map((sid) => store.handleOf(sid))
+      await store.destroy(sids[0] as string)
+      expect(await store.revoke(handles[1] as string)).to.equal(true)
+      expect(await store.destroySessionsOf('ann')).to.equal(2)
+      expect(log.splice(0, 2)).to.deep.equal([
+        [handles[0], 'ann', 'logout'],
+        [handles[1], 'ann', 'revoked'],
+      ])
+      expect(log).to.have.deep.members([
+        [handles[2], 'ann', 'revoked'],
+        [handles[3], 'ann', 'revoked'],
+      ])
+      for (const sid of sids) expect(await store.get(sid, { fresh: true })).to.equal(undefined)
+      expect(await store.count()).to.equal(0)
+    })
+  })
+
   it('keeps digests if a store with hashIds: false starts on them, and finds what other stores wrote', async () => {
     const url = await freshDatabase()
     await withStore(url, {}, async (store) => {
