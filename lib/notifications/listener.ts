@@ -8,7 +8,7 @@ import type { Row } from '../types/options.js'
 import { messageOf } from '../util/driver-errors.js'
 import { withTimeout } from '../util/timeout.js'
 import { isQueueFull, notifySql, sendHeartbeat } from './heartbeat.js'
-import { heartbeatItem, type Notification, readPayload } from './payload.js'
+import { heartbeatItem, type Notification, readPayload, statsAnswersOf, statsRequestsOf } from './payload.js'
 
 /** The pause before connecting again: doubled each time, less a random part. */
 const minDelayMs = 100
@@ -44,6 +44,8 @@ export interface ListenerOptions {
   readonly onStale: () => void
   /** Receives how full the server's queue of notifications is, from 0 to 1. */
   readonly onQueueUsage: (usage: number) => void
+  /** Returns what is sent when another process asks for this store's figures. */
+  readonly statsAnswer: () => string
   readonly warn: (error: Error) => void
 }
 
@@ -83,6 +85,7 @@ export class Listener {
   #isStopped = false
   /** No request came for a while: nothing is sent until the next. */
   #isDormant = false
+  #isAnswering = false
   #wasUsed = false
   #usedAt = performance.now()
   #delayMs = minDelayMs
@@ -189,7 +192,10 @@ export class Listener {
         onLost: (error) => this.#onLost(client, error),
       })
       this.#client = client
-      client.client.on('notification', ({ payload }) => this.#receive(payload ?? ''))
+      client.client.on('notification', ({ channel: name, payload }) => {
+        if (name === channel) this.#receive(payload ?? '')
+        else void this.#answerStats(client as DedicatedClient)
+      })
       await client.connect(Math.max(maxStaleness, maxDelayMs))
       const query = (text: string, values: unknown[] = []): Promise<Row[]> =>
         (client as DedicatedClient).query(text, values, maxStaleness)
@@ -198,6 +204,7 @@ export class Listener {
       await this.#sendHeartbeat(client)
       // Not before: through a pooler, this would be another application's connection.
       if (client === this.#client) await client.query(disableTimeouts, [], maxStaleness)
+      if (client === this.#client) await query(`listen ${pg.escapeIdentifier(statsRequestsOf(channel))}`)
     } catch (error) {
       this.#onLost(client, error)
     }
@@ -295,6 +302,20 @@ export class Listener {
     if (sent.monotonic > (this.#lastHeartbeat?.monotonic ?? 0)) this.#lastHeartbeat = sent
     this.#updateProof()
     sent.onReceived?.()
+  }
+
+  /**
+   * Sends this store's figures, over the connection that listens, so that no request waits for it. Further requests in the
+   * meantime are dropped, as any role may send them.
+   */
+  async #answerStats(client: DedicatedClient): Promise<void> {
+    if (this.#isAnswering) return
+    this.#isAnswering = true
+    const { channel, statsAnswer, maxStaleness } = this.#options
+    await client
+      .query(notifySql, [statsAnswersOf(channel), statsAnswer()], maxStaleness)
+      .catch(() => undefined)
+    this.#isAnswering = false
   }
 
   #onLost(client: DedicatedClient | undefined, reason: unknown): void {

@@ -30,6 +30,16 @@ export function channelOf({ schema, table }: { schema: string; table: string }):
   return `koa_pg_store_${hash('sha256', `${schema}.${table}`).slice(0, 16)}`
 }
 
+/** The channel on which `koa-pg-store stats --watch` asks the processes for their figures. */
+export function statsRequestsOf(channel: string): string {
+  return `${channel}_stats_requests`
+}
+
+/** The channel on which they answer. Only the command listens to it, so that an answer wakes no process. */
+export function statsAnswersOf(channel: string): string {
+  return `${channel}_stats`
+}
+
 /** Payloads that name changed sessions, as few as their size allows. */
 export function payloads(changes: readonly SessionChange[]): string[] {
   const list: string[] = []

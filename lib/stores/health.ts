@@ -1,6 +1,6 @@
 // What `health()` returns: whether the store can serve requests, for a readiness probe.
 import { ensureTable } from '../schema/migrate.js'
-import type { Health, Stats } from '../types/results.js'
+import type { Health } from '../types/results.js'
 import { wrongServer } from '../util/driver-errors.js'
 import { withTimeout } from '../util/timeout.js'
 import type { Lifecycle } from './lifecycle.js'
@@ -44,18 +44,5 @@ export async function checkHealth(lifecycle: Lifecycle): Promise<Health> {
     return health(database, true, usage)
   } catch (error) {
     return health(database, false, usage, error)
-  }
-}
-
-/** Returns what `stats()` says of calls and touches that wait, and of errors. */
-export function gauges({
-  operations,
-  components,
-  touches,
-}: Lifecycle): Pick<Stats, 'errors' | 'queue' | 'touches'> {
-  return {
-    errors: { ...operations.errors },
-    queue: { calls: operations.count, oldestWait: components?.repository.oldestWaitMs ?? 0 },
-    touches: { pending: touches.pendingCount, lost: touches.lost },
   }
 }

@@ -1,4 +1,5 @@
 // A PgStore's life beside its calls: setting up and trying again, listening, background jobs, shutting down.
+import { randomBytes } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
 import { IdCache } from '../cache/id-cache.js'
 import { LocalCache } from '../cache/local-cache.js'
@@ -24,6 +25,7 @@ import { type Calls, type Components, createComponents } from './components.js'
 import type { PgStoreEvents } from './events.js'
 import { OperationTracker } from './operations.js'
 import { cacheDefaults, defaults, optionHints } from './options.js'
+import { statsAnswer } from './stats.js'
 import { Warnings } from './warnings.js'
 
 /** Another try at an upgrade that a lock on the table prevented. */
@@ -55,6 +57,8 @@ export class Lifecycle {
   }
   readonly sweeps = { count: 0, deleted: 0 }
   conflicts = 0
+  /** Tells this store from others. */
+  readonly #id = randomBytes(6).toString('base64url')
   readonly #events: EventEmitter<PgStoreEvents>
   readonly #warnings: Warnings
   readonly #bases = new MergeBases()
@@ -123,6 +127,7 @@ export class Lifecycle {
       onDistrust: () => this.#notifyListeners('distrust', () => events.emit('distrust')),
       onStale: () => this.#forgetCached(),
       onQueueUsage: (usage) => this.#checkQueue(usage),
+      statsAnswer: () => statsAnswer(this.#id, this),
       warn: warnings.of('cache'),
     })
     this.#sweeper = new Sweeper({

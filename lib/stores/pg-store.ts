@@ -31,9 +31,10 @@ import { assertDuration, assertString } from '../util/validate.js'
 import { yieldable } from '../util/yieldable.js'
 import { type Components, methods } from './components.js'
 import type { PgStoreEvents } from './events.js'
-import { checkHealth, gauges } from './health.js'
+import { checkHealth } from './health.js'
 import { Lifecycle } from './lifecycle.js'
 import { readOptions } from './options.js'
+import { readStats } from './stats.js'
 
 /** Why a table of raw ids can't hold a session id. */
 const cannotStore =
@@ -470,33 +471,7 @@ export class PgStore<T extends object = Session>
    * that is `undefined` during an outage.
    */
   async stats(): Promise<Stats> {
-    const { cache, trust, components, conflicts, calls, sweeps } = this.#lifecycle
-    return {
-      cache: cache !== undefined && {
-        hits: cache.hits,
-        misses: cache.misses,
-        size: cache.size,
-        bytes: cache.bytes,
-        trusted: trust.isTrusted,
-        lastHeartbeatAge: trust.lastHeartbeatAge,
-      },
-      notifications: {
-        sent: components?.queries.announced ?? 0,
-        received: trust.received,
-        queueUsage: await this.#queueUsage().catch(() => undefined),
-      },
-      calls: {
-        get: calls.get.stats(),
-        set: calls.set.stats(),
-        touch: calls.touch.stats(),
-        destroy: calls.destroy.stats(),
-      },
-      ...gauges(this.#lifecycle),
-      sweeps: { ...sweeps },
-      conflicts,
-      reconnects: trust.reconnects,
-      triggers: components?.table.hasTriggers,
-    }
+    return readStats(this.#lifecycle, await this.#queueUsage().catch(() => undefined))
   }
 
   /**

@@ -173,6 +173,7 @@ describe('the listener', () => {
         onDistrust: () => undefined,
         onStale: () => stale++,
         onQueueUsage: () => undefined,
+        statsAnswer: () => '',
         warn: () => undefined,
       })
       listener.start()
