@@ -218,6 +218,6 @@ try {
   } else if (process.argv.includes('--verbose')) terminal.note(String((error as Error).stack))
   process.exitCode = isUsage ? 2 : 1
 }
-// What a module given by --config has opened could keep the process running.
-if (process.argv.some((argument) => /^--config(=|$)/.test(argument)))
+// What a module given by --config has opened could keep the process running, and so could a server that doesn't answer.
+if (process.argv.some((argument) => /^--(config(=|$)|watch$)/.test(argument)))
   process.stdout.write('', () => process.stderr.write('', () => process.exit()))

@@ -2,8 +2,9 @@
 import { createInterface } from 'node:readline'
 import { styleText } from 'node:util'
 import stringWidth from 'string-width'
+import { Screen } from './screen.js'
 
-type Style = 'bold' | 'dim' | 'red' | 'green' | 'yellow'
+export type Style = 'bold' | 'dim' | 'red' | 'green' | 'yellow'
 
 /** How often progress is printed: as a bar on a terminal, and as lines. */
 const barIntervalMs = 100
@@ -18,6 +19,8 @@ export class Terminal {
   readonly #errors: NodeJS.WriteStream
   readonly #in: NodeJS.ReadStream | undefined
   readonly #isColoured: boolean
+  readonly #isDumb: boolean
+  #screen: Screen | undefined
   #lastProgressAt = performance.now()
   #hasBar = false
 
@@ -31,9 +34,10 @@ export class Terminal {
     this.#out = out
     this.#errors = errors
     const { FORCE_COLOR } = env
+    this.#isDumb = env.TERM === 'dumb'
     this.#isColoured =
       FORCE_COLOR === undefined
-        ? out.isTTY === true && !env.NO_COLOR && env.TERM !== 'dumb'
+        ? out.isTTY === true && !env.NO_COLOR && !this.#isDumb
         : !['0', 'false'].includes(FORCE_COLOR)
     // The reader may close the pipe early, as `| head` does.
     for (const stream of [out, errors])
@@ -55,6 +59,13 @@ export class Terminal {
   /** Whether there is a terminal to ask the user. */
   get canAsk(): boolean {
     return this.#in?.isTTY === true && this.#errors.isTTY === true
+  }
+
+  /** Opens the whole window to draw in; `undefined` where the output goes to no terminal, or to one without a cursor. */
+  openScreen(events: ConstructorParameters<typeof Screen>[2]): Screen | undefined {
+    if (!this.isTerminal || this.#isDumb) return undefined
+    this.#screen = new Screen(this.#out, this.#in, events)
+    return this.#screen
   }
 
   /** Asks the user. Resolves with false for any answer but yes, and at the end of the input. */
@@ -79,6 +90,8 @@ export class Terminal {
 
   /** Prints a message for people to the standard error. */
   note(text: string): void {
+    // It would destroy the picture, which tells of the same problems.
+    if (this.#screen?.isOpen) return
     this.#clear()
     this.#errors.write(`${text}\n`)
   }
@@ -129,8 +142,21 @@ export class Terminal {
 }
 
 const eighths = ' ▏▎▍▌▋▊▉█'
+const heights = '▁▂▃▄▅▆▇█'
 
-function bar(share: number, width: number): string {
+/** Draws the last values that fit into a width, relative to the largest of them. An unknown one is a space. */
+export function sparkline(values: readonly (number | undefined)[], width: number): string {
+  const shown = width > 0 ? values.slice(-width) : []
+  const max = Math.max(...shown.map((value) => value ?? 0))
+  const draw = (value: number | undefined): string =>
+    value === undefined
+      ? ' '
+      : (heights[value > 0 ? Math.ceil((value / max) * (heights.length - 1)) : 0] as string)
+  return shown.map(draw).join('').padStart(width)
+}
+
+/** Draws a bar, of which `share` is filled, from 0 to 1. */
+export function bar(share: number, width: number): string {
   const exact = Math.min(1, Math.max(0, share)) * width * 8
   // Even the smallest share is visible.
   const length = share > 0 ? Math.max(1, Math.round(exact)) : 0

@@ -4,11 +4,15 @@ import { ensureTable } from '../../schema/migrate.js'
 import { lastSweepSql, notRecordSql, qualifiedName } from '../../schema/table.js'
 import { readOptions } from '../../stores/options.js'
 import type { Row } from '../../types/options.js'
-import type { Command } from '../command.js'
+import { type Command, type Context, readInteger, UsageError } from '../command.js'
 import { bytes, duration, number, type Terminal } from '../terminal.js'
+import { Watch } from '../watch/watch.js'
 
 /** The statement reads the whole table. */
 const queryTimeoutMs = 600_000
+
+const defaultIntervalSeconds = 2
+const maxIntervalSeconds = 86_400
 
 /** The bars of the second histogram: a label and an upper bound. */
 const expiryRanges: [label: string, interval: string][] = [
@@ -35,20 +39,50 @@ interface TableStats {
 }
 
 export const stats: Command = {
-  summary: 'Count sessions and users, measure sizes, and show the last sweep',
+  summary: 'Count sessions and users, measure sizes; with --watch, a live page',
   help: `
-Usage: koa-pg-store stats [--json]
+Usage: koa-pg-store stats [--watch [--interval <seconds>]] [--json]
 
 Counts active sessions, expired ones that the next sweep deletes, and the empty
 rows (tombstones) that destroyed ones leave for an hour. Reads the whole table
 once and changes nothing.
 
   koa-pg-store stats
-  koa-pg-store stats --json | jq .active`,
-  options: {},
+  koa-pg-store stats --json | jq .active
+
+With --watch, shows what the application does now, until q or Ctrl-C: calls per
+second and how long they take, the caches' hit ratio and whether they are
+trusted, errors, conflicts, sizes and locks. On a terminal it draws a page,
+elsewhere it prints a line at a time, with --json a JSON object in each.
+
+  koa-pg-store stats --watch
+  koa-pg-store stats --watch --interval 60 >> stats.log
+
+The figures of calls and caches come from the application's processes, which
+this asks by NOTIFY. Those that don't listen for changes can't answer: with the
+option cache: false or listen: false, or with a query function.
+
+Options:
+  --watch
+  --interval <seconds>   Default: 2
+  --listen-url <…>       With --watch: the application's option listen, if it
+                         has one, as where the database is behind a pooler.`,
+  options: {
+    watch: { type: 'boolean' },
+    interval: { type: 'string' },
+    'listen-url': { type: 'string' },
+  },
   async run({ values, terminal, options, connection }) {
     const settings = readOptions({ ...options, create: false })
-    const { columns, isDistributed } = await ensureTable(connection, settings, () => undefined)
+    const intervalMs = readInterval(values)
+    const table = await ensureTable(connection, settings, () => undefined)
+    if (intervalMs !== undefined) {
+      const listen = (values['listen-url'] as string | undefined) ?? options.listen
+      const isJson = values.json === true
+      await new Watch({ connection, table, settings, listen, intervalMs, terminal, isJson }).run()
+      return 0
+    }
+    const { columns, isDistributed } = table
     const name = qualifiedName(settings)
     const [row] = await connection.query(
       selectStatement(name, columns, activeCondition(settings), isDistributed),
@@ -60,6 +94,19 @@ once and changes nothing.
     else print(terminal, result)
     return 0
   },
+}
+
+/** Returns the interval of `--watch` in ms, or `undefined` without it. */
+function readInterval(values: Context['values']): number | undefined {
+  if (!values.watch) {
+    const other = ['interval', 'listen-url'].find((name) => values[name] !== undefined)
+    if (other !== undefined) throw new UsageError(`--${other} needs --watch`)
+    return undefined
+  }
+  const seconds = readInteger(values, 'interval', 1) ?? defaultIntervalSeconds
+  if (seconds > maxIntervalSeconds)
+    throw new UsageError(`--interval must be ${maxIntervalSeconds} or less; received ${seconds}`)
+  return seconds * 1_000
 }
 
 function print(terminal: Terminal, result: TableStats): void {
