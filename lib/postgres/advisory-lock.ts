@@ -40,8 +40,8 @@ export class AdvisoryLock {
       // If this process or its network goes away, the server has to notice. Limits on transactions are meant for those that
       // lock rows, and must not end this one. Not every version of PostgreSQL has all of these settings.
       await client.query(
-        `select set_config(name, case name when 'tcp_keepalives_idle' then '10' when 'tcp_keepalives_interval' then '5'
-           when 'tcp_keepalives_count' then '3' else '0' end, true)
+        `select set_config(name, case when name = 'tcp_keepalives_idle' then '10' when name = 'tcp_keepalives_interval' then '5'
+           when name = 'tcp_keepalives_count' then '3' else '0' end, true)
          from pg_settings where name in ('tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count',
            'statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')`,
         [],

@@ -80,6 +80,7 @@ export type Query = (statement: string | Statement, values: readonly unknown[]) 
 /** A statement that each connection prepares once, under this name. */
 export interface Statement {
   readonly name: string
+  /** Qualified, unlike a statement that is a string. */
   readonly text: string
 }
 

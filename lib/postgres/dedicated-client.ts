@@ -5,6 +5,7 @@ import pg, { type ClientConfig } from 'pg'
 import type { Row } from '../types/options.js'
 import { withTimeout } from '../util/timeout.js'
 import type { CursorClient } from './cursor.js'
+import { qualify } from './qualify.js'
 
 export interface DedicatedClientOptions {
   readonly config: ClientConfig
@@ -66,7 +67,7 @@ export class DedicatedClient implements CursorClient {
 
   /** Runs one statement and returns its rows. */
   async query(text: string, values: unknown[], timeoutMs: number): Promise<Row[]> {
-    const query = this.client.query<Row>(text, values)
+    const query = this.client.query<Row>(qualify(text), values)
     return (await withTimeout(query, timeoutMs, 'no answer', this.#options.keepsProcessAlive)).rows
   }
 

@@ -12,6 +12,7 @@ import {
   type Query,
   type Statement,
 } from './connection.js'
+import { qualify } from './qualify.js'
 
 const noResponse = 'the query function did not resolve'
 
@@ -37,7 +38,7 @@ export class FunctionConnection implements Connection {
     values: readonly unknown[] = [],
     limit: number | TimeLimit = defaultQueryTimeoutMs,
   ): Promise<Row[]> {
-    const text = typeof statement === 'string' ? statement : statement.text
+    const text = typeof statement === 'string' ? qualify(statement) : statement.text
     const startedAt = performance.now()
     const ms = typeof limit === 'number' ? limit : Math.min(defaultQueryTimeoutMs, limit.deadline - startedAt)
     this.#breaker.enter()

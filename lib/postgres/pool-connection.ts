@@ -18,6 +18,7 @@ import {
 import { readRows } from './cursor.js'
 import { LateResult, type Lease } from './lease.js'
 import { LeaseQueue } from './lease-queue.js'
+import { qualify } from './qualify.js'
 import { ServerGuard } from './server-guard.js'
 
 /** A pooler in transaction mode doesn't know our prepared statement (26000, 42P05), or its plan is stale (0A000). */
@@ -255,14 +256,15 @@ export class PoolConnection implements Connection {
   async *#stream(text: string, values: unknown[], batchSize: number): AsyncGenerator<Row[]> {
     const lease = await this.#acquire()
     try {
-      yield* readRows(lease, text, values, batchSize, this.queryTimeoutMs)
+      yield* readRows(lease, qualify(text), values, batchSize, this.queryTimeoutMs)
     } finally {
       lease.release()
     }
   }
 
   async #send(lease: Lease, statement: string | Statement, values: readonly unknown[]): Promise<Row[]> {
-    const { text, name = undefined } = typeof statement === 'string' ? { text: statement } : statement
+    const { text, name = undefined } =
+      typeof statement === 'string' ? { text: qualify(statement) } : statement
     this.#isNative = 'native' in lease.client
     const { query_timeout } = this.#pool.options
     return lease.send({

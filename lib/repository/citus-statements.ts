@@ -73,7 +73,7 @@ export class CitusStatements {
       const [id, session, ttlMs, userId] = [1, 2, 3, 4].map((column) => `$${4 * n + column}`)
       return `(${id}::text, ${session}::json, now() + ${ttlMs}::float8 * interval '1 millisecond', ${userId}::text, now(), ${versionNow})`
     }
-    const outcome = `${writtenTtlSql(this.#options)} as ttl_ms, t.last_access is distinct from t.created_at as notify`
+    const outcome = `${writtenTtlSql(this.#options)} as ttl_ms, (t.last_access = t.created_at) is not true as notify`
     return (
       `insert into ${this.#table} as t (id, session, expiry, user_id, last_access, version)` +
       ` values ${Array.from({ length: count }, row).join(', ')}` +

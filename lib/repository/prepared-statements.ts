@@ -1,6 +1,7 @@
 // Names the statements of a request's path, so that each connection prepares them once.
 import { hash } from 'node:crypto'
 import type { Statement } from '../postgres/connection.js'
+import { qualify } from '../postgres/qualify.js'
 import type { Table } from '../schema/table.js'
 import { CitusStatements } from './citus-statements.js'
 import { flushIfAskedSql, flushSql } from './flush-sql.js'
@@ -61,7 +62,7 @@ function forCitus(statements: CitusStatements): Differing {
   // Not prepared: each number of sessions has a text of its own, and Citus plans it at each execution anyway.
   const texts: string[] = []
   const writeMany = (count: number): Statement => {
-    const text = texts[count] ?? statements.write(count)
+    const text = texts[count] ?? qualify(statements.write(count))
     texts[count] = text
     return { text, name: '' }
   }
@@ -69,6 +70,7 @@ function forCitus(statements: CitusStatements): Differing {
 }
 
 /** The same text has the same name: stores that share a connection share its prepared statements. */
-function prepared(text: string): Statement {
+function prepared(statement: string): Statement {
+  const text = qualify(statement)
   return { text, name: `koa_pg_store_${hash('sha256', text).slice(0, 16)}` }
 }

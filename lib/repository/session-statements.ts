@@ -114,7 +114,7 @@ export class SessionStatements {
     // No cache holds a row that was just inserted. `last_access` is the statement's now().
     const outcome =
       version(
-        `t.version, ${writtenTtlSql(this.#options)} as ttl_ms, t.last_access is distinct from t.created_at as notify`,
+        `t.version, ${writtenTtlSql(this.#options)} as ttl_ms, (t.last_access = t.created_at) is not true as notify`,
       ) || unversionedColumns
     const { id, order } = this.#insertedId
     return (

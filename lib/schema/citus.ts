@@ -18,7 +18,7 @@ export async function inspectDistribution(connection: Connection, relation: stri
       'isWorker', (select groupid <> 0 from pg_catalog.pg_dist_local_group limit 1),
       'isDistributed', exists (select from pg_catalog.pg_dist_partition where logicalrelid = to_regclass($1::text)),
       'shardStarts', (select coalesce(pg_catalog.json_agg(s.shardminvalue::int order by s.shardminvalue::int), '[]')
-        from pg_catalog.pg_dist_shard s join pg_catalog.pg_dist_partition p using (logicalrelid)
+        from pg_catalog.pg_dist_shard s join pg_catalog.pg_dist_partition p on p.logicalrelid = s.logicalrelid
         where s.logicalrelid = to_regclass($1::text) and p.partmethod = 'h')
     )::text as distribution`,
     [relation],

@@ -3,6 +3,7 @@ import type { Connection } from '../postgres/connection.js'
 import { SetupError } from '../types/errors.js'
 import type { Settings } from '../types/settings.js'
 import { inspect } from './inspect.js'
+import { ownPathSql } from './migrate.js'
 import { sql } from './sql.js'
 import { hashedIdComment, qualifiedName, substituteVariables, variables } from './table.js'
 
@@ -33,6 +34,7 @@ export async function distribute(connection: Connection, settings: Settings): Pr
     .replace(/^select /gm, 'perform ')
   await connection.query(
     `do $distribute$ begin
+      perform ${ownPathSql};
       perform pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext('setup'));
       ${statements}
     end $distribute$`,

@@ -84,15 +84,16 @@ export async function inspect(connection: Connection, settings: Settings): Promi
       'serverVersion', current_setting('server_version_num')::int,
       'encoding', getdatabaseencoding(),
       'emitMessage', (select json_build_object('signature', oid::regprocedure::text, 'isAllowed', has_function_privilege(oid, 'execute'))
-        from pg_proc where proname = 'pg_logical_emit_message' and pronamespace = 'pg_catalog'::regnamespace and proargtypes[2] = 'text'::regtype),
+        from pg_proc where proname = 'pg_logical_emit_message' and pronamespace = 'pg_catalog'::regnamespace and proargtypes[2] = 'pg_catalog.text'::regtype),
       'role', current_user,
       'schemaExists', exists (select from pg_namespace where nspname = $2::text),
       'exists', t.oid is not null,
       'columns', (
         select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
-          'name', attname, 'type', pg_catalog.format_type(atttypid, null::int),
+          'name', attname, 'type', case when y.typnamespace = 'pg_catalog'::regnamespace
+            then replace(format_type(y.oid, null::int), 'pg_catalog.', '') else y.typnamespace::regnamespace || '.' || y.typname end,
           'maxLength', case when atttypid = 'varchar'::regtype and atttypmod > 4 then atttypmod - 4 end, 'isRequired', attnotnull and not atthasdef and attidentity = ''
-        ) order by attnum), '[]') from pg_attribute where attrelid = t.oid and attnum > 0 and not attisdropped),
+        ) order by attnum), '[]') from pg_attribute join pg_type y on y.oid = atttypid where attrelid = t.oid and attnum > 0 and not attisdropped),
       'missingRights', (
         select coalesce(pg_catalog.json_agg(p), '[]') from pg_catalog.unnest(array['select', 'insert', 'update', 'delete']) p
         where t.oid is not null and not has_table_privilege(t.oid, p)),

@@ -189,7 +189,7 @@ export async function inspectIds(connection: Connection, settings: Settings): Pr
 function fillfactorSql(relation: string): string {
   const file = sql['008-fillfactor'].replace(':"part_schema".:"part"', '%s')
   return (
-    `declare part text; begin for part in with recursive tree as (select ${relation}::oid as oid` +
+    `declare part pg_catalog.text; begin for part in with recursive tree as (select ${relation}::oid as oid` +
     ` union all select i.inhrelid from pg_inherits i join tree t on t.oid = i.inhparent)` +
     ` select t.oid::regclass from tree t join pg_class c on c.oid = t.oid where c.relkind = 'r' loop` +
     ` execute format(${literal(file)}, part); end loop; end;`
@@ -223,6 +223,12 @@ export async function hashedComment(connection: Connection, settings: Settings):
 export async function recordReplacement(connection: Connection, settings: Settings): Promise<void> {
   await connection.query(`comment on column ${qualifiedName(settings)}.id is ${literal(replacedIdComment)}`)
 }
+
+/**
+ * Keeps functions and operators of other roles from being used by what follows in the transaction: the files of sql/ aren't
+ * qualified, so that they can be read.
+ */
+export const ownPathSql = `pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)`
 
 /**
  * Returns one statement that runs those files of sql/ that the table needs, under an advisory lock. As it is one statement,
@@ -271,6 +277,7 @@ export function upgradeStatement(settings: Settings, withTriggers = true): strin
   let tag = '$do$'
   while (statements.some((statement) => statement.includes(tag))) tag = tag.replace('d', 'dd')
   return `do ${tag} begin
+    perform ${ownPathSql};
     perform set_config('lock_timeout', '2s', true);
     perform pg_advisory_xact_lock(hashtext('koa-pg-store'), hashtext('setup'));
     ${statements.join('\n')}

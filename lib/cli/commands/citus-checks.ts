@@ -103,7 +103,7 @@ export const checkShards: TableCheck = async ({ connection, settings }, { isDist
   if (!isDistributed) return []
   const rows = await connection.query(
     `select nodename || ':' || nodeport as worker, count(*)::int as shards
-     from pg_catalog.pg_dist_shard s join pg_catalog.pg_dist_placement p using (shardid)
+     from pg_catalog.pg_dist_shard s join pg_catalog.pg_dist_placement p on p.shardid = s.shardid
        join pg_catalog.pg_dist_node n on n.groupid = p.groupid and n.noderole = 'primary'
      where s.logicalrelid = $1::text::regclass group by 1 order by 1`,
     [qualifiedName(settings)],

@@ -112,7 +112,7 @@ export const checkNotifications: TableCheck = async ({ connection, listen }) => 
     await withTimeout(client.connect(), listenTimeoutMs, 'no connection to listen')
     await withTimeout(client.query(`listen ${channel}`), listenTimeoutMs, 'no response to LISTEN')
     const start = performance.now()
-    await connection.query('select pg_notify($1, $2)', [channel, 'doctor'])
+    await connection.query('select pg_catalog.pg_notify($1, $2)', [channel, 'doctor'])
     await withTimeout(received, notificationTimeoutMs, 'no notification received')
     const found = [ok('notifications', `received after ${duration(performance.now() - start)}`)]
     if (queue !== undefined) found.push(problem('notification queue', queue.message, queue.advice))

@@ -1,0 +1,78 @@
+// Statements as they are sent: with the schema of everything in them.
+import { expect } from 'chai'
+import { qualify } from '../../lib/postgres/qualify.js'
+
+/** Writes operators as before. */
+const short = (text: string): string => text.replaceAll(/operator\(pg_catalog\.([^)]+)\)/g, '‹$1›')
+
+describe('a statement that is sent', () => {
+  const examples: [statement: string, qualified: string][] = [
+    ['select now()', 'select pg_catalog.now()'],
+    ['select pg_catalog.now()', 'select pg_catalog.now()'],
+    ['select count(*), t.* from t', 'select pg_catalog.count(*), t.* from t'],
+    ['select a = b and c <> $1', 'select a ‹=› b and c ‹<>› $1'],
+    ['select a > b + c * 2', 'select a ‹>› (b ‹+› (c ‹*› 2))'],
+    ['select a + b > c', 'select a ‹+› b ‹>› c'],
+    ["select a || 'x' = b || 'y'", "select a ‹||› 'x' ‹=› (b ‹||› 'y')"],
+    ['select a - b - c', 'select a ‹-› b ‹-› c'],
+    ['select -1, -(a + 1), - t.a * 2', 'select -1, (‹-› (a ‹+› 1)), (‹-› t.a) ‹*› 2'],
+    ['select (a + b) * c::int8', 'select (a ‹+› b) ‹*› c::pg_catalog.int8'],
+    [
+      "select id in ('a', 'b') or id not in (select id from u)",
+      "select id ‹=› any (array['a', 'b']) or id ‹<>› all (select id from u)",
+    ],
+    ["select not (id like 'a%' and id not like 'b')", "select not (id ‹~~› 'a%' and id ‹!~~› 'b')"],
+    ['select id = any($1::text[])', 'select id ‹=› any($1::pg_catalog.text[])'],
+    ['select a[b + 1], array[1 - a]', 'select a[b ‹+› 1], array[1 ‹-› a]'],
+    [
+      "select timestamptz 'epoch', interval '1 hour', text",
+      "select pg_catalog.timestamptz 'epoch', interval '1 hour', text",
+    ],
+    ['select x::int, y::text::pg_catalog.json', 'select x::int, y::pg_catalog.text::pg_catalog.json'],
+    ['select extract(epoch from a - b) * 1000', 'select extract(epoch from a ‹-› b) ‹*› 1000'],
+    [
+      'select case when a = b then c + 1 else d end * 2',
+      'select case when a ‹=› b then c ‹+› 1 else d end ‹*› 2',
+    ],
+    [
+      "select $$a = b$$, 'a = ''b', e'a\\' = b', \"a = b\"",
+      "select $$a = b$$, 'a = ''b', e'a\\' = b', \"a = b\"",
+    ],
+    ['select a -- = b\n = c /* = d */ + e', 'select a ‹=› (c ‹+› e)'],
+    [
+      'update t set a = b = c, d = now() where e = f',
+      'update t set a = b ‹=› c, d = pg_catalog.now() where e ‹=› f',
+    ],
+    [
+      'insert into t as u (a) values (1) on conflict (a) do update set a = u.a + 1 where u.a = 2 returning u.a = 3',
+      'insert into t as u (a) values (1) on conflict (a) do update set a = u.a ‹+› 1 where u.a ‹=› 2 returning u.a ‹=› 3',
+    ],
+    [
+      'with x (a) as materialized (select 1) select from x as y (b) where exists (select)',
+      'with x (a) as materialized (select 1) select from x as y (b) where exists (select)',
+    ],
+    [
+      'select from pg_class c where pg_class.oid = left(a, 1)',
+      'select from pg_catalog.pg_class c where pg_class.oid ‹=› pg_catalog.left(a, 1)',
+    ],
+    [
+      'select count(*) filter (where a = b)::int, row_number() over (order by a - b desc) - 1 as n',
+      'select pg_catalog.count(*) filter (where a ‹=› b)::int, pg_catalog.row_number() over (order by a ‹-› b desc) ‹-› 1 as n',
+    ],
+    [
+      'select from unnest($1), unnest($1, array[2, 3])',
+      'select from pg_catalog.unnest($1), unnest($1, array[2, 3])',
+    ],
+    [
+      'select from unnest(f($1, 2)) as u (a, b)',
+      'select from pg_catalog.unnest(pg_catalog.f($1, 2)) as u (a, b)',
+    ],
+    ['select from pg_catalog.unnest(a)', 'select from pg_catalog.unnest(a)'],
+    ['listen a', 'listen a'],
+    ['do $$ select now() $$', 'do $$ select now() $$'],
+  ]
+  for (const [statement, qualified] of examples)
+    it(`is, of ${statement.replaceAll('\n', '\\n')}`, () => {
+      expect(short(qualify(statement))).to.equal(qualified)
+    })
+})
