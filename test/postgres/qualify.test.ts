@@ -1,6 +1,12 @@
 // Statements as they are sent: with the schema of everything in them.
 import { expect } from 'chai'
+import { PgStore } from '../../lib/index.js'
 import { qualify } from '../../lib/postgres/qualify.js'
+import { CitusStatements } from '../../lib/repository/citus-statements.js'
+import { SessionStatements } from '../../lib/repository/session-statements.js'
+import type { Table } from '../../lib/schema/table.js'
+import { SweepStatements } from '../../lib/sweeper/sweep-statements.js'
+import { freshDatabase, sql } from '../helpers/server.js'
 
 /** Writes operators as before. */
 const short = (text: string): string => text.replaceAll(/operator\(pg_catalog\.([^)]+)\)/g, '‹$1›')
@@ -75,4 +81,49 @@ describe('a statement that is sent', () => {
     it(`is, of ${statement.replaceAll('\n', '\\n')}`, () => {
       expect(short(qualify(statement))).to.equal(qualified)
     })
+
+  it('means what was written: PostgreSQL has the same plan for both', async function () {
+    const url = await freshDatabase()
+    const [server] = await sql(url, `select current_setting('server_version_num')::int as version`)
+    // Earlier versions can't explain a statement without values for its parameters.
+    if (server?.version < 160_000) this.skip()
+    const store = new PgStore(url)
+    await store.setup()
+    await store.close()
+    const columns = ['id', 'expiry', 'session', 'user_id', 'created_at', 'last_access', 'version']
+    const table = {
+      name: '"public"."session"',
+      columns: new Set(columns),
+      canFlush: true,
+      hasPages: true,
+    } as unknown as Table
+    const limits = { maxLifetime: 7_200_000, idleTimeout: 3_600_000, grace: 1_000 }
+    const texts: string[] = []
+    for (const options of [limits, { maxLifetime: undefined, idleTimeout: undefined, grace: 0 }])
+      for (const hasRawIds of [false, true]) {
+        const statements = [
+          new SessionStatements({ ...table, hasRawIds }, options, 'channel'),
+          new SessionStatements({ ...table, hasRawIds }, options, 'channel', false),
+          new CitusStatements(table, options),
+          new SweepStatements({ ...table, hasRawIds }, options),
+        ]
+        for (const one of statements)
+          for (const source of [one, Object.getPrototypeOf(one)])
+            for (const name of Object.getOwnPropertyNames(source)) {
+              const text: unknown = Reflect.get(one, name)
+              if (typeof text === 'string' && /^(select|with|insert|update|delete)/.test(text))
+                texts.push(text)
+            }
+      }
+    expect(texts.length).to.be.above(100)
+    const explain = async (text: string): Promise<string> => {
+      const rows = await sql(url, `explain (verbose, costs off, generic_plan) ${text}`)
+      return rows.map((row) => row['QUERY PLAN']).join('\n')
+    }
+    for (const text of new Set(texts)) {
+      // A list with columns or parameters in it is planned as alternatives or as an array, which mean the same.
+      if (/ in \((?!')/.test(text)) continue
+      expect(await explain(qualify(text)), text).to.equal(await explain(text))
+    }
+  })
 })
