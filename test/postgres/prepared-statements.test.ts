@@ -63,7 +63,9 @@ describe('prepared statements', () => {
   it('are given up, without an error, if a pooler drops only that of the flush', () =>
     withPool({}, async (store, query) => {
       await callEach(store)
-      const [flush] = await query(`${names} where statement like 'select case when pg_catalog.current_setting%'`)
+      const [flush] = await query(
+        `${names} where statement like 'select case when pg_catalog.current_setting%'`,
+      )
       expect(flush).to.have.property('name')
       await query(`deallocate "${flush?.name}"`)
       await store.set('x', { n: 2 })

@@ -3,6 +3,7 @@ import stringWidth from 'string-width'
 import { bar, bytes, duration, number, padEnd, type Style, sparkline, truncate } from '../terminal.js'
 import type { Figures, Latency, ProcessFigures, Rate } from './figures.js'
 import { sum } from './figures.js'
+import { percent, perSecond, plural, timeOf, unknown } from './format.js'
 
 /** A part of a line, with or without a style. */
 type Part = string | readonly [Style, string]
@@ -22,7 +23,6 @@ const valueWidth = 10
 const latencyWidth = 10
 /** Narrower windows have no room for what is right of the sparklines. */
 const minWidthForDetails = 70
-const unknown = '–'
 
 /** Returns at most `height` lines, none wider than `width`. `style` colours a text. */
 export function drawPage(page: Page, style: (style: Style, text: string) => string): string[] {
@@ -216,65 +216,8 @@ function footer({ figures }: Page): Line {
   return [['dim', 'q: quit']]
 }
 
-/** Returns the figures in one line, for a log. */
-export function drawLine({
-  at,
-  error,
-  rates,
-  hitRatio,
-  processes,
-  server,
-  sizes,
-  sessions,
-}: Figures): string {
-  if (error !== undefined) return `${at} ${error.message}`
-  const silent = processes.filter(({ silentMs }) => silentMs !== undefined).length
-  const caching = processes.filter(
-    (process) => process.silentMs === undefined && process.isTrusted !== undefined,
-  )
-  const figures = [
-    `memory ${perSecond(rates.memory)}/s`,
-    `get ${perSecond(rates.get)}/s`,
-    `set ${perSecond(rates.set)}/s`,
-    `touch ${perSecond(rates.touch)}/s`,
-    `destroy ${perSecond(rates.destroy)}/s`,
-    `errors ${perSecond(rates.errors)}/s`,
-    `conflicts ${perSecond(rates.conflicts)}/s`,
-    `hit ratio ${percent(hitRatio)}`,
-    `processes ${number(processes.length - silent)}${silent > 0 ? ` (${number(silent)} silent)` : ''}`,
-    `trusted ${number(caching.filter(({ isTrusted }) => isTrusted).length)}/${number(caching.length)}`,
-    `waiting ${number(sum(processes.map(({ waiting }) => waiting)))}`,
-    `rows ${perSecond(rates.rows)}/s`,
-    `active ${sessions === undefined ? unknown : number(sessions.active)}`,
-    `size ${sizes === undefined ? unknown : bytes(sizes.bytes.total)}`,
-    `queue ${percent(server?.queueUsage)}`,
-    `lock waits ${server === undefined ? unknown : number(server.lockWaits)}`,
-  ]
-  return `${at} ${figures.join(', ')}`
-}
-
-function perSecond(rate: number | undefined): string {
-  if (rate === undefined) return unknown
-  return rate > 0 && rate < 9.95 ? rate.toFixed(1) : number(Math.round(rate))
-}
-
-function percent(share: number | undefined): string {
-  if (share === undefined) return unknown
-  // 100 % only if it is.
-  return `${share > 0.99 && share < 1 ? (Math.floor(share * 1_000) / 10).toFixed(1) : Math.round(share * 100)} %`
-}
-
-function plural(count: number, noun: string, ending = 's'): string {
-  return `${number(count)} ${noun}${count === 1 ? '' : ending}`
-}
-
 function alarming(rate: number | undefined, style: Style): Style | undefined {
   return rate !== undefined && rate > 0 ? style : undefined
-}
-
-/** The time of day, in the time zone of this machine. */
-function timeOf(iso: string): string {
-  return new Date(iso).toLocaleTimeString('en-GB')
 }
 
 function joined(line: Line): string {

@@ -12,8 +12,12 @@ const timeoutMs = 3_000
 /** More are not kept, whatever arrives: any role of the database may send notifications. */
 const maxProcesses = 1_000
 
-/** A process that hasn't answered for this long has ended, and is forgotten. */
+/** A process that hasn't answered for this long, and so many requests, has ended, and is forgotten. */
 const forgetAfterMs = 60_000
+const forgetAfterRequests = 6
+
+/** Several of these commands may be running, whose answers all receive: rates shouldn't be those of a few ms. */
+const minIntervalMs = 500
 
 /** What is known of one process. */
 export interface KnownProcess {
@@ -28,16 +32,18 @@ export class Processes {
   readonly #connection: Connection
   readonly #config: ClientConfig
   readonly #channel: string
+  readonly #forgetAfterMs: number
   readonly #known = new Map<string, KnownProcess>()
   #client: DedicatedClient | undefined
   /** Why the processes could not be asked the last time. */
   error: string | undefined
 
-  /** `config`: for a connection that doesn't go through a pooler in transaction mode. */
-  constructor(connection: Connection, config: ClientConfig, channel: string) {
+  /** `config`: for a connection that doesn't go through a pooler in transaction mode. `intervalMs`: how often `ask` is called. */
+  constructor(connection: Connection, config: ClientConfig, channel: string, intervalMs: number) {
     this.#connection = connection
     this.#config = config
     this.#channel = channel
+    this.#forgetAfterMs = Math.max(forgetAfterMs, forgetAfterRequests * intervalMs)
   }
 
   /** Asks. The answers arrive later. Never rejects. */
@@ -53,7 +59,7 @@ export class Processes {
   }
 
   list(): KnownProcess[] {
-    const oldest = performance.now() - forgetAfterMs
+    const oldest = performance.now() - this.#forgetAfterMs
     for (const [id, { answeredAt }] of this.#known) if (answeredAt < oldest) this.#known.delete(id)
     return [...this.#known.values()]
   }
@@ -88,11 +94,8 @@ export class Processes {
     if (answer === undefined) return
     const known = this.#known.get(answer.id)
     if (known === undefined && this.#known.size >= maxProcesses) return
-    // Several of these commands may be running, whose answers all receive: the rates shouldn't be of a few ms.
     const isSoon = known !== undefined && answer.at - known.last.at < minIntervalMs
     if (isSoon) return
     this.#known.set(answer.id, { last: answer, previous: known?.last, answeredAt: performance.now() })
   }
 }
-
-const minIntervalMs = 500

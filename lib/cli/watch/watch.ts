@@ -18,7 +18,8 @@ import {
   type TableSizes,
 } from './database.js'
 import { type Figures, figuresOf, type Problem, type Rate, type Reading, rateNames } from './figures.js'
-import { drawLine, drawPage } from './page.js'
+import { drawLine } from './line.js'
+import { drawPage } from './page.js'
 import { Processes } from './processes.js'
 
 /** How long the processes have to answer before the figures are shown; later answers count the next time. */
@@ -65,10 +66,10 @@ export class Watch {
   #figures: Figures | undefined
 
   constructor(options: WatchOptions) {
-    const { connection, settings, listen } = options
+    const { connection, settings, listen, intervalMs } = options
     this.#options = options
     const config = listenConfig(listen, connection) ?? connection.clientConfig ?? {}
-    this.#processes = new Processes(connection, config, channelOf(settings))
+    this.#processes = new Processes(connection, config, channelOf(settings), intervalMs)
   }
 
   /** Resolves when the user quits, or a signal arrives. */

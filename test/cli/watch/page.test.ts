@@ -6,7 +6,8 @@ import { sparkline } from '../../../lib/cli/terminal.js'
 import { readAnswer } from '../../../lib/cli/watch/answer.js'
 import type { ServerState } from '../../../lib/cli/watch/database.js'
 import { type Figures, figuresOf, type Readings, rateNames } from '../../../lib/cli/watch/figures.js'
-import { drawLine, drawPage } from '../../../lib/cli/watch/page.js'
+import { drawLine } from '../../../lib/cli/watch/line.js'
+import { drawPage } from '../../../lib/cli/watch/page.js'
 
 /** An answer of a process, `seconds` after its start. */
 function answer(id: string, seconds: number, figures: object = {}) {
