@@ -1,5 +1,5 @@
 // Reads and changes sessions by way of the cache, and keeps the cache in step with results and notifications.
-import type { Fill, LocalCache } from '../cache/local-cache.js'
+import type { CacheLink, Fill, LocalCache } from '../cache/local-cache.js'
 import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
 import type { Notification } from '../notifications/payload.js'
 import type { Connection } from '../postgres/connection.js'
@@ -120,11 +120,11 @@ export class SessionRepository {
   }
 
   /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */
-  getCached(digest: string, owner: object | undefined): Session | undefined {
-    const cached = this.#options.isTrusted() ? this.#cache?.get(digest) : undefined
+  getCached(link: CacheLink, owner: object | undefined): Session | undefined {
+    const cached = this.#options.isTrusted() ? this.#cache?.get(link) : undefined
     if (cached === undefined) return undefined
     const { session, entry } = cached
-    const ttlMs = isKoaSession(session) ? this.getRemainingTtl(digest) : 0
+    const ttlMs = isKoaSession(session) ? this.getRemainingTtl(link.digest) : 0
     return this.#present(session, entry, owner, ttlMs, entry.hasExpiring)
   }
 
