@@ -213,6 +213,7 @@ export class PgStore<T extends object = Session>
         ttlMs,
         userId,
         base,
+        isUnchanged: false,
         session,
         owner,
       }
