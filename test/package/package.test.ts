@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect } from 'chai'
 import { type BuildOptions, build } from 'esbuild'
+import { readPages } from '../helpers/pages.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 
 const root = fileURLToPath(new URL('../../../', import.meta.url))
@@ -284,19 +285,25 @@ describe('the packed package', function () {
       await compile('esnext', everyImport.ts)
     })
 
-    for (const module of ['node16', 'nodenext', 'esnext'] as const)
-      it(`compiles the examples of docs/typescript.md, where module is ${module}`, async () => {
-        const page = await readFile(join(root, 'docs', 'typescript.md'), 'utf8')
-        const examples = [...page.matchAll(/^```ts( cts)?\n(.*?)^```$/gms)]
-        expect(examples).to.have.length(4)
-        // Each in a project of its own, as the augmentations of one would reach the others.
-        for (const [, isCts, code = ''] of examples)
-          if (module !== 'esnext' || !isCts)
-            await compile(module, {
-              ...(!isCts && { 'app.ts': code }),
-              ...(module !== 'esnext' && { 'app.cts': code }),
-            })
-      })
+    for (const { path, examples } of readPages()) {
+      const programs = examples.filter(({ language }) => language === 'ts' || language === 'ts cts')
+      // That page is about modules, among other things.
+      const modules = path.endsWith('/typescript.md')
+        ? (['node16', 'nodenext', 'esnext'] as const)
+        : (['nodenext'] as const)
+      for (const module of programs.length > 0 ? modules : [])
+        it(`compiles the ${programs.length} examples of ${path}, where module is ${module}`, async () => {
+          // Each in a project of its own, as the augmentations of one would reach the others.
+          for (const { language, code } of programs) {
+            const isCts = language === 'ts cts'
+            if (module !== 'esnext' || !isCts)
+              await compile(module, {
+                ...(!isCts && { 'app.ts': code }),
+                ...(module !== 'esnext' && { 'app.cts': code }),
+              })
+          }
+        })
+    }
 
     it('has the same names for require as for import', async () => {
       const names = /^export (?:type )?\{([^}]*)\}/gms
