@@ -154,13 +154,18 @@ describe('the packed package', function () {
       }
     })
 
-    it('have a lockfile for every platform, without URLs of a registry', async () => {
+    it('have lockfiles for every platform, without URLs of a registry', async () => {
+      await checkLockfile('package-lock.json', 'koa-pg-store')
+      await checkLockfile('docs/package-lock.json', 'koa-pg-store-docs')
+    })
+
+    async function checkLockfile(file: string, name: string): Promise<void> {
       interface LockedPackage {
         resolved?: string
         integrity?: string
         optionalDependencies?: Record<string, string>
       }
-      const lock = await readFile(join(root, 'package-lock.json'), 'utf8')
+      const lock = await readFile(join(root, file), 'utf8')
       const { packages } = JSON.parse(lock) as { packages: Record<string, LockedPackage> }
       const { '': own, ...others } = packages
       const names = new Set(Object.keys(others).map((path) => path.replace(/^.*node_modules\//, '')))
@@ -170,8 +175,8 @@ describe('the packed package', function () {
         // `npm ci` refuses a lockfile without one of these; npm leaves out those that a registry lacks.
         for (const name of Object.keys(optionalDependencies)) expect(names, path).to.include(name)
       }
-      expect(own).to.have.property('name', 'koa-pg-store')
-    })
+      expect(own).to.have.property('name', name)
+    }
   })
 
   it('has a command', async () => {
