@@ -1,6 +1,7 @@
 // The site of the documentation. Its pages are the files of docs/, which GitHub shows as well; docs/index.md is the contents.
-import { readFileSync } from 'node:fs'
-import { posix } from 'node:path'
+import { cpSync, readFileSync } from 'node:fs'
+import { join, posix } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitepress'
 
 const read = (path: string): string => readFileSync(new URL(path, import.meta.url), 'utf8')
@@ -53,6 +54,10 @@ export default defineConfig({
     ],
     sidebar: withApi,
     ...(repositoryUrl && { socialLinks: [{ icon: 'github', link: repositoryUrl }] }),
+  },
+  buildEnd({ outDir }) {
+    const dashboard = 'guides/grafana-dashboard.json'
+    cpSync(fileURLToPath(new URL(`../${dashboard}`, import.meta.url)), join(outDir, dashboard))
   },
   markdown: {
     anchor: { slugify },

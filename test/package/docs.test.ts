@@ -98,6 +98,10 @@ describe('the documentation', () => {
     })
   }
 
+  it('has a README of at most 200 lines', () => {
+    expect(readPage('README.md').text.trimEnd().split('\n').length).to.be.at.most(200)
+  })
+
   it('has a codec module that migrate --reencrypt accepts', async () => {
     const url = await freshDatabase()
     const store = new PgStore(url, {
