@@ -25,7 +25,7 @@ async function run(code: string, extension: string): Promise<{ printed: string; 
   const file = fileURLToPath(new URL(`./documented-example.${extension}`, import.meta.url))
   const listens = code.includes('app.listen(3000)')
   const listenAndPrintPort = 'const server = app.listen(0, () => console.log(server.address().port))'
-  writeFileSync(file, code.replace('app.listen(3000)', listenAndPrintPort))
+  writeFileSync(file, code.replace(/(const server = )?app\.listen\(3000\)/, listenAndPrintPort))
   const child = spawn(process.execPath, [file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...keys },
