@@ -18,23 +18,20 @@ function slugify(title: string): string {
     .replaceAll(' ', '-')
 }
 
-/** The headings of docs/index.md are the groups of the sidebar, and their lists its links. */
-function sidebar(): { text: string; items: { text: string; link: string }[] }[] {
-  const [, ...groups] = read('../index.md').split(/^## /m)
+/** Makes a sidebar of a page of contents: its headings are the groups, and their lists the links. */
+function sidebar(page: string): { text: string; items: { text: string; link: string }[] }[] {
+  const [, ...groups] = read(`..${page}index.md`).split(/^## /m)
   return groups.map((group) => ({
     text: group.split('\n')[0] ?? '',
     items: [...group.matchAll(/^- \[(.+?)\]\((.+?)\.md\)/gm)].map(([, text = '', path]) => ({
       text,
-      link: `/${path}`,
+      link: `${page}${path}`,
     })),
   }))
 }
 
-const withApi = sidebar().map((group) =>
-  group.text === 'Reference'
-    ? { ...group, items: [...group.items, { text: 'API', link: '/reference/api/' }] }
-    : group,
-)
+const pages = sidebar('/')
+pages.find(({ text }) => text === 'Reference')?.items.push({ text: 'API', link: '/reference/api/' })
 
 export default defineConfig({
   title: 'koa-pg-store',
@@ -52,7 +49,7 @@ export default defineConfig({
       { text: 'Methods', link: '/reference/methods' },
       { text: 'API', link: '/reference/api/', activeMatch: '^/reference/api/' },
     ],
-    sidebar: withApi,
+    sidebar: { '/': pages, '/reference/api/': sidebar('/reference/api/') },
     ...(repositoryUrl && { socialLinks: [{ icon: 'github', link: repositoryUrl }] }),
   },
   buildEnd({ outDir }) {
