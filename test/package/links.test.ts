@@ -3,12 +3,14 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { expect } from 'chai'
 import { readPage, readPages, repository } from '../helpers/pages.js'
 
-const pages = new Map(
-  [...readPages(), ...['CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md'].map(readPage)].map((page) => [
-    page.path,
-    page,
-  ]),
+/** The pages besides the documentation. */
+const others = ['.', 'examples'].flatMap((folder) =>
+  readdirSync(new URL(`${folder}/`, repository), { recursive: folder !== '.', encoding: 'utf8' })
+    .filter((path) => path.endsWith('.md'))
+    .map((path) => (folder === '.' ? path : `${folder}/${path}`)),
 )
+
+const pages = new Map([...readPages(), ...others.map(readPage)].map((page) => [page.path, page]))
 
 function withoutExamples(text: string): string {
   return text.replaceAll(/^( *)```[^\n]*\n.*?^\1```$/gms, '')
