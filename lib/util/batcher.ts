@@ -54,6 +54,14 @@ interface PendingCall<V, R> extends BatchCall<V> {
 /** The code of the errors of calls that the queue had no room for, or that waited in it for too long. */
 export const busyCode = 'ERR_BUSY'
 
+/**
+ * A batch that isn't full waits for those in flight this multiple of what batches take lately, within limits. Fewer and larger
+ * batches cost less here and in the database. One that takes unusually long, because of a lock, say, doesn't hold up others.
+ */
+const overlapFactor = 2
+const minOverlapMs = 2
+const maxOverlapMs = 50
+
 /** A batch that may be divided has this time, or this multiple of what batches take lately. */
 const minPatienceMs = 250
 const patienceFactor = 8
@@ -85,6 +93,9 @@ export class Batcher<V, R> implements Watched {
   #inFlight = 0
   #totalSize = 0
   #isScheduled = false
+  /** When the last batch was dispatched, and whether a timer is to dispatch another before it is done. */
+  #dispatchedAt = 0
+  #isDelayed = false
   /** What a batch takes, lately. */
   #typicalMs = 0
   dueAt = 0
@@ -144,8 +155,8 @@ export class Batcher<V, R> implements Watched {
   /** Dispatches on nextTick: that collects all calls of this tick without delaying I/O. */
   #schedule(): void {
     if (this.#isScheduled) return
-    if (this.#inFlight >= this.#options.maxConcurrentBatches) {
-      this.#watchQueue()
+    if (!this.#mayDispatch()) {
+      this.#delay()
       return
     }
     this.#isScheduled = true
@@ -156,12 +167,33 @@ export class Batcher<V, R> implements Watched {
   }
 
   #dispatchReady(): void {
-    while (this.#inFlight < this.#options.maxConcurrentBatches) {
-      const calls = this.#nextBatch()
-      if (calls.length === 0) return
-      void this.#dispatch(calls)
+    while (this.#ready.length > this.#head)
+      if (this.#mayDispatch()) void this.#dispatch(this.#nextBatch())
+      else return this.#delay()
+  }
+
+  #mayDispatch(): boolean {
+    const { maxBatchSize, maxConcurrentBatches } = this.#options
+    if (this.#inFlight === 0) return true
+    if (this.#inFlight >= maxConcurrentBatches) return false
+    return this.#ready.length - this.#head >= maxBatchSize || performance.now() >= this.#overlapsAt
+  }
+
+  /** When a batch that isn't full may run besides the last one. */
+  get #overlapsAt(): number {
+    const ms = Math.min(Math.max(this.#typicalMs * overlapFactor, minOverlapMs), maxOverlapMs)
+    return this.#dispatchedAt + ms
+  }
+
+  #delay(): void {
+    this.#watchQueue()
+    if (this.#isDelayed || this.#inFlight >= this.#options.maxConcurrentBatches) return
+    this.#isDelayed = true
+    const dispatch = (): void => {
+      this.#isDelayed = false
+      this.#dispatchReady()
     }
-    if (this.#ready.length > this.#head) this.#watchQueue()
+    setTimeout(dispatch, this.#overlapsAt - performance.now()).unref()
   }
 
   #nextBatch(): PendingCall<V, R>[] {
@@ -194,6 +226,7 @@ export class Batcher<V, R> implements Watched {
   async #dispatch(calls: PendingCall<V, R>[]): Promise<void> {
     this.#inFlight++
     const startedAt = performance.now()
+    this.#dispatchedAt = startedAt
     const overdue = await this.#run(calls)
     if (overdue.length === 0) this.#typicalMs += (performance.now() - startedAt - this.#typicalMs) / 4
     else await this.#divide(overdue)
