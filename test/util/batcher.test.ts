@@ -283,7 +283,7 @@ describe('Batcher', () => {
     })
     const first = batcher.add('a', '12345')
     const waiting = [batcher.add('a', '12'), batcher.add('b', '12')]
-    expect((await rejection(batcher.add('c', '12345'))).message).to.match(/busy: 14 characters/)
+    expect((await rejection(batcher.add('c', '12345'))).message).to.match(/busy: 9 characters/)
     for (const call of waiting) {
       const error = await rejection(call)
       expect(error.message).to.match(/waited too long/)
