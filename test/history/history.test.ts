@@ -93,7 +93,7 @@ describe('the history of several processes', () => {
   it('shows a deadlock if statements do not lock rows in a common order', () =>
     withoutLines(
       {
-        'util/batcher.js': '.sort(byKey)',
+        'util/call-queue.js': '.sort(byKey)',
         'repository/session-statements.js': [` order by \${order}`, ' order by s.id'],
       },
       async (library) => {
