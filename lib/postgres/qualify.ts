@@ -85,8 +85,14 @@ function tokenize(statement: string): Token[] {
   const tokens: Token[] = []
   token.lastIndex = 0
   while (token.lastIndex < statement.length) {
+    const start = token.lastIndex
     const groups = token.exec(statement)?.groups
-    if (groups === undefined) throw new Error('a statement has a character that is not known in SQL')
+    if (groups === undefined) {
+      // PostgreSQL says what is wrong with it.
+      tokens.push({ kind: 'mark', text: statement.charAt(start) })
+      token.lastIndex = start + 1
+      continue
+    }
     const kind = (['space', 'literal', 'name', 'word', 'mark', 'operator'] as const).find(
       (name) => groups[name] !== undefined,
     ) as Token['kind']
@@ -204,7 +210,7 @@ class Qualifier {
 
   /** The type of a cast. */
   #type(): string {
-    const { text } = this.#tokens[this.#at++] as Token
+    const { text = '' } = this.#tokens[this.#at++] ?? {}
     const isQualified = this.#tokens[this.#at]?.text === '.'
     return types.has(text.toLowerCase()) && !isQualified ? `pg_catalog.${text}` : text
   }
@@ -233,7 +239,8 @@ class Qualifier {
     if (next?.kind === 'name' && /^\d/.test(next.text)) return operator
     const operands: string[] = []
     for (;;) {
-      const { text } = this.#tokens[this.#at++] as Token
+      const { text } = this.#tokens[this.#at++] ?? {}
+      if (text === undefined) break
       operands.push(text === '(' ? `(${this.#until(')')})` : text)
       if (this.#tokens[this.#at]?.text !== '.' && operands.at(-1) !== '.') break
     }

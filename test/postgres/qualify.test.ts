@@ -1,5 +1,6 @@
 // Statements as they are sent: with the schema of everything in them.
 import { expect } from 'chai'
+import fc from 'fast-check'
 import { PgStore } from '../../lib/index.js'
 import { qualify } from '../../lib/postgres/qualify.js'
 import { CitusStatements } from '../../lib/repository/citus-statements.js'
@@ -74,6 +75,7 @@ describe('a statement that is sent', () => {
       'select from pg_catalog.unnest(pg_catalog.f($1, 2)) as u (a, b)',
     ],
     ['select from pg_catalog.unnest(a)', 'select from pg_catalog.unnest(a)'],
+    ['select ä = \\', 'select ä ‹=› \\'],
     ['listen a', 'listen a'],
     ['do $$ select now() $$', 'do $$ select now() $$'],
   ]
@@ -81,6 +83,40 @@ describe('a statement that is sent', () => {
     it(`is, of ${statement.replaceAll('\n', '\\n')}`, () => {
       expect(short(qualify(statement))).to.equal(qualified)
     })
+
+  it('is whatever was written: what is wrong with a statement is for PostgreSQL to say', () => {
+    const parts = fc.constantFrom(
+      'select ',
+      'case',
+      ' end',
+      '(',
+      ')',
+      '[',
+      ']',
+      '::',
+      '-',
+      ' in ',
+      ' not ',
+      'unnest(',
+      "'",
+      '"',
+      '$',
+      ',',
+      '.',
+      'a',
+      ' ',
+      '=',
+    )
+    fc.assert(
+      fc.property(
+        fc.array(fc.oneof(parts, fc.string({ unit: 'binary', maxLength: 3 })), { maxLength: 12 }),
+        (list) => {
+          expect(qualify(`select ${list.join('')}`)).to.be.a('string')
+        },
+      ),
+      { numRuns: 2_000 },
+    )
+  })
 
   it('means what was written: PostgreSQL has the same plan for both', async function () {
     const url = await freshDatabase()
