@@ -312,10 +312,13 @@ export class Listener {
     if (this.#isAnswering) return
     this.#isAnswering = true
     const { channel, statsAnswer, maxStaleness } = this.#options
-    await client
-      .query(notifySql, [statsAnswersOf(channel), statsAnswer()], maxStaleness)
-      .catch(() => undefined)
-    this.#isAnswering = false
+    try {
+      await client.query(notifySql, [statsAnswersOf(channel), statsAnswer()], maxStaleness)
+    } catch {
+      // Whoever asked sees that there is no answer.
+    } finally {
+      this.#isAnswering = false
+    }
   }
 
   #onLost(client: DedicatedClient | undefined, reason: unknown): void {

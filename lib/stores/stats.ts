@@ -63,10 +63,21 @@ export function readStats(source: StatsSource, queueUsage: number | undefined): 
 export function statsAnswer(id: string, source: StatsSource): string {
   const answer: ProcessStats = {
     id,
-    // A host name longer than this would not fit in a line, either.
-    process: `${hostname().slice(0, 64)}:${process.pid}`,
+    process: `${hostName()}:${process.pid}`,
     at: performance.now(),
     stats: readStats(source, undefined),
   }
   return JSON.stringify(answer)
+}
+
+/** A longer one would not fit in a line, either. */
+const maxNameLength = 64
+
+function hostName(): string {
+  try {
+    return hostname().slice(0, maxNameLength)
+  } catch {
+    // Deno has a permission for it.
+    return 'unknown'
+  }
 }

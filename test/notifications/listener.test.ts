@@ -156,6 +156,7 @@ describe('the listener', () => {
     let url: string
     let listener: Listener
     let stale = 0
+    let answers = 0
     beforeEach(async () => {
       url = await freshDatabase()
       await sql(url, 'create table session (id text, version bigint)')
@@ -173,7 +174,10 @@ describe('the listener', () => {
         onDistrust: () => undefined,
         onStale: () => stale++,
         onQueueUsage: () => undefined,
-        statsAnswer: () => '',
+        statsAnswer: () => {
+          answers++
+          throw new Error('no host name')
+        },
         warn: () => undefined,
       })
       listener.start()
@@ -182,6 +186,15 @@ describe('the listener', () => {
     afterEach(() => {
       listener.stop()
       expect(listener.isTrusted).to.equal(false)
+    })
+
+    it('survives that its figures can’t be read, and is asked again', async () => {
+      answers = 0
+      await until(async () => {
+        await sql(url, `select pg_notify('slept_stats_requests', '')`)
+        return answers >= 2
+      })
+      expect(listener.isTrusted).to.equal(true)
     })
 
     it('is not trusted when the wall clock shows that the machine was suspended', async () => {
