@@ -1,0 +1,77 @@
+// The example application, started as `npm start` does, in child processes.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { until } from './until.js'
+
+const program = fileURLToPath(new URL('../../examples/app/start.js', import.meta.url))
+const running = new Set<ChildProcess>()
+
+export class Example {
+  readonly child: ChildProcess
+  readonly ended: Promise<number | null>
+  output = ''
+  errors = ''
+
+  constructor(env: Record<string, string> = {}) {
+    this.child = spawn(process.execPath, [program], {
+      env: { ...process.env, NODE_OPTIONS: '', DATABASE_URL: '', KEYS: '', PORT: '0', ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    running.add(this.child)
+    this.child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      this.output += text
+    })
+    this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.errors += text
+    })
+    this.ended = new Promise((resolve) => {
+      this.child.once('close', (code) => {
+        running.delete(this.child)
+        resolve(code)
+      })
+    })
+  }
+
+  /** The addresses of the instances that it printed. */
+  get urls(): string[] {
+    return [...this.output.matchAll(/^Instance \d: (http\S+) \(process \d+\)$/gm)].map(([, url]) => url ?? '')
+  }
+
+  /** The process ids of the instances. */
+  get pids(): number[] {
+    return [...this.output.matchAll(/^Instance \d: http\S+ \(process (\d+)\)$/gm)].map(([, pid]) =>
+      Number(pid),
+    )
+  }
+
+  /** The PostgreSQL folder that it printed. */
+  get folder(): string {
+    return /PostgreSQL of its own in ([^;]+);/.exec(this.output)?.[1] ?? ''
+  }
+
+  /** The process id of the PostgreSQL that it started. */
+  get postmaster(): number {
+    return Number(readFileSync(join(this.folder, 'data', 'postmaster.pid'), 'utf8').split('\n')[0])
+  }
+
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
+    this.child.kill(signal)
+    return this.ended
+  }
+}
+
+/** Resolves when both instances have printed their addresses. */
+export async function startExample(env: Record<string, string> = {}): Promise<Example> {
+  const example = new Example(env)
+  await until(() => example.urls.length === 2 || example.child.exitCode !== null)
+  if (example.urls.length < 2)
+    throw new Error(`the example exited with ${await example.ended}: ${example.errors}`)
+  return example
+}
+
+/** For a hook that runs after all tests: ends what a failed test has left. */
+export function killExamples(): void {
+  for (const child of running) child.kill('SIGKILL')
+}
