@@ -7,7 +7,11 @@ import { articles, maxCount } from './session-keys.js'
 /** How long "Add one, slowly" keeps the session that it has loaded before it changes and saves it. */
 export const slowMs = 3_000
 
-const changes: Record<string, number> = { add: 1, remove: -1, 'add-slowly': 1 }
+const changes = new Map([
+  ['add', 1],
+  ['add-slowly', 1],
+  ['remove', -1],
+])
 
 export function showCart(ctx: Context): void {
   const session = ctx.session ?? {}
@@ -20,7 +24,7 @@ export function showCart(ctx: Context): void {
 export async function changeCart(ctx: Context): Promise<void> {
   const article = articles.find(({ id }) => id === ctx.params.article)
   const { change } = ctx.request.body as { change?: unknown }
-  const difference = changes[String(change)]
+  const difference = changes.get(String(change))
   if (!article || difference === undefined || !ctx.session)
     ctx.throw(404, 'There is no such article or change')
   if (change === 'add-slowly') await sleep(slowMs)

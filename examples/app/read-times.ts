@@ -23,8 +23,10 @@ export function recordReads(app: Koa): void {
       const ms = performance.now() - read.startedAt
       read.ctx.state.sessionRead = { isFromMemory: call.cached === true, ms } satisfies SessionRead
     },
+    error(call) {
+      reads.delete(call)
+    },
     end: ignore,
     asyncStart: ignore,
-    error: ignore,
   })
 }

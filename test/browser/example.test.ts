@@ -134,7 +134,7 @@ describe('the example application in a browser', () => {
     const [first, second] = [await open(laptop), await open(phone)]
     await first.signIn(urls[0], user)
     const { page } = first
-    await page.getByRole('link', { name: 'Recovery codes' }).click()
+    await page.getByRole('link', { name: 'Codes' }).click()
     await page.getByLabel('Password').fill('koa')
     await page.getByRole('button', { name: 'Confirm' }).click()
     await page.getByText('hidden again in').waitFor()

@@ -75,3 +75,48 @@ export async function startExample(env: Record<string, string> = {}): Promise<Ex
 export function killExamples(): void {
   for (const child of running) child.kill('SIGKILL')
 }
+
+/** A browser that keeps cookies and doesn't follow redirects. */
+export class Visitor {
+  readonly cookies: Map<string, string>
+  readonly url: string
+
+  constructor(url = '', cookies = new Map<string, string>()) {
+    this.url = url
+    this.cookies = cookies
+  }
+
+  /** Returns another browser with a copy of the cookies. */
+  copy(): Visitor {
+    return new Visitor(this.url, new Map(this.cookies))
+  }
+
+  visit(path = '/'): Promise<{ status: number; text: string; headers: Headers }> {
+    return this.#send(path, { method: 'GET' })
+  }
+
+  send(path: string, form: Record<string, string> = {}, headers: Record<string, string> = {}) {
+    return this.#send(path, { method: 'POST', body: new URLSearchParams(form), headers })
+  }
+
+  signIn(name: string, password = 'koa') {
+    return this.send('/sign-in', { name, password })
+  }
+
+  /** The same browser at another instance: browsers send cookies to all ports of a host. */
+  at(url: string): Visitor {
+    return new Visitor(url, this.cookies)
+  }
+
+  async #send(path: string, init: RequestInit) {
+    const cookie = [...this.cookies].map(([name, value]) => `${name}=${value}`).join('; ')
+    const headers = { ...init.headers, ...(cookie && { cookie }) }
+    const response = await fetch(this.url + path, { ...init, headers, redirect: 'manual' })
+    for (const header of response.headers.getSetCookie()) {
+      const [, name = '', value = ''] = /^([^=]+)=([^;]*)/.exec(header) ?? []
+      if (/expires=Thu, 01 Jan 1970/.test(header)) this.cookies.delete(name)
+      else this.cookies.set(name, value)
+    }
+    return { status: response.status, text: await response.text(), headers: response.headers }
+  }
+}

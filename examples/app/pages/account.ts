@@ -68,7 +68,7 @@ const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto' })
 function ago(date: Date | undefined): string {
   if (!date) return 'some time ago'
   const minutes = Math.floor((Date.now() - date.getTime()) / 60_000)
-  if (minutes < 1) return 'less than a minute ago'
+  if (minutes < 1) return 'just now'
   if (minutes < 60) return relative.format(-minutes, 'minute')
   if (minutes < 24 * 60) return relative.format(-Math.floor(minutes / 60), 'hour')
   return relative.format(-Math.floor(minutes / 60 / 24), 'day')

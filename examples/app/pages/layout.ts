@@ -46,7 +46,7 @@ export function sendUserPage(ctx: Context, title: string, content: Html): void {
 const pages = [
   { path: '/', name: 'Account' },
   { path: '/cart', name: 'Cart' },
-  { path: '/codes', name: 'Recovery codes' },
+  { path: '/codes', name: 'Codes' },
 ]
 
 function link(ctx: Context, path: string, name: string): Html {

@@ -49,7 +49,7 @@ button, a.button {
 button:hover, a.button:hover { background: var(--accent-hover); }
 button.plain { border-color: var(--line); background: var(--card); color: var(--accent); }
 button.plain:hover { border-color: var(--accent); }
-.actions { margin-top: 1.25rem; }
+.actions { margin: 1.25rem 0 0; }
 a { color: var(--accent); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 pre {
@@ -64,11 +64,11 @@ ul.rows > li {
 }
 ul.rows > li:first-child { border-top: 0; }
 ul.rows > li:last-child { padding-bottom: 0; }
-.name { flex: 1 1 12rem; line-height: 1.45; }
+.name { flex: 1 1 9rem; line-height: 1.45; }
 .name strong { display: block; font-weight: 600; overflow-wrap: anywhere; }
 .count { min-width: 2.5rem; font-variant-numeric: tabular-nums; text-align: right; }
 .buttons { display: flex; flex-wrap: wrap; gap: .5rem; }
-.buttons button, header button { padding: .375rem .75rem; font-size: .9375rem; }
+.buttons button, header button { padding: .375rem .625rem; font-size: .9375rem; }
 .quiet { color: var(--quiet); }
 .badge {
   display: inline-block; padding: 0 .5rem; border: 1px solid currentcolor; border-radius: 99px;
