@@ -5,7 +5,7 @@ import { cartPage } from './pages/cart.js'
 import { articles, maxCount } from './session-keys.js'
 
 /** How long "Add one, slowly" keeps the session that it has loaded before it changes and saves it. */
-export const slowMs = 3_000
+const slowMs = 3_000
 
 const changes = new Map([
   ['add', 1],

@@ -122,11 +122,11 @@ describe('the example application in a browser', () => {
     const device = await open()
     await device.signIn(urls[0], user)
     const { page } = device
-    expect(await footer(page).innerText()).to.match(/Your session came from memory in [\d.]+ ms/)
+    expect(await footer(page).innerText()).to.match(/Your session came from memory in [\d.]+\sms/)
     await page.getByRole('link', { name: 'See this page on instance 2' }).click()
     await page.getByRole('heading', { name: `Hello, ${user}` }).waitFor()
     expect(await footer(page).innerText()).to.match(
-      /instance 2 .* Your session came from PostgreSQL in [\d.]+ ms/,
+      /instance 2 .* Your session came from PostgreSQL in [\d.]+\sms/,
     )
   })
 

@@ -86,7 +86,7 @@ function origin(ctx: Context): Html {
   return html`<p>Answered by instance ${number} on port ${port}.
       ${
         read &&
-        html`Your session came from ${read.isFromMemory ? 'memory' : 'PostgreSQL'} in ${read.ms.toFixed(read.ms < 1 ? 2 : 1)} ms.`
+        html`Your session came from ${read.isFromMemory ? 'memory' : 'PostgreSQL'} in ${read.ms.toFixed(read.ms < 1 ? 2 : 1)}&nbsp;ms.`
       }
       ${others.map(
         (other) =>

@@ -75,7 +75,7 @@ ul.rows > li:last-child { padding-bottom: 0; }
   color: var(--accent); font-size: .8125rem; font-weight: 600;
 }
 .problem { margin: .375rem 0 0; color: var(--problem); }
-ol.codes { margin: 0 0 1.25rem; padding-left: 1.5rem; font: 1.0625rem/1.9 ui-monospace, 'Cascadia Mono', Menlo, Consolas, monospace; }
+ol.codes { margin: 0 0 1.25rem; padding-left: 2.25rem; font: 1.0625rem/1.9 ui-monospace, 'Cascadia Mono', Menlo, Consolas, monospace; }
 footer { padding: 0 .25rem; color: var(--quiet); font-size: .9375rem; }
 footer p { margin: 0; }
 dialog {
