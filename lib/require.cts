@@ -13,6 +13,7 @@ declare namespace PgStore {
   export type CachedStore = esm.CachedStore
   export type ConflictError = esm.ConflictError
   export type DatabaseError = esm.DatabaseError
+  export type DatabaseErrorCode = esm.DatabaseErrorCode
   export type DecodeError = esm.DecodeError
   export type EncodeError = esm.EncodeError
   export type FallbackStore = esm.FallbackStore

@@ -112,7 +112,7 @@ describe('a synchronous standby that lags', () => {
       const errors = await Promise.all(
         [store.set('a', { n: 2 }), store.set('b', { n: 2 }), store.destroy('a')].map(rejection),
       )
-      for (const { message } of errors) expect(message).to.match(/timeout/i)
+      for (const error of errors) expect(error).to.have.property('code', 'ERR_SESSION_TIMEOUT')
       await standby.start()
       await until(async () =>
         store.set('a', { n: 3 }).then(

@@ -7,7 +7,7 @@ export async function withoutLines(
   lines: Record<string, string | string[]>,
   run: (library: string) => Promise<void>,
 ): Promise<void> {
-  const copy = new URL('../../faulty/', import.meta.url)
+  const copy = new URL(`../../faulty-${process.pid}/`, import.meta.url)
   cpSync(new URL('../../lib/', import.meta.url), copy, { recursive: true })
   try {
     for (const [file, line] of Object.entries(lines).flatMap(([file, removed]) =>
@@ -26,6 +26,6 @@ export async function withoutLines(
 
 /** What `withoutLines` removes so that changes are acknowledged before they are flushed. */
 export const flushLines = {
-  'repository/session-queries.js': '.query(this.#statements.flush)',
+  'repository/committer.js': '.query(this.statements.flush)',
   'repository/flush-sql.js': `pg_logical_emit_message(true, 'koa-pg-store', '') is not null and `,
 }

@@ -2,7 +2,9 @@
 import { stopServer } from './server.js'
 
 export const mochaHooks = {
-  async afterAll(): Promise<void> {
+  async afterAll(this: Mocha.Context): Promise<void> {
+    // Removes the files of a thousand databases.
+    this.timeout(300_000)
     await stopServer()
   },
 }

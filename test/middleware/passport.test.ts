@@ -17,7 +17,7 @@ async function documentedMiddleware(): Promise<Middleware> {
   const page = readFileSync(new URL('../../../docs/passport.md', import.meta.url), 'utf8')
   const [code] =
     /^async function sessionForPassport.*?^}$/ms.exec(page) ?? expect.fail('it is not documented')
-  const file = fileURLToPath(new URL('./passport-example.mjs', import.meta.url))
+  const file = fileURLToPath(new URL(`./passport-example-${process.pid}.mjs`, import.meta.url))
   writeFileSync(file, `export default ${code}`)
   const module = (await import(pathToFileURL(file).href)) as { default: Middleware }
   rmSync(file)

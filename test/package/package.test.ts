@@ -325,8 +325,8 @@ describe('the packed package', function () {
         store.on('expire', (expired) => console.log(expired.session.userId.toFixed()))
         store.once('sweep', ({ deleted }) => console.log(deleted.toFixed()))
         await once(store, 'connect')
-        for (const { session } of await store.sessionsOf(7)) console.log(session.userId.toFixed())
-        for await (const { session } of store.sessions()) console.log(session.userId.toFixed())
+        for (const { session } of await store.sessionsOf(7)) console.log(session?.userId.toFixed())
+        for await (const { session } of store.sessions()) console.log(session?.userId.toFixed())
         const { healthy }: Health = await store.health()
         console.log(healthy)
       }`

@@ -51,7 +51,8 @@ process.on('message', ({ file, args, ...options }: Command) => {
 
 async function shutDown(): Promise<void> {
   if (running) {
-    running.child.kill('SIGINT')
+    // A server whose data is removed needs no checkpoint, which takes long after hundreds of tests.
+    running.child.kill(folderToRemove ? 'SIGQUIT' : 'SIGINT')
     running.child.kill('SIGCONT')
     const timeout = setTimeout(() => running?.child.kill('SIGKILL'), shutdownTimeoutMs)
     await running.exit
