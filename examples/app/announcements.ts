@@ -54,7 +54,11 @@ export class Announcements extends EventEmitter<{ announcement: [Announcement]; 
   }
 
   async #connect(): Promise<void> {
-    const client = new pg.Client({ connectionString: this.#databaseUrl, keepAlive: true })
+    const client = new pg.Client({
+      connectionString: this.#databaseUrl,
+      connectionTimeoutMillis: 5_000,
+      keepAlive: true,
+    })
     this.#client = client
     client.on('error', () => {})
     client.once('end', () => {

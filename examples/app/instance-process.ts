@@ -31,7 +31,10 @@ const stopTimeoutMs = 15_000
 export async function startInstance(options: InstanceOptions): Promise<InstanceProcess> {
   const { env, port, mayChooseAnother } = options
   const child = fork(program, { env: { ...process.env, ...env, PORT: String(port) } })
-  const ended = once(child, 'exit').then(([code, signal]) => signal ?? `exit status ${code}`)
+  const ended = new Promise<string>((resolve) => {
+    child.once('exit', (code, signal) => resolve(signal ?? `exit status ${code}`))
+    child.on('error', (error) => resolve(error.message))
+  })
   const first = await Promise.race([
     once(child, 'message').then(([message]) => message as InstanceMessage),
     ended,
@@ -51,7 +54,9 @@ export async function startInstance(options: InstanceOptions): Promise<InstanceP
     hasEnded: false,
     ended,
     onStopDatabase: (_seconds: number) => {},
-    tell: (message: StartMessage) => void child.send(message),
+    tell(message: StartMessage) {
+      if (child.connected) child.send(message)
+    },
     async stop() {
       if (child.connected) child.disconnect()
       const timer = setTimeout(() => child.kill('SIGKILL'), stopTimeoutMs)

@@ -42,11 +42,6 @@ const server = createServer(
     }),
   }).callback(),
 )
-const port = await listen()
-tell({ listening: port })
-// Not awaited: the store tries again at its first use, and until then the pages explain the outage.
-store.setup().catch((error) => console.error(error.message))
-
 process.on('message', (message: StartMessage) => {
   others = message
 })
@@ -54,6 +49,11 @@ process.once('SIGTERM', stop)
 // Ctrl+C reaches this process as well; the program that started it then disconnects, as it also does when it is killed.
 process.on('SIGINT', () => process.connected || stop())
 process.once('disconnect', stop)
+
+const port = await listen()
+tell({ listening: port })
+// Not awaited: the store tries again at its first use, and until then the pages explain the outage.
+store.setup().catch((error) => console.error(error.message))
 
 async function listen(): Promise<number> {
   try {
@@ -71,6 +71,7 @@ async function listen(): Promise<number> {
 async function stop(): Promise<void> {
   if (isStopping) return
   isStopping = true
+  if (!server.listening) process.exit()
   pages.close()
   const closed = once(server, 'close')
   server.close()

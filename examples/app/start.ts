@@ -10,6 +10,7 @@ const instanceCount = 2
 const developmentKey = 'public, as it stands in the source code'
 
 let isStopping = false
+let isDatabaseStopped = false
 let postgres: PostgresServer | undefined
 const instances: InstanceProcess[] = []
 
@@ -41,7 +42,8 @@ async function main(): Promise<void> {
     const instance = await startInstance({ env, port, mayChooseAnother: !PORT })
     instances.push(instance)
     instance.ended.then((reason) => reportEnd(number, reason))
-    instance.onStopDatabase = stopDatabase
+    instance.onStopDatabase = (seconds) =>
+      stopDatabase(seconds).catch(({ message }) => console.error(message))
   }
   const ports = instances.map(({ port }) => port)
   for (const instance of instances) instance.tell({ ports, ownsDatabase: postgres !== undefined })
@@ -82,12 +84,14 @@ async function reportEnd(number: number, reason: string): Promise<void> {
 }
 
 async function stopDatabase(seconds: number): Promise<void> {
-  if (!postgres || isStopping) return
+  if (!postgres || isStopping || isDatabaseStopped) return
+  isDatabaseStopped = true
   console.log(`PostgreSQL is stopped for ${seconds} s.`)
   await postgres.kill()
   await sleep(seconds * 1000)
   if (isStopping) return
   await postgres.start()
+  isDatabaseStopped = false
   console.log('PostgreSQL is running again.')
 }
 

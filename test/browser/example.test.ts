@@ -91,6 +91,33 @@ describe('the example application in a browser', () => {
     expect(await signedOut(first.page).count()).to.equal(0)
   })
 
+  it('keeps the focus when the list changes', async () => {
+    const [first, second, third] = [await open(laptop), await open(phone), await open(phone)]
+    await second.signIn(urls[0], user)
+    await first.signIn(urls[0], user)
+    const button = first.page.getByRole('button', { name: 'Sign out Safari on iOS' })
+    await button.focus()
+    await third.signIn(urls[1], user)
+    await first.page.getByRole('listitem').nth(2).waitFor()
+    expect(await first.page.locator('button:focus').getAttribute('aria-label')).to.equal(
+      'Sign out Safari on iOS',
+    )
+  })
+
+  it('connects again after its events were refused, and looks for what it has missed', async () => {
+    const [first, second] = [await open(laptop), await open(phone)]
+    const { page } = first
+    await first.signIn(urls[0], user)
+    await page.route('**/events', (route) => route.fulfill({ status: 503 }), { times: 1 })
+    const refused = page.waitForResponse('**/events')
+    await page.reload()
+    expect((await refused).status()).to.equal(503)
+    await second.signIn(urls[1], user)
+    await listed(page, 'Safari on iOS').waitFor()
+    await hasEvents(page)
+    expect(first.errors.splice(0).join()).to.include('503')
+  })
+
   it('tells the other tabs of a browser that the user has signed out', async () => {
     const device = await open()
     await device.signIn(urls[0], user)
