@@ -56,6 +56,7 @@ export class Announcements extends EventEmitter<{ announcement: [Announcement]; 
   async #connect(): Promise<void> {
     const client = new pg.Client({
       connectionString: this.#databaseUrl,
+      application_name: channel,
       connectionTimeoutMillis: 5_000,
       keepAlive: true,
     })

@@ -8,8 +8,6 @@ export async function explainProblems(ctx: Context, next: Next): Promise<void> {
     await next()
     if (ctx.status === 404 && ctx.body === undefined) showProblem(ctx, 404, 'There is no such page')
   } catch (error) {
-    // The cookie must not change if the session in the database could not.
-    ctx.remove('Set-Cookie')
     if (error instanceof DatabaseError || error instanceof SetupError) {
       console.error(error.message)
       ctx.status = error.status

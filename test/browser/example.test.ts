@@ -1,8 +1,9 @@
 // The example application in Chromium: two devices of a user, tabs on both instances, and an outage.
 import { expect } from 'chai'
 import type { Browser, Page } from 'playwright-core'
+import { PgStore } from '../../lib/index.js'
 import { type Example, killExamples, startExample } from '../helpers/example.js'
-import { freshDatabase, ownServer } from '../helpers/server.js'
+import { freshDatabase, ownServer, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 import { Device, hasEvents, laptop, launch, phone } from './devices.js'
 
@@ -33,12 +34,14 @@ const footer = (page: Page) => page.getByRole('contentinfo')
 
 describe('the example application in a browser', () => {
   let example: Example
+  let databaseUrl: string
   let urls: [string, string]
   let users = 0
   let user: string
 
   before(async () => {
-    example = await startExample({ DATABASE_URL: await freshDatabase(), CONFIRMATION_SECONDS: '4' })
+    databaseUrl = await freshDatabase()
+    example = await startExample({ DATABASE_URL: databaseUrl, CONFIRMATION_SECONDS: '4' })
     urls = example.urls as [string, string]
   })
   beforeEach(() => {
@@ -116,6 +119,19 @@ describe('the example application in a browser', () => {
     await listed(page, 'Safari on iOS').waitFor()
     await hasEvents(page)
     expect(first.errors.splice(0).join()).to.include('503')
+  })
+
+  it('looks for what was missed while an instance had no connection for announcements', async () => {
+    const device = await open()
+    await device.signIn(urls[0], user)
+    // As `koa-pg-store revoke` does, which causes no event in the application.
+    await using store = new PgStore(databaseUrl)
+    expect(await store.destroySessionsOf(user)).to.equal(1)
+    await sql(
+      databaseUrl,
+      `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'example_sessions'`,
+    )
+    await signedOut(device.page).waitFor()
   })
 
   it('tells the other tabs of a browser that the user has signed out', async () => {
