@@ -1,10 +1,10 @@
 // Caches the digests of recently used session ids: computing one costs more than the rest of a cached read.
 import { assertSessionId, digestOf, rawId } from '../session/session-id.js'
+import type { CacheLink } from './local-cache.js'
 import { QuickLru } from './quick-lru.js'
 
-export interface SessionIds {
-  /** SHA-256 of the session id: its key in the cache and in notifications. */
-  readonly digest: string
+/** `digest`: SHA-256 of the session id, its key in the cache and in notifications. */
+export interface SessionIds extends CacheLink {
   /** What the table holds; `undefined` if the table can't hold it. */
   readonly storedId: string | undefined
   /** When this process last returned the session, by the monotonic clock. */
@@ -30,7 +30,8 @@ export class IdCache {
     if (cached !== undefined) return cached
     assertSessionId(sid)
     const digest = digestOf(sid)
-    const ids = { digest, storedId: this.#hashIds ? `sha256:${digest}` : rawId(sid), loadedAt: undefined }
+    const storedId = this.#hashIds ? `sha256:${digest}` : rawId(sid)
+    const ids = { digest, storedId, loadedAt: undefined, entry: undefined }
     if (sid.length <= maxCachedIdLength) this.#ids.set(sid, ids)
     return ids
   }

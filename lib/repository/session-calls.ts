@@ -1,6 +1,6 @@
 // One object for each call of a store that concerns one session: what the batches run and settle.
 import type { SessionIds } from '../cache/id-cache.js'
-import type { MergeBase } from '../cache/merge-bases.js'
+import type { SaveRequest } from './session-writer.js'
 
 /** What a call of the store concerns. */
 export interface SessionCall {
@@ -25,17 +25,11 @@ export interface ReadCall extends SessionCall {
   readonly ids: SessionIds
 }
 
-export interface WriteCall extends SessionCall {
+/** Its base is the call's until the batch runs: then that of the session object or of its owner, if these have one. */
+export interface WriteCall extends SessionCall, SaveRequest {
   readonly verb: 'write'
-  readonly json: string
-  readonly ttlMs: number | null
-  readonly userId: string | undefined
-  /** If the session object and its owner have none. */
-  readonly base: MergeBase | 'replaced' | undefined
   readonly session: object | undefined
   readonly owner: object | undefined
-  /** Overrides the option. */
-  readonly concurrency?: 'merge'
 }
 
 export interface DestroyCall extends SessionCall {

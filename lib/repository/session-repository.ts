@@ -1,5 +1,5 @@
 // Reads and changes sessions by way of the cache, and keeps the cache in step with results and notifications.
-import type { Fill, LocalCache } from '../cache/local-cache.js'
+import type { CacheLink, Fill, LocalCache } from '../cache/local-cache.js'
 import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
 import type { Notification } from '../notifications/payload.js'
 import type { Connection } from '../postgres/connection.js'
@@ -15,13 +15,7 @@ import { type BatchObserver, batching, isOverdue, timeLimits } from './batching.
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from './session-calls.js'
 import { patientMs, type Read } from './session-codec.js'
 import type { SessionQueries } from './session-queries.js'
-import {
-  mergeBaseAfter,
-  type Outcome,
-  type SaveRequest,
-  type SaveResult,
-  type SessionWriter,
-} from './session-writer.js'
+import { mergeBaseAfter, type Outcome, type SaveResult, type SessionWriter } from './session-writer.js'
 import { createBatcher } from './sharded-batcher.js'
 import type { TouchBuffer } from './touch-buffer.js'
 
@@ -120,11 +114,11 @@ export class SessionRepository {
   }
 
   /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */
-  getCached(digest: string, owner: object | undefined): Session | undefined {
-    const cached = this.#options.isTrusted() ? this.#cache?.get(digest) : undefined
+  getCached(link: CacheLink, owner: object | undefined): Session | undefined {
+    const cached = this.#options.isTrusted() ? this.#cache?.get(link) : undefined
     if (cached === undefined) return undefined
     const { session, entry } = cached
-    const ttlMs = isKoaSession(session) ? this.getRemainingTtl(digest) : 0
+    const ttlMs = isKoaSession(session) ? this.getRemainingTtl(link.digest) : 0
     return this.#present(session, entry, owner, ttlMs, entry.hasExpiring)
   }
 
@@ -232,8 +226,7 @@ export class SessionRepository {
     limit: TimeLimit,
   ): Promise<readonly (undefined | Error | Promise<undefined | Error>)[]> {
     const fill = this.#cache?.beginFill()
-    const saves: SaveRequest[] = []
-    const saved: WriteCall[] = []
+    const saves: WriteCall[] = []
     const errors = new Map<SessionCall, Error>()
     const touched = new Map<SessionCall, Promise<undefined | Error>>()
     const work: Promise<unknown>[] = []
@@ -245,8 +238,8 @@ export class SessionRepository {
         destroyed.push(call.id)
         continue
       }
-      const base = this.#baseOf(call)
       // What this object was loaded as, not what is cached: the row may hold something else by now.
+      const base = this.#baseOf(call)
       if (typeof base === 'object' && base.json === call.json && call.ttlMs !== null && call.ttlMs > 0)
         work.push(
           this.#saveUnchanged(call, call.ttlMs, base, fill, startedAt, errors, touched, limit).catch(
@@ -254,11 +247,12 @@ export class SessionRepository {
           ),
         )
       else {
-        saves.push(toRequest(call, base))
-        saved.push(call)
+        call.base = base
+        call.isUnchanged = false
+        saves.push(call)
       }
     }
-    if (saves.length > 0) work.push(this.#saveAll(saves, saved, fill, startedAt, errors, limit))
+    if (saves.length > 0) work.push(this.#saveAll(saves, fill, startedAt, errors, limit))
     if (destroyed.length > 0) work.push(this.#destroyAll(calls, destroyed, errors, limit))
     await (work.length === 1 ? work[0] : Promise.all(work))
     return errors.size === 0 && touched.size === 0
@@ -293,22 +287,17 @@ export class SessionRepository {
         touches.recordExpiry(digest, remainingMs)
       }
     }
-    if (remainingMs > ttlMs + ttlToleranceMs)
-      return this.#saveAll(
-        [{ ...toRequest(call, base), isUnchanged: true }],
-        [call],
-        fill,
-        startedAt,
-        errors,
-        limit,
-      )
+    if (remainingMs > ttlMs + ttlToleranceMs) {
+      call.base = base
+      call.isUnchanged = true
+      return this.#saveAll([call], fill, startedAt, errors, limit)
+    }
     // Not awaited: if the row is locked, the others of this batch shouldn't wait for it.
     const remember = (): undefined => void this.#rememberBase(session, owner, base)
     touched.set(call, touches.touch(digest, id, ttlMs).then(remember, asError))
   }
 
   async #saveAll(
-    requests: readonly SaveRequest[],
     calls: readonly WriteCall[],
     fill: Fill | undefined,
     startedAt: number,
@@ -318,10 +307,11 @@ export class SessionRepository {
     let outcomes: readonly Outcome[] = []
     try {
       const { onBatch, writer } = this.#options
-      outcomes = await onBatch('set', requests.length, () => writer.saveAll(requests, limit))
+      outcomes = await onBatch('set', calls.length, () => writer.saveAll(calls, limit))
     } finally {
       const isTrusted = this.#cache !== undefined && this.#options.isTrusted()
-      for (const [n, call] of calls.entries()) {
+      for (let n = 0; n < calls.length; n++) {
+        const call = calls[n] as WriteCall
         const outcome = outcomes[n]
         if (outcome instanceof Error) errors.set(call, outcome)
         const saved = outcome instanceof Error ? undefined : outcome
@@ -408,11 +398,6 @@ export class SessionRepository {
         cache.fetch(digest, () => this.load(id)).catch(() => undefined)
     }
   }
-}
-
-function toRequest(call: WriteCall, base: WriteCall['base']): SaveRequest {
-  const { digest, id, json, ttlMs, userId, concurrency } = call
-  return { digest, id, json, ttlMs, userId, base, ...(concurrency && { concurrency }) }
 }
 
 function asError(error: unknown): Error {

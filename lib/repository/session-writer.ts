@@ -16,11 +16,11 @@ export interface SaveRequest extends Write {
   /** Names the session in the cache. */
   readonly digest: string
   /** What the session was loaded as; `'replaced'`: it replaces an existing session; `undefined`: it is inserted or replaces. */
-  readonly base: MergeBase | 'replaced' | undefined
+  base: MergeBase | 'replaced' | undefined
   /** Overrides the option. */
   readonly concurrency?: 'merge'
   /** The session equals its base: only its expiry is to be set, whatever other requests have changed. */
-  readonly isUnchanged?: true
+  isUnchanged?: boolean
 }
 
 /** What a save has written: `json` is what the table holds now. */

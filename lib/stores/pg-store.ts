@@ -151,7 +151,7 @@ export class PgStore<T extends object = Session>
     try {
       const ids = this.#lifecycle.ids.resolve(sid)
       const { digest, storedId: id } = ids
-      const cached = fresh ? undefined : this.#lifecycle.active?.repository.getCached(digest, owner)
+      const cached = fresh ? undefined : this.#lifecycle.active?.repository.getCached(ids, owner)
       if (trace !== undefined) trace.cached = cached !== undefined
       if (cached !== undefined) {
         ids.loadedAt = performance.now()
@@ -213,6 +213,7 @@ export class PgStore<T extends object = Session>
         ttlMs,
         userId,
         base,
+        isUnchanged: false,
         session,
         owner,
       }

@@ -1,26 +1,19 @@
 // Joins concurrent calls into batches, and keeps what one of them waits for from the others. Knows nothing of SQL.
 import { bisect } from './bisect.js'
+import { CallQueue, type CallQueueOptions } from './call-queue.js'
 import { type TimeLimit, type Watched, watch } from './deadlines.js'
 import { tickNow } from './tick-clock.js'
 
-export interface BatcherOptions<V, R> {
+export interface BatcherOptions<V, R> extends CallQueueOptions<V> {
   /**
    * Runs a batch: sorted by key, each key once, unless the calls are unordered. Returns the results in the same order; an
    * `Error` rejects its call alone, and a promise of either settles it later. Must settle within the limit.
    */
   readonly run: (calls: readonly BatchCall<V>[], limit: TimeLimit) => Promise<readonly Result<R>[]>
-  readonly maxBatchSize: number
   readonly maxConcurrentBatches: number
   /** How long a call may wait until it runs, and how long it may take after that, in ms. Default: no limit. */
   readonly maxWaitMs?: number
   readonly maxRunMs?: number
-  /** The size of a call, and the maximum of a batch of more than one. Default: no limit. */
-  readonly sizeOf?: (value: V) => number
-  readonly maxSize?: number
-  /** The maximum size of all calls that have not settled; further ones reject at once. */
-  readonly maxTotalSize?: number
-  /** Calls with one key may run at the same time, and in one batch: for reads. */
-  readonly isUnordered?: boolean
   /** Whether one of several calls may have caused this error, so that the batch is divided and run again. Default: never. */
   readonly canBisect?: (error: unknown) => boolean
   /**
@@ -54,6 +47,14 @@ interface PendingCall<V, R> extends BatchCall<V> {
 /** The code of the errors of calls that the queue had no room for, or that waited in it for too long. */
 export const busyCode = 'ERR_BUSY'
 
+/**
+ * A batch that isn't full waits for those in flight this multiple of what batches take lately, within limits. Fewer and larger
+ * batches cost less here and in the database. One that takes unusually long, because of a lock, say, doesn't hold up others.
+ */
+const overlapFactor = 2
+const minOverlapMs = 2
+const maxOverlapMs = 50
+
 /** A batch that may be divided has this time, or this multiple of what batches take lately. */
 const minPatienceMs = 250
 const patienceFactor = 8
@@ -74,17 +75,15 @@ const expiryIntervalMs = 250
  */
 export class Batcher<V, R> implements Watched {
   readonly #options: BatcherOptions<V, R>
-  /** Calls that can run, from `#head` on. */
-  #ready: PendingCall<V, R>[] = []
-  #head = 0
+  readonly #queue: CallQueue<V, PendingCall<V, R>>
   /** Calls that were overdue. */
   #slow: PendingCall<V, R>[] = []
   #slowInFlight = 0
-  /** The keys that are ready or in flight, each with the calls that wait for it to be free. Unused if the calls are unordered. */
-  readonly #busy = new Map<string, PendingCall<V, R>[] | undefined>()
   #inFlight = 0
-  #totalSize = 0
   #isScheduled = false
+  /** When the last batch was dispatched, and whether a timer is to dispatch another before it is done. */
+  #dispatchedAt = 0
+  #isDelayed = false
   /** What a batch takes, lately. */
   #typicalMs = 0
   dueAt = 0
@@ -92,14 +91,14 @@ export class Batcher<V, R> implements Watched {
 
   constructor(options: BatcherOptions<V, R>) {
     this.#options = options
+    this.#queue = new CallQueue(options)
   }
 
   /** How long the oldest call that waits to run has waited, in ms. */
   get oldestWaitMs(): number {
     const { maxWaitMs = Infinity } = this.#options
     const [slow] = this.#slow
-    const ready = this.#ready[this.#head]
-    const started = Math.min(ready?.startBy ?? Infinity, slow?.startBy ?? Infinity) - maxWaitMs
+    const started = Math.min(this.#queue.first?.startBy ?? Infinity, slow?.startBy ?? Infinity) - maxWaitMs
     return Number.isFinite(started) ? Math.max(0, performance.now() - started) : 0
   }
 
@@ -114,38 +113,19 @@ export class Batcher<V, R> implements Watched {
   }
 
   #enqueue(call: PendingCall<V, R>): void {
-    const { sizeOf, maxTotalSize = Infinity, isUnordered } = this.#options
-    if (sizeOf !== undefined) {
-      const size = sizeOf(call.value)
-      const isFull = this.#totalSize > 0 && this.#totalSize + size > maxTotalSize
-      this.#totalSize += size
-      if (isFull) {
-        this.#refuse([call], `${this.#totalSize} characters of sessions wait to be written`)
-        return
-      }
-    }
-    if (!isUnordered) {
-      const { key } = call
-      const waiting = this.#busy.get(key)
-      if (waiting !== undefined) {
-        waiting.push(call)
-        return
-      }
-      if (this.#busy.has(key)) {
-        this.#busy.set(key, [call])
-        return
-      }
-      this.#busy.set(key, undefined)
-    }
-    this.#ready.push(call)
-    this.#schedule()
+    const queue = this.#queue
+    if (!queue.hasRoomFor(call.value)) {
+      const error = busyError(`${queue.totalSize} characters of sessions wait to be written`)
+      this.#reject(call, error)
+      this.#options.onSettled?.([call], [error])
+    } else if (queue.add(call)) this.#schedule()
   }
 
   /** Dispatches on nextTick: that collects all calls of this tick without delaying I/O. */
   #schedule(): void {
     if (this.#isScheduled) return
-    if (this.#inFlight >= this.#options.maxConcurrentBatches) {
-      this.#watchQueue()
+    if (!this.#mayDispatch()) {
+      this.#delay()
       return
     }
     this.#isScheduled = true
@@ -156,49 +136,43 @@ export class Batcher<V, R> implements Watched {
   }
 
   #dispatchReady(): void {
-    while (this.#inFlight < this.#options.maxConcurrentBatches) {
-      const calls = this.#nextBatch()
-      if (calls.length === 0) return
-      void this.#dispatch(calls)
-    }
-    if (this.#ready.length > this.#head) this.#watchQueue()
+    while (this.#queue.readyCount > 0 && this.#mayDispatch()) void this.#dispatch(this.#queue.take())
+    if (this.#queue.readyCount > 0) this.#delay()
   }
 
-  #nextBatch(): PendingCall<V, R>[] {
-    const { maxBatchSize, sizeOf, maxSize = Number.POSITIVE_INFINITY, isUnordered } = this.#options
-    const from = this.#head
-    const end = Math.min(this.#ready.length, from + maxBatchSize)
-    let to = from
-    if (sizeOf === undefined) to = end
-    else
-      for (let size = 0; to < end; to++) {
-        size += sizeOf((this.#ready[to] as PendingCall<V, R>).value)
-        if (size > maxSize && to > from) break
-      }
-    const isAll = from === 0 && to === this.#ready.length
-    const calls = isAll ? this.#ready : this.#ready.slice(from, to)
-    if (to === this.#ready.length) {
-      this.#ready = []
-      this.#head = 0
-    } else {
-      this.#head = to
-      // Lets go of what was taken, once that is most of the array.
-      if (to > 1_024 && to * 2 > this.#ready.length) {
-        this.#ready = this.#ready.slice(to)
-        this.#head = 0
-      }
+  #mayDispatch(): boolean {
+    const { maxBatchSize, maxConcurrentBatches } = this.#options
+    if (this.#inFlight === 0) return true
+    if (this.#inFlight >= maxConcurrentBatches) return false
+    return this.#queue.readyCount >= maxBatchSize || performance.now() >= this.#overlapsAt
+  }
+
+  /** When a batch that isn't full may run besides the last one. */
+  get #overlapsAt(): number {
+    const ms = Math.min(Math.max(this.#typicalMs * overlapFactor, minOverlapMs), maxOverlapMs)
+    return this.#dispatchedAt + ms
+  }
+
+  #delay(): void {
+    this.#watchQueue()
+    if (this.#isDelayed || this.#inFlight >= this.#options.maxConcurrentBatches) return
+    this.#isDelayed = true
+    const dispatch = (): void => {
+      this.#isDelayed = false
+      this.#dispatchReady()
     }
-    return isUnordered || calls.length === 1 ? calls : calls.sort(byKey)
+    setTimeout(dispatch, this.#overlapsAt - performance.now()).unref()
   }
 
   async #dispatch(calls: PendingCall<V, R>[]): Promise<void> {
     this.#inFlight++
     const startedAt = performance.now()
+    this.#dispatchedAt = startedAt
     const overdue = await this.#run(calls)
     if (overdue.length === 0) this.#typicalMs += (performance.now() - startedAt - this.#typicalMs) / 4
     else await this.#divide(overdue)
     this.#inFlight--
-    if (this.#ready.length > this.#head) this.#schedule()
+    if (this.#queue.readyCount > 0) this.#schedule()
   }
 
   /** Runs a batch once and settles its calls, except those that were overdue, which it returns. */
@@ -268,12 +242,12 @@ export class Batcher<V, R> implements Watched {
     else {
       this.#settleAll([call], results)
       this.#dispatchSlow()
-      if (this.#ready.length > this.#head) this.#schedule()
+      if (this.#queue.readyCount > 0) this.#schedule()
     }
   }
 
   #settleAll(calls: readonly PendingCall<V, R>[], results: readonly Result<R>[]): void {
-    const { isUnordered, sizeOf, onSettled } = this.#options
+    const { onSettled } = this.#options
     let late = 0
     for (let n = 0; n < calls.length; n++) {
       const call = calls[n] as PendingCall<V, R>
@@ -281,8 +255,7 @@ export class Batcher<V, R> implements Watched {
       if (result instanceof Error) this.#reject(call, result)
       else if (result instanceof Promise) late++
       else call.resolve(result as R)
-      if (!isUnordered) this.#release(call)
-      if (sizeOf !== undefined) this.#totalSize -= sizeOf(call.value)
+      this.#release(call)
     }
     if (late > 0) this.#settleLater(calls, results)
     else if (calls.length > 0) onSettled?.(calls, results as readonly (R | Error)[])
@@ -314,32 +287,12 @@ export class Batcher<V, R> implements Watched {
     call.reject(toError === undefined ? error : toError(error, call))
   }
 
-  /** The next call for this key becomes ready; after a slow one it waits aside as well. */
-  #release({ key, overdue }: PendingCall<V, R>): void {
-    const waiting = this.#busy.get(key)
-    if (waiting === undefined) {
-      this.#busy.delete(key)
-      return
-    }
-    const next = waiting.shift() as PendingCall<V, R>
-    if (waiting.length === 0) this.#busy.set(key, undefined)
-    if (overdue > 0) this.#setAside(next)
-    else this.#ready.push(next)
-  }
-
-  /** Rejects calls that don't hold their key. */
-  #refuse(calls: readonly PendingCall<V, R>[], reason: string): void {
-    const { sizeOf, onSettled } = this.#options
-    const error = busyError(reason)
-    for (const call of calls) {
-      this.#reject(call, error)
-      if (sizeOf !== undefined) this.#totalSize -= sizeOf(call.value)
-    }
-    if (calls.length > 0)
-      onSettled?.(
-        calls,
-        calls.map(() => error),
-      )
+  /** The next call for its key becomes ready; after a slow one it waits aside as well. */
+  #release(call: PendingCall<V, R>): void {
+    const next = this.#queue.release(call)
+    if (next === undefined) return
+    if (call.overdue > 0) this.#setAside(next)
+    else this.#queue.makeReady(next)
   }
 
   #watchQueue(): void {
@@ -353,27 +306,24 @@ export class Batcher<V, R> implements Watched {
   onDue(): void {
     this.#isWatched = false
     const now = performance.now()
-    let expired: PendingCall<V, R>[] = []
-    const isWaiting = (call: PendingCall<V, R>): boolean => {
-      if (now < (call.overdue > 0 ? call.deadline : call.startBy)) return true
-      expired.push(call)
-      return false
-    }
-    for (const [key, waiting] of this.#busy) {
-      if (waiting === undefined) continue
-      const rest = waiting.filter(isWaiting)
-      this.#busy.set(key, rest.length > 0 ? rest : undefined)
-    }
-    this.#refuse(expired, waitedTooLong)
-    expired = []
-    this.#ready = this.#ready.slice(this.#head).filter(isWaiting)
-    this.#head = 0
-    this.#slow = this.#slow.filter(isWaiting)
+    const isExpired = ({ overdue, deadline, startBy }: PendingCall<V, R>): boolean =>
+      now >= (overdue > 0 ? deadline : startBy)
     const error = busyError(waitedTooLong)
-    const errors = expired.map(() => error)
-    this.#settleAll(expired, errors)
-    if (this.#ready.length > 0) this.#schedule()
-    if (this.#ready.length > 0 || this.#slow.length > 0) this.#watchQueue()
+    const waiting = this.#queue.removeWaiting(isExpired)
+    for (const call of waiting) this.#reject(call, error)
+    if (waiting.length > 0)
+      this.#options.onSettled?.(
+        waiting,
+        waiting.map(() => error),
+      )
+    const expired = [...this.#queue.removeReady(isExpired), ...this.#slow.filter(isExpired)]
+    this.#slow = this.#slow.filter((call) => !isExpired(call))
+    this.#settleAll(
+      expired,
+      expired.map(() => error),
+    )
+    if (this.#queue.readyCount > 0) this.#schedule()
+    if (this.#queue.readyCount > 0 || this.#slow.length > 0) this.#watchQueue()
   }
 }
 
@@ -392,8 +342,4 @@ function busyError(reason: string): Error {
 
 function asError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error))
-}
-
-function byKey(a: { readonly key: string }, b: { readonly key: string }): number {
-  return a.key < b.key ? -1 : 1
 }

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'chai'
 import fc from 'fast-check'
 import { Batcher, type BatcherOptions } from '../../lib/util/batcher.js'
@@ -130,7 +131,7 @@ describe('Batcher', () => {
     const early = Array.from({ length: 50 }, () => batcher.add('hot', undefined))
     await nextTurn()
     const late = [batcher.add('hot', undefined), batcher.add('hot', undefined)]
-    await nextTurn()
+    await until(() => sizes.length === 2)
     expect(sizes).to.deep.equal([50, 2])
     for (const end of ends) end()
     expect(new Set(await Promise.all(early))).to.deep.equal(new Set([1]))
@@ -143,10 +144,36 @@ describe('Batcher', () => {
     await nextTurn()
     void batcher.add('hangs', 2)
     const other = batcher.add('other', 3)
-    await nextTurn()
+    await until(() => batches.length === 2)
     expect(batches.map(({ keys }) => keys)).to.deep.equal([['hangs'], ['other']])
     await batches[1]?.end()
     expect(await other).to.equal('other=3')
+  })
+
+  it('runs a batch beside others once it is full, or once they take long', async () => {
+    const { batcher, batches } = controlled({ maxBatchSize: 3, maxConcurrentBatches: 4 })
+    const { now } = performance
+    const time = now.call(performance)
+    performance.now = () => time
+    try {
+      const calls = [batcher.add('a', 1)]
+      await nextTurn()
+      calls.push(batcher.add('b', 2), batcher.add('c', 3))
+      await sleep(20)
+      expect(batches.map(({ keys }) => keys)).to.deep.equal([['a']])
+      calls.push(batcher.add('d', 4))
+      await nextTurn()
+      calls.push(batcher.add('e', 5))
+      await sleep(20)
+      expect(batches.map(({ keys }) => keys)).to.deep.equal([['a'], ['b', 'c', 'd']])
+      performance.now = () => time + 100
+      await until(() => batches.length === 3)
+      expect(batches[2]?.keys).to.deep.equal(['e'])
+      for (const batch of batches) await batch.end()
+      expect(await Promise.all(calls)).to.deep.equal(['a=1', 'b=2', 'c=3', 'd=4', 'e=5'])
+    } finally {
+      performance.now = now
+    }
   })
 
   it('rejects all calls of a batch that fails, and runs the next batch', async () => {
@@ -256,7 +283,7 @@ describe('Batcher', () => {
     })
     const first = batcher.add('a', '12345')
     const waiting = [batcher.add('a', '12'), batcher.add('b', '12')]
-    expect((await rejection(batcher.add('c', '12345'))).message).to.match(/busy: 14 characters/)
+    expect((await rejection(batcher.add('c', '12345'))).message).to.match(/busy: 9 characters/)
     for (const call of waiting) {
       const error = await rejection(call)
       expect(error.message).to.match(/waited too long/)
