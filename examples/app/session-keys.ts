@@ -2,7 +2,7 @@
 import { sessionKey } from 'koa-pg-store'
 import * as z from 'zod'
 
-export const confirmationMs = Number(process.env.CONFIRMATION_SECONDS ?? 60) * 1000
+export const confirmationMs = 60_000
 
 /** When the user last gave the password, as ISO 8601. The attribute expires by itself, long before the session. */
 export const confirmedAt = sessionKey('confirmedAt', z.iso.datetime(), { ttl: confirmationMs })

@@ -41,7 +41,7 @@ describe('the example application in a browser', () => {
 
   before(async () => {
     databaseUrl = await freshDatabase()
-    example = await startExample({ DATABASE_URL: databaseUrl, CONFIRMATION_SECONDS: '4' })
+    example = await startExample({ DATABASE_URL: databaseUrl })
     urls = example.urls as [string, string]
   })
   beforeEach(() => {
@@ -175,8 +175,9 @@ describe('the example application in a browser', () => {
 
   it('asks for the password again when the confirmation has expired, and in another browser', async () => {
     const [first, second] = [await open(laptop), await open(phone)]
-    await first.signIn(urls[0], user)
     const { page } = first
+    await page.clock.install()
+    await first.signIn(urls[0], user)
     await page.getByRole('link', { name: 'Codes' }).click()
     await page.getByLabel('Password').fill('koa')
     await page.getByRole('button', { name: 'Confirm' }).click()
@@ -187,7 +188,14 @@ describe('the example application in a browser', () => {
     await second.page.goto(`${urls[1]}/codes`)
     expect(await second.page.getByRole('listitem').count()).to.equal(0)
 
-    // By itself.
+    // A minute later, without waiting for it.
+    await sql(
+      databaseUrl,
+      `update session set session = jsonb_set(session::jsonb, '{confirmedAt,~expires}', '0') where user_id = '${user}'`,
+    )
+    const { request } = page.context()
+    await until(async () => !(await (await request.get(`${urls[0]}/codes`)).text()).includes('class="codes"'))
+    await page.clock.fastForward(61_000)
     await page.getByLabel('Password').waitFor()
     expect(await page.getByRole('listitem').count()).to.equal(0)
     await page.getByRole('link', { name: 'Account' }).click()

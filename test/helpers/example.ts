@@ -108,6 +108,24 @@ export class Visitor {
     return new Visitor(url, this.cookies)
   }
 
+  /** Opens a page's connection for events. `until` resolves when it has received a text that it hadn't before. */
+  async events(): Promise<{ until(text: string): Promise<void> }> {
+    const cookie = [...this.cookies].map(([name, value]) => `${name}=${value}`).join('; ')
+    const { body } = await fetch(`${this.url}/events`, { headers: { cookie } })
+    const reader = (body ?? new Blob([]).stream()).pipeThrough(new TextDecoderStream()).getReader()
+    let received = ''
+    const until = async (text: string): Promise<void> => {
+      while (!received.includes(text)) {
+        const { done, value } = await reader.read()
+        if (done) throw new Error(`the events ended without ${text}: ${received}`)
+        received += value
+      }
+      received = received.slice(received.indexOf(text) + text.length)
+    }
+    await until('retry: 1000')
+    return { until }
+  }
+
   async #send(path: string, init: RequestInit) {
     const cookie = [...this.cookies].map(([name, value]) => `${name}=${value}`).join('; ')
     const headers = { ...init.headers, ...(cookie && { cookie }) }

@@ -9,13 +9,6 @@ import { until } from '../helpers/until.js'
 
 after(killExamples)
 
-/** Opens the page's connection for events, and resolves when it has begun. */
-async function openEvents(browser: Visitor): Promise<void> {
-  const cookie = [...browser.cookies].map(([name, value]) => `${name}=${value}`).join('; ')
-  const response = await fetch(`${browser.url}/events`, { headers: { cookie } })
-  await response.body?.getReader().read()
-}
-
 describe('the example with a PostgreSQL of its own', () => {
   it('says where it is and how to use another, stops it for a while, and leaves nothing behind after SIGTERM', async () => {
     const example = await startExample()
@@ -24,7 +17,7 @@ describe('the example with a PostgreSQL of its own', () => {
     const { folder, postmaster, pids } = example
     const browser = new Visitor(example.urls[0])
     await browser.signIn('Ann')
-    await openEvents(browser)
+    await browser.events()
 
     expect((await browser.visit()).text).to.include('action="/stop-database"')
     await browser.send('/stop-database', { seconds: '1' })
@@ -43,7 +36,7 @@ describe('the example with a PostgreSQL of its own', () => {
     const example = await startExample()
     const browser = new Visitor(example.urls[1])
     await browser.signIn('Ann')
-    await openEvents(browser)
+    await browser.events()
     // As Ctrl+C does, which reaches the instances as well.
     for (const pid of example.pids) process.kill(pid, 'SIGINT')
     expect(await example.stop('SIGINT')).to.equal(0)

@@ -126,6 +126,20 @@ describe('the example application', () => {
     expect((await stranger.visit()).text).to.include(`<bdi>${user} B</bdi>`)
   })
 
+  it('tells the pages at the other instance of a sign-in, of other ended sessions and of the end of their own', async () => {
+    const phone = new Visitor(urls[1])
+    await browser.signIn(user)
+    const events = await browser.at(urls[1]).events()
+    await phone.signIn(user)
+    await events.until('event: changed')
+    await phone.send('/sign-out')
+    await events.until('event: changed')
+    await phone.signIn(user)
+    await events.until('event: changed')
+    await phone.send('/sessions/sign-out-others')
+    await events.until('event: ended')
+  })
+
   it('tells nobody who isn’t signed in anything', async () => {
     for (const path of ['/sessions', '/cart', '/codes']) {
       const { status, headers } = await browser.visit(path)
