@@ -4,7 +4,7 @@ import type { Context } from 'koa'
 import { cartPage } from './pages/cart.js'
 import { articles, maxCount } from './session-keys.js'
 
-/** How long "Add one, slowly" keeps the session that it has loaded before it changes and saves it. */
+/** How long "Add slowly" keeps the session that it has loaded before it changes and saves it. */
 const slowMs = 3_000
 
 const changes = new Map([
@@ -14,10 +14,10 @@ const changes = new Map([
 ])
 
 export function showCart(ctx: Context): void {
-  const session = ctx.session ?? {}
+  const { session } = ctx
   cartPage(
     ctx,
-    articles.map(({ id, name, count }) => ({ id, name, count: count.get(session) ?? 0 })),
+    articles.map(({ id, name, count }) => ({ id, name, count: count.get(session) })),
   )
 }
 
@@ -28,7 +28,7 @@ export async function changeCart(ctx: Context): Promise<void> {
   if (!article || difference === undefined || !ctx.session)
     ctx.throw(404, 'There is no such article or change')
   if (change === 'add-slowly') await sleep(slowMs)
-  article.count.update(ctx.session, (count = 0) => Math.min(Math.max(count + difference, 0), maxCount))
+  article.count.update(ctx.session, (count) => Math.min(Math.max(count + difference, 0), maxCount))
   ctx.status = 303
   ctx.redirect('/cart')
 }

@@ -6,7 +6,7 @@ import { confirmationMs, confirmedAt } from './session-keys.js'
 import { authenticate } from './users.js'
 
 export function showCodes(ctx: Context): void {
-  const time = ctx.session && confirmedAt.get(ctx.session)
+  const time = confirmedAt.get(ctx.session)
   if (time) codesPage(ctx, Date.parse(time) + confirmationMs - Date.now())
   else confirmPage(ctx)
 }
@@ -23,7 +23,7 @@ export function confirmPassword(ctx: Context): void {
 }
 
 export function forgetConfirmation(ctx: Context): void {
-  if (ctx.session) confirmedAt.delete(ctx.session)
+  confirmedAt.delete(ctx.session)
   backToCodes(ctx)
 }
 
