@@ -49,7 +49,7 @@ export function summary(results: Results): string {
   return [
     `${machine(results)}; medians of ${results.rounds} rounds.`,
     '![Sessions read and saved per second by 256 callers](bench/results/chart.svg)',
-    'How many times as many calls per second as the peer, with 256 callers (with one):',
+    "Calls per second as a multiple of the peer's, with 256 callers (with one caller). Below 1, the peer is faster; Redis writes nothing to disk here.",
     table(
       ['Peer', '`get` from PostgreSQL', '`get` from memory', '`set`'],
       [...peers].map((peer) => [

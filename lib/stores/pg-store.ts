@@ -334,6 +334,8 @@ export class PgStore<T extends object = Session>
    * Destroys a user's sessions and returns how many were active. A session that comes to belong to the user while this runs
    * is not destroyed.
    *
+   * @param userId The user, as the option `userId` returns it.
+   * @param options Which session to keep.
    * @param options.except A session to keep: Koa's context, for the session of that request, or a session's id or handle. An id
    * is what `get` takes, with the middleware's prefix (koa-generic-session: `'koa:sess:' + ctx.sessionId`).
    * @throws {RangeError} if `except` is none of the user's stored sessions; nothing is destroyed.
@@ -528,7 +530,8 @@ export class PgStore<T extends object = Session>
    * store opened itself. Later calls reject. May be called twice. Never rejects, and resolves within `timeout` ms: then calls
    * that are still in flight reject, and a `warning` says how many touches could not be written.
    *
-   * @param options.timeout In milliseconds. @default 5000
+   * @param options How long it may take.
+   * @param options.timeout In milliseconds; 5,000 by default.
    * @example
    * ```ts
    * process.once('SIGTERM', () => server.close(() => store.close()))

@@ -12,9 +12,9 @@ import { Browser, listen, type RunningApp } from '../helpers/http.js'
 import { trusted } from '../helpers/instance.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 
-/** Returns the middleware of docs/passport.md. */
+/** Returns the middleware of docs/guides/passport.md. */
 async function documentedMiddleware(): Promise<Middleware> {
-  const page = readFileSync(new URL('../../../docs/passport.md', import.meta.url), 'utf8')
+  const page = readFileSync(new URL('../../../docs/guides/passport.md', import.meta.url), 'utf8')
   const [code] =
     /^async function sessionForPassport.*?^}$/ms.exec(page) ?? expect.fail('it is not documented')
   const file = fileURLToPath(new URL(`./passport-example-${process.pid}.mjs`, import.meta.url))

@@ -1,10 +1,11 @@
 // Runs the examples of README.md and of the pages in docs/.
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect } from 'chai'
 import { encrypted, PgStore } from '../../lib/index.js'
+import { countPrograms, type Example, readPage, readPages, repository } from '../helpers/pages.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { hasRedis, type RedisServer, startRedis } from '../support/redis.js'
 
@@ -16,31 +17,15 @@ const keys = {
   SESSION_KEY_2026: randomBytes(32).toString('hex'),
 }
 
-interface Example {
-  readonly cjs: boolean
-  readonly code: string
-}
-
-const root = new URL('../../../', import.meta.url)
-const readme = readFileSync(new URL('README.md', root), 'utf8')
-const examples = examplesOf(readme)
-const pages = readdirSync(new URL('docs/', root), { recursive: true, encoding: 'utf8' }).filter((path) =>
-  path.endsWith('.md'),
-)
-
-function examplesOf(text: string): Example[] {
-  return [...text.matchAll(/^```js( cjs)?\n(.*?)^```$/gms)].map(([, cjs, code]) => ({
-    cjs: cjs !== undefined,
-    code: code ?? '',
-  }))
-}
+/** What the blocks of programs are called: those of TypeScript are compiled by package.test.ts. */
+const languages = ['js', 'js cjs', 'ts', 'ts cts']
 
 /** Runs a program inside the package, which can import itself; returns its output and its first two HTTP responses. */
 async function run(code: string, extension: string): Promise<{ printed: string; visits: string[] }> {
-  const file = fileURLToPath(new URL(`./readme-example.${extension}`, import.meta.url))
+  const file = fileURLToPath(new URL(`./documented-example.${extension}`, import.meta.url))
   const listens = code.includes('app.listen(3000)')
   const listenAndPrintPort = 'const server = app.listen(0, () => console.log(server.address().port))'
-  writeFileSync(file, code.replace('app.listen(3000)', listenAndPrintPort))
+  writeFileSync(file, code.replace(/(const server = )?app\.listen\(3000\)/, listenAndPrintPort))
   const child = spawn(process.execPath, [file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...keys },
@@ -75,11 +60,18 @@ async function run(code: string, extension: string): Promise<{ printed: string; 
 }
 
 /** Runs an example with a new database, and checks what it prints and serves. */
-async function check({ cjs, code }: Example, redisUrl = ''): Promise<void> {
+async function check({ language, code }: Example, redisUrl = ''): Promise<void> {
   const url = await freshDatabase()
+  const isCjs = language === 'js cjs'
+  const program = code
+    .replaceAll('postgres://user:password@localhost/app', url)
+    .replaceAll('redis://localhost', redisUrl)
   const { printed, visits } = await run(
-    code.replaceAll('postgres://user:password@localhost/app', url).replaceAll('redis://localhost', redisUrl),
-    cjs ? 'cjs' : 'mjs',
+    // The names under which package.json has version 1.
+    isCjs
+      ? program.replaceAll(/require\('(?<name>koa|koa-generic-session)'\)/g, "require('$<name>1')")
+      : program,
+    isCjs ? 'cjs' : 'mjs',
   )
   if (code.includes('app.listen')) expect(visits).to.deep.equal(['Visit 1', 'Visit 2'])
   // Comments after console.log say what it prints.
@@ -87,26 +79,35 @@ async function check({ cjs, code }: Example, redisUrl = ''): Promise<void> {
   if (expected.length > 0) expect(printed.trim().split('\n')).to.deep.equal(expected)
 }
 
-describe('the pages in docs/', () => {
+describe('the documentation', () => {
   let redis: RedisServer | undefined
   before(async () => {
     redis = await startRedis()
   })
   after(() => redis?.stop())
 
-  for (const path of pages)
-    for (const [n, example] of examplesOf(readFileSync(new URL(`docs/${path}`, root), 'utf8')).entries())
-      if (hasRedis() || !example.code.includes('redis://localhost'))
-        it(`have an example ${n + 1} in ${path} that works as described`, () => check(example, redis?.url(0)))
-})
+  for (const page of readPages()) {
+    const { path, examples } = page
+    const programs = examples.filter(({ language }) => languages.includes(language))
+    describe(`${path}, with ${programs.length} ${programs.length === 1 ? 'example' : 'examples'}`, () => {
+      for (const example of programs.filter(({ language }) => language.startsWith('js'))) {
+        const canRun = hasRedis() || !example.code.includes('redis://localhost')
+        const test = canRun ? it : it.skip
+        test(`has an example in line ${example.line} that works as described`, () =>
+          check(example, redis?.url(0)))
+      }
 
-describe('the README', () => {
-  it('has examples', () => {
-    expect(examples.length).to.be.at.least(5)
+      it(`has no examples that aren't run`, () => {
+        expect(countPrograms(page), `write the blocks as \`\`\`${languages.join(', ```')}`).to.equal(
+          programs.length,
+        )
+      })
+    })
+  }
+
+  it('has a README of at most 200 lines', () => {
+    expect(readPage('README.md').text.trimEnd().split('\n').length).to.be.at.most(200)
   })
-
-  for (const [n, example] of examples.entries())
-    it(`has an example ${n + 1} that works as described`, () => check(example))
 
   it('has a codec module that migrate --reencrypt accepts', async () => {
     const url = await freshDatabase()
@@ -115,6 +116,7 @@ describe('the README', () => {
     })
     await store.set('x', { n: 1 })
     await store.close()
+    const { examples } = readPage('docs/guides/encryption.md')
     const code = examples.find((example) => example.code.includes('// session-codec.js'))?.code ?? ''
     const file = fileURLToPath(new URL('./session-codec.js', import.meta.url))
     writeFileSync(file, code)
@@ -128,8 +130,9 @@ describe('the README', () => {
   })
 
   it('shows the table as the store creates it', async () => {
-    const statement = /^```sql\n(create table session .*?)^```$/ms.exec(readme)?.[1] ?? ''
-    const file = readFileSync(new URL('../../../sql/002-table.sql', import.meta.url), 'utf8')
+    const { examples } = readPage('docs/reference/table.md')
+    const statement = examples.find(({ code }) => code.startsWith('create table session'))?.code ?? ''
+    const file = readFileSync(new URL('sql/002-table.sql', repository), 'utf8')
     const normalize = (text: string) =>
       text.replace(/\s+/g, ' ').replace(':"schema".:"table"', 'session').trim()
     expect(normalize(file)).to.include(normalize(statement))

@@ -1,4 +1,4 @@
-// The programs of docs/monitoring.md, with the real prom-client and OpenTelemetry, and the Grafana dashboard for them.
+// The programs of docs/guides/monitoring.md, with the real prom-client and OpenTelemetry, and the Grafana dashboard for them.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -24,7 +24,8 @@ import { trusted } from '../helpers/instance.js'
 import { rejection } from '../helpers/rejection.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 
-const read = (name: string): string => readFileSync(new URL(`../../../docs/${name}`, import.meta.url), 'utf8')
+const read = (name: string): string =>
+  readFileSync(new URL(`../../../docs/guides/${name}`, import.meta.url), 'utf8')
 const examples = [...read('monitoring.md').matchAll(/^```js\n(.*?)^```$/gms)].map(([, code]) => code ?? '')
 const exampleWith = (text: string): string =>
   examples.find((code) => code.includes(text)) ?? expect.fail(`no example has ${text}`)

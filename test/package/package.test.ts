@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect } from 'chai'
 import { type BuildOptions, build } from 'esbuild'
+import { readPages } from '../helpers/pages.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 
 const root = fileURLToPath(new URL('../../../', import.meta.url))
@@ -153,13 +154,18 @@ describe('the packed package', function () {
       }
     })
 
-    it('have a lockfile for every platform, without URLs of a registry', async () => {
+    it('have lockfiles for every platform, without URLs of a registry', async () => {
+      await checkLockfile('package-lock.json', 'koa-pg-store')
+      await checkLockfile('docs/package-lock.json', 'koa-pg-store-docs')
+    })
+
+    async function checkLockfile(file: string, name: string): Promise<void> {
       interface LockedPackage {
         resolved?: string
         integrity?: string
         optionalDependencies?: Record<string, string>
       }
-      const lock = await readFile(join(root, 'package-lock.json'), 'utf8')
+      const lock = await readFile(join(root, file), 'utf8')
       const { packages } = JSON.parse(lock) as { packages: Record<string, LockedPackage> }
       const { '': own, ...others } = packages
       const names = new Set(Object.keys(others).map((path) => path.replace(/^.*node_modules\//, '')))
@@ -169,8 +175,8 @@ describe('the packed package', function () {
         // `npm ci` refuses a lockfile without one of these; npm leaves out those that a registry lacks.
         for (const name of Object.keys(optionalDependencies)) expect(names, path).to.include(name)
       }
-      expect(own).to.have.property('name', 'koa-pg-store')
-    })
+      expect(own).to.have.property('name', name)
+    }
   })
 
   it('has a command', async () => {
@@ -284,19 +290,25 @@ describe('the packed package', function () {
       await compile('esnext', everyImport.ts)
     })
 
-    for (const module of ['node16', 'nodenext', 'esnext'] as const)
-      it(`compiles the examples of docs/typescript.md, where module is ${module}`, async () => {
-        const page = await readFile(join(root, 'docs', 'typescript.md'), 'utf8')
-        const examples = [...page.matchAll(/^```ts( cts)?\n(.*?)^```$/gms)]
-        expect(examples).to.have.length(4)
-        // Each in a project of its own, as the augmentations of one would reach the others.
-        for (const [, isCts, code = ''] of examples)
-          if (module !== 'esnext' || !isCts)
-            await compile(module, {
-              ...(!isCts && { 'app.ts': code }),
-              ...(module !== 'esnext' && { 'app.cts': code }),
-            })
-      })
+    for (const { path, examples } of readPages()) {
+      const programs = examples.filter(({ language }) => language === 'ts' || language === 'ts cts')
+      // That page is about modules, among other things.
+      const modules = path.endsWith('/typescript.md')
+        ? (['node16', 'nodenext', 'esnext'] as const)
+        : (['nodenext'] as const)
+      for (const module of programs.length > 0 ? modules : [])
+        it(`compiles the ${programs.length} examples of ${path}, where module is ${module}`, async () => {
+          // Each in a project of its own, as the augmentations of one would reach the others.
+          for (const { language, code } of programs) {
+            const isCts = language === 'ts cts'
+            if (module !== 'esnext' || !isCts)
+              await compile(module, {
+                ...(!isCts && { 'app.ts': code }),
+                ...(module !== 'esnext' && { 'app.cts': code }),
+              })
+          }
+        })
+    }
 
     it('has the same names for require as for import', async () => {
       const names = /^export (?:type )?\{([^}]*)\}/gms

@@ -72,6 +72,22 @@ describe('maxSessionsPerUser', () => {
     }
   })
 
+  it('holds for a user who has 10,000 sessions, and removes them from every cache', async () => {
+    const [here, there] = [await make(3), await make(3)]
+    await there.set('a session', ann(0))
+    expect(await there.get('a session')).to.deep.equal(ann(0))
+    await sql(
+      url,
+      `insert into session (id, expiry, session, user_id, last_access, version)
+       select 'sha256:' || rpad(n::text, 43, 'A'), now() + interval '1 day', '{"userId":"ann"}', 'ann', now() + interval '1 s', 1
+       from generate_series(1, 10000) n`,
+    )
+    const sid = await here.create(ann(1))
+    expect(await here.count()).to.equal(3)
+    expect(await here.get(sid)).to.deep.equal(ann(1))
+    await until(async () => (await there.get('a session')) === undefined)
+  })
+
   it('holds for two simultaneous sign-ins on two instances, with a limit of one', async () => {
     await using store = await make(1)
     await using other = await make(1)

@@ -123,6 +123,18 @@ export function contract(name: string, makeStore: MakeStore): void {
       await expectBoth('gone', undefined)
     })
 
+    it('keeps the order of changes that are not awaited', async () => {
+      const sids = Array.from({ length: 50 }, (_, n) => `${n}`)
+      const changes = sids.flatMap((sid) => [
+        store.set(sid, { n: 1 }, minute),
+        store.set(sid, { n: 2 }, minute),
+        ...(Number(sid) % 2 ? [store.destroy(sid)] : []),
+      ])
+      await Promise.all(changes)
+      for (const sid of sids)
+        expect(await store.get(sid)).to.deep.equal(Number(sid) % 2 ? undefined : { n: 2 })
+    })
+
     it('ignores the destroy and the touch of a missing session', async () => {
       await store.destroy('never was')
       await store.touch?.('never was', minute)
