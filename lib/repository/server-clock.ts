@@ -41,7 +41,7 @@ export class ServerClock {
   async at(time: number): Promise<number | null> {
     if (this.#offset === undefined) await this.measure()
     else if (performance.now() - this.#measuredAt > maxAgeMs) void this.measure()
-    return this.#offset === undefined ? null : this.#offset + time
+    return this.#offset === undefined ? null : Math.floor(this.#offset + time)
   }
 
   /** Asks the server for its time. Never rejects. */

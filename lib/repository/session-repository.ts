@@ -1,53 +1,25 @@
-// Reads and changes sessions by way of the cache, and keeps the cache in step with results and notifications.
-import type { CacheLink, Fill, LocalCache } from '../cache/local-cache.js'
-import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
+// Changes sessions in batches, and keeps the cache in step with the results and with notifications.
+import type { Fill, LocalCache } from '../cache/local-cache.js'
+import type { MergeBase } from '../cache/merge-bases.js'
 import type { Notification } from '../notifications/payload.js'
-import type { Connection } from '../postgres/connection.js'
-import { parse } from '../session/json.js'
-import { isKoaSession } from '../session/koa-session.js'
-import { fromStored, mayExpire, type StoredSession } from '../session/stored-session.js'
-import type { Session } from '../types/session-store.js'
-import type { BatchCall, Batcher } from '../util/batcher.js'
+import type { Batcher } from '../util/batcher.js'
 import { bisect } from '../util/bisect.js'
 import type { TimeLimit } from '../util/deadlines.js'
-import { settledWithin } from '../util/timeout.js'
-import { type BatchObserver, batching, isOverdue, timeLimits } from './batching.js'
-import type { DestroyCall, ReadCall, SessionCall, WriteCall } from './session-calls.js'
-import { patientMs, type Read } from './session-codec.js'
-import type { SessionQueries } from './session-queries.js'
+import { batching, isOverdue, timeLimits } from './batching.js'
+import type { DestroyCall, SessionCall, WriteCall } from './session-calls.js'
+import type { SessionCallOptions, SessionReader } from './session-reader.js'
 import { mergeBaseAfter, type Outcome, type SaveResult, type SessionWriter } from './session-writer.js'
 import { createBatcher } from './sharded-batcher.js'
-import type { TouchBuffer } from './touch-buffer.js'
 
-export interface SessionRepositoryOptions {
-  readonly bases: MergeBases
-  readonly queries: SessionQueries
+export interface SessionRepositoryOptions extends SessionCallOptions {
+  readonly reader: SessionReader
   readonly writer: SessionWriter
-  /** Its time limits are those of the calls. */
-  readonly connection: Connection
-  /** Whether sessions are decoded by a codec, which may take long. */
-  readonly decodes: boolean
-  /** `undefined`: every read queries the database. */
-  readonly cache: LocalCache | undefined
-  /** Whether the cache may be read and filled now. */
-  readonly isTrusted: () => boolean
   readonly propagate: 'invalidate' | 'update'
-  readonly touches: TouchBuffer
-  /** Where Citus has distributed the table: the least hashes of its shards, in order. */
-  readonly shardStarts: readonly number[] | undefined
   /** The option `idleTimeout`: a session that was just written lives no longer than this without use. */
   readonly idleTimeout: number | undefined
-  /** Returns the error that a call of the store rejects with. */
-  readonly toError: (error: unknown, call: SessionCall) => Error
-  /** Receives the calls that were settled, and their results: an `Error` for those that rejected. */
-  readonly onSettled: (calls: readonly BatchCall<SessionCall>[], results: readonly unknown[]) => void
-  readonly onBatch: BatchObserver
   /** Receives the digest and the user of each session that a call has created. */
   readonly onCreated: (digest: string, userId: string | undefined) => void
 }
-
-/** What a read returns: later, if it takes long to decode. */
-type Presented = Session | undefined | Error | Promise<Session | undefined | Error>
 
 /** By how much a session's remaining life may be overestimated here: the time that an answer takes. */
 const ttlToleranceMs = 1_000
@@ -55,41 +27,14 @@ const ttlToleranceMs = 1_000
 export class SessionRepository {
   readonly #options: SessionRepositoryOptions
   readonly #cache: LocalCache | undefined
-  /** Sessions as the callers get them. */
-  readonly #reads: Pick<Batcher<ReadCall, Session | undefined>, 'add' | 'oldestWaitMs'>
-  /** Sessions as they are stored, for the cache and for merging. */
-  readonly #loads: Pick<Batcher<undefined, StoredSession | undefined>, 'add' | 'oldestWaitMs'>
   /** Changes of one session run one after another, in the order of their calls. */
   readonly #changes: Pick<Batcher<WriteCall | DestroyCall, undefined>, 'add' | 'oldestWaitMs'>
 
   constructor(options: SessionRepositoryOptions) {
     this.#options = options
     this.#cache = options.cache
-    const { toError, onSettled, onBatch, queries, shardStarts, connection } = options
+    const { toError, onSettled, shardStarts, connection } = options
     const limits = timeLimits(connection)
-    this.#reads = createBatcher<ReadCall, Session | undefined>(
-      {
-        ...batching,
-        ...limits,
-        isUnordered: true,
-        run: (calls, limit) => this.#readAll(calls, limit),
-        toError: (error, { value }) => toError(error, value),
-        onSettled,
-      },
-      shardStarts,
-    )
-    this.#loads = createBatcher(
-      {
-        ...batching,
-        ...limits,
-        isUnordered: true,
-        run: (calls, limit) => {
-          const ids = calls.map(({ key }) => key)
-          return onBatch('get', ids.length, () => queries.readAll(ids, limit))
-        },
-      },
-      shardStarts,
-    )
     this.#changes = createBatcher<WriteCall | DestroyCall, undefined>(
       {
         ...batching,
@@ -110,103 +55,7 @@ export class SessionRepository {
 
   /** How long the oldest call that waits for those before it has waited. */
   get oldestWaitMs(): number {
-    return Math.max(this.#reads.oldestWaitMs, this.#loads.oldestWaitMs, this.#changes.oldestWaitMs)
-  }
-
-  /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */
-  getCached(link: CacheLink, owner: object | undefined): Session | undefined {
-    const cached = this.#options.isTrusted() ? this.#cache?.get(link) : undefined
-    if (cached === undefined) return undefined
-    const { session, entry } = cached
-    const ttlMs = isKoaSession(session) ? this.getRemainingTtl(link.digest) : 0
-    return this.#present(session, entry, owner, ttlMs, entry.hasExpiring)
-  }
-
-  /** Reads a session from the database, or from the cache once another call has loaded it. */
-  read(call: ReadCall): Promise<Session | undefined> {
-    return this.#reads.add(call.id, call)
-  }
-
-  /** Reads a session as the table holds it. `limit`: of the call that needs it. */
-  load(id: string, limit?: TimeLimit): Promise<StoredSession | undefined> {
-    return this.#loads.add(id, undefined, limit?.deadline)
-  }
-
-  async #readAll(calls: readonly BatchCall<ReadCall>[], limit: TimeLimit): Promise<readonly Presented[]> {
-    const { decodes, onBatch, queries, touches } = this.#options
-    const cache = this.#options.isTrusted() ? this.#cache : undefined
-    if (cache !== undefined) {
-      const reads = calls.map(({ value }) => this.#readThrough(cache, value, limit).catch(asError))
-      return decodes ? settledWithin(reads, patientMs) : Promise.all(reads)
-    }
-    const ids = calls.map(({ key }) => key)
-    const stored = await onBatch('get', ids.length, () => queries.readAll(ids, limit))
-    return calls.map(({ value }, n) => {
-      const read = stored[n]
-      if (read instanceof Promise) return read.then((late: Read) => this.#settleRead(value, late))
-      if (read === undefined && touches.isPending(value.digest))
-        return this.#readAgain(value, limit).catch(asError)
-      return this.#settleRead(value, read)
-    })
-  }
-
-  /** For a session that the table doesn't have, though its use was noted here: it may have expired only because of an outage. */
-  async #readAgain(call: ReadCall, limit: TimeLimit): Promise<Session | undefined | Error> {
-    await this.#options.touches.writeNow(call.digest)
-    return this.#settleRead(call, await this.load(call.id, limit))
-  }
-
-  /** Concurrent misses of one session share a query. */
-  async #readThrough(
-    cache: LocalCache,
-    call: ReadCall,
-    limit: TimeLimit,
-  ): Promise<Session | undefined | Error> {
-    const load = (): Promise<StoredSession | undefined> => this.load(call.id, limit)
-    const { digest, fresh } = call
-    const stored = await (fresh ? cache.fill(digest, load) : cache.fetch(digest, load))
-    if (stored === undefined && this.#options.touches.isPending(digest)) return this.#readAgain(call, limit)
-    return this.#settleRead(call, stored)
-  }
-
-  #settleRead(call: ReadCall, stored: StoredSession | undefined | Error): Session | undefined | Error {
-    // The table has no such session: a cached one was destroyed, and its notification is still on its way.
-    if (stored === undefined && call.fresh) this.#cache?.invalidate(call.digest, Number.POSITIVE_INFINITY)
-    if (stored === undefined || stored instanceof Error) return stored
-    try {
-      const { json, version, ttlMs } = stored
-      const { digest, id, owner } = call
-      this.#options.touches.recordRead(digest, id, ttlMs)
-      const session = parse(json)
-      if (session !== undefined) call.ids.loadedAt = performance.now()
-      return session && this.#present(session, { digest, json, version }, owner, ttlMs, mayExpire(json))
-    } catch (error) {
-      return asError(error)
-    }
-  }
-
-  /** Applies what depends on the time, and remembers the merge base. */
-  #present(
-    session: Session,
-    base: MergeBase,
-    owner: object | undefined,
-    ttlMs: number,
-    hasExpiring: boolean,
-  ): Session {
-    const { bases, touches } = this.#options
-    const isKoa = isKoaSession(session)
-    const presented =
-      isKoa || hasExpiring
-        ? fromStored(session, isKoa ? Math.max(ttlMs, touches.getRemainingTtl(base.digest)) : undefined)
-        : session
-    bases.remember(presented, base)
-    if (owner !== undefined) bases.remember(owner, base)
-    return presented
-  }
-
-  /** Returns how many ms a session that was just returned has to live. */
-  getRemainingTtl(digest: string): number {
-    return Math.max(this.#options.touches.getRemainingTtl(digest), this.#cache?.getRemainingTtl(digest) ?? 0)
+    return Math.max(this.#options.reader.oldestWaitMs, this.#changes.oldestWaitMs)
   }
 
   /**
@@ -278,10 +127,10 @@ export class SessionRepository {
     limit: TimeLimit,
   ): Promise<void> {
     const { digest, id, session, owner } = call
-    const { touches } = this.#options
-    let remainingMs = this.getRemainingTtl(digest)
+    const { reader, touches } = this.#options
+    let remainingMs = reader.getRemainingTtl(digest)
     if (remainingMs <= 0) {
-      const stored = await this.load(id, limit)
+      const stored = await reader.load(id, limit)
       if (stored !== undefined) {
         remainingMs = stored.ttlMs
         touches.recordExpiry(digest, remainingMs)
@@ -384,7 +233,7 @@ export class SessionRepository {
   applyNotification({ clear, changes }: Notification): void {
     const cache = this.#cache
     if (cache === undefined) return
-    const { touches, propagate } = this.#options
+    const { reader, touches, propagate } = this.#options
     if (clear) {
       cache.clear()
       touches.forgetExpiry()
@@ -395,7 +244,7 @@ export class SessionRepository {
       const id = cache.invalidate(digest, version)
       // Batched with all reads of this tick. If it fails, the session is read when a request needs it.
       if (id !== undefined && propagate === 'update')
-        cache.fetch(digest, () => this.load(id)).catch(() => undefined)
+        cache.fetch(digest, () => reader.load(id)).catch(() => undefined)
     }
   }
 }

@@ -9,6 +9,7 @@ import { createStatements } from '../repository/prepared-statements.js'
 import type { Change } from '../repository/row-mapper.js'
 import type { SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionQueries } from '../repository/session-queries.js'
+import { type SessionCallOptions, SessionReader } from '../repository/session-reader.js'
 import { SessionRegistry } from '../repository/session-registry.js'
 import { SessionRepository } from '../repository/session-repository.js'
 import { SessionWriter } from '../repository/session-writer.js'
@@ -35,6 +36,7 @@ export interface Components {
   /** Whether statements are given ids as the option `hashIds` says: `SessionIds.storedId`. */
   readonly takesStoredIds: boolean
   readonly queries: SessionQueries
+  readonly reader: SessionReader
   readonly repository: SessionRepository
   readonly registry: SessionRegistry
 }
@@ -76,7 +78,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     queries,
     userIdOf: (session) => findUserId(settings.userId, session),
     serialize: (session) => serialize(session, settings),
-    read: (id, limit) => repository.load(id, limit),
+    read: (id, limit) => reader.load(id, limit),
     peek: (digest) => repository.peek(digest),
     onEvicted: (evicted, userId) => {
       onChanged(evicted)
@@ -84,21 +86,15 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     },
     onConflict,
   })
-  const propagate = settings.cache ? settings.cache.propagate : 'invalidate'
-  const repository = new SessionRepository({
+  const common: SessionCallOptions = {
     bases,
     queries,
-    writer,
+    connection,
     cache,
     isTrusted: () => trust.use(),
-    propagate,
-    connection,
-    decodes: settings.codec !== undefined,
     touches,
     shardStarts: table.shardStarts,
     onBatch,
-    onCreated,
-    idleTimeout: settings.idleTimeout,
     toError: (error, call) => {
       const secrets = [call.sid, call.id, call.digest, call.verb === 'write' ? (call as WriteCall).json : '']
       return operations.toError(error, `${call.verb} the session`, secrets)
@@ -111,6 +107,15 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
         if (startedAt !== undefined) calls[methods[verb]].record(now - startedAt, results[n] instanceof Error)
       }
     },
+  }
+  const reader = new SessionReader({ ...common, decodes: settings.codec !== undefined })
+  const repository = new SessionRepository({
+    ...common,
+    reader,
+    writer,
+    propagate: settings.cache ? settings.cache.propagate : 'invalidate',
+    idleTimeout: settings.idleTimeout,
+    onCreated,
   })
   const registry = new SessionRegistry({
     ...settings,
@@ -122,5 +127,5 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
     onRevoked: (handle, userId) => onRevoked({ handle, userId, reason: 'revoked' }),
   })
   const takesStoredIds = !table.hasRawIds && table.insertsRawIds === !settings.hashIds
-  return { table, takesStoredIds, queries, repository, registry }
+  return { table, takesStoredIds, queries, reader, repository, registry }
 }

@@ -5,7 +5,6 @@ import type { SessionIds } from '../cache/id-cache.js'
 import { queueUsageSql } from '../notifications/heartbeat.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionImporter } from '../repository/session-importer.js'
-import type { SessionRepository } from '../repository/session-repository.js'
 import { withDevice } from '../session/device.js'
 import { toSessionId } from '../session/koa-context.js'
 import { contextOf } from '../session/koa-session.js'
@@ -138,7 +137,7 @@ export class PgStore<T extends object = Session>
     const session: Session | undefined = await this.get<Session>(sid, undefined, more)
     if (session === undefined) return undefined
     const { ids, components } = this.#lifecycle
-    return { session, ttl: components?.repository.getRemainingTtl(ids.resolve(sid).digest) ?? 0 }
+    return { session, ttl: components?.reader.getRemainingTtl(ids.resolve(sid).digest) ?? 0 }
   }
 
   /** Not async: a promise fewer for each call. */
@@ -151,7 +150,7 @@ export class PgStore<T extends object = Session>
     try {
       const ids = this.#lifecycle.ids.resolve(sid)
       const { digest, storedId: id } = ids
-      const cached = fresh ? undefined : this.#lifecycle.active?.repository.getCached(ids, owner)
+      const cached = fresh ? undefined : this.#lifecycle.active?.reader.getCached(ids, owner)
       if (trace !== undefined) trace.cached = cached !== undefined
       if (cached !== undefined) {
         ids.loadedAt = performance.now()
@@ -160,7 +159,7 @@ export class PgStore<T extends object = Session>
       // The table can't hold this id, so there is nothing to ask it.
       if (id === undefined) return Promise.resolve(undefined)
       const call: ReadCall = { verb: 'read', sid, digest, id, startedAt: tickNow(), fresh, owner, ids }
-      return this.#start(call, (repository, read) => repository.read(read))
+      return this.#start(call, ({ reader }, read) => reader.read(read))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -217,7 +216,7 @@ export class PgStore<T extends object = Session>
         session,
         owner,
       }
-      return this.#start(call, (repository, write) => repository.write(write))
+      return this.#start(call, ({ repository }, write) => repository.write(write))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -259,7 +258,7 @@ export class PgStore<T extends object = Session>
       if (id === undefined) return Promise.resolve()
       const call: DestroyCall = { verb: 'destroy', sid, digest, id, startedAt: tickNow() }
       if (this.listenerCount('destroy') > 0) return this.#destroyAndReport(call)
-      return this.#start(call, (repository, destroy) => repository.destroy(destroy))
+      return this.#start(call, ({ repository }, destroy) => repository.destroy(destroy))
     } catch (error) {
       return Promise.reject(error)
     }
@@ -273,7 +272,7 @@ export class PgStore<T extends object = Session>
     const findUser = async (components: Components): Promise<void> => {
       userId = await components.registry.userOf([call.id, idIn(components, call.sid, call.digest)])
     }
-    return this.#startAfter({ ...call, onDestroyed }, findUser, (repository, destroy) =>
+    return this.#startAfter({ ...call, onDestroyed }, findUser, ({ repository }, destroy) =>
       repository.destroy(destroy),
     )
   }
@@ -559,7 +558,7 @@ export class PgStore<T extends object = Session>
   /** Starts what concerns one session. The repository says when it is done; see `onSettled`. */
   #start<C extends SessionCall, T>(
     call: C,
-    work: (repository: SessionRepository, call: C) => Promise<T>,
+    work: (components: Components, call: C) => Promise<T>,
   ): Promise<T> {
     const { active } = this.#lifecycle
     return active === undefined ? this.#startAfter(call, undefined, work) : this.#begin(active, call, work)
@@ -569,7 +568,7 @@ export class PgStore<T extends object = Session>
   #startAfter<C extends SessionCall, T>(
     call: C,
     prepare: ((components: Components) => Promise<void>) | undefined,
-    work: (repository: SessionRepository, call: C) => Promise<T>,
+    work: (components: Components, call: C) => Promise<T>,
   ): Promise<T> {
     const { operations, calls } = this.#lifecycle
     const { verb, sid, id, startedAt = 0 } = call
@@ -591,11 +590,11 @@ export class PgStore<T extends object = Session>
   #begin<C extends SessionCall, T>(
     components: Components,
     call: C,
-    work: (repository: SessionRepository, call: C) => Promise<T>,
+    work: (components: Components, call: C) => Promise<T>,
   ): Promise<T> {
     this.#lifecycle.operations.begin(descriptions[call.verb])
-    const { repository, takesStoredIds } = components
-    return work(repository, takesStoredIds ? call : { ...call, id: idIn(components, call.sid, call.digest) })
+    const { takesStoredIds } = components
+    return work(components, takesStoredIds ? call : { ...call, id: idIn(components, call.sid, call.digest) })
   }
 }
 
