@@ -23,3 +23,12 @@ export function message<T>(child: ChildProcess): Promise<T> {
     child.once('exit', onExit)
   })
 }
+
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}

@@ -4,6 +4,12 @@ import Koa from 'koa'
 import session from 'koa-generic-session'
 import { PgStore } from '../../../lib/index.js'
 
+declare module 'koa-generic-session' {
+  interface Session {
+    visits?: number
+  }
+}
+
 const [url = ''] = process.argv.slice(2)
 const app = new Koa()
 app.silent = true
