@@ -176,7 +176,13 @@ export class Committer {
 
   /** Runs a statement that changes no session. */
   run(statement: Statement, values: readonly unknown[], limit?: TimeLimit): Promise<Row[]> {
-    return this.redacting(values, () => this.#connection.query(statement, values, limit))
+    const run = (): Promise<Row[]> => this.#connection.query(statement, values, limit)
+    // Seen after a change on the same connection that could not be announced. It was rolled back, so it can run again.
+    const runAgain = (error: unknown): Promise<Row[]> => {
+      if (!isQueueFull(error)) throw error
+      return run()
+    }
+    return this.redacting(values, () => run().catch(runAgain))
   }
 
   /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */
