@@ -149,6 +149,8 @@ export class Committer {
       flush,
       limit,
     )
+    // The flush notifies nobody: it was the change that the queue had no room for, and that was rolled back.
+    if (isQueueFull(flushed)) throw flushed
     if (flushed instanceof Error && (mustFlush(rows) || isOverdue(flushed))) return throwNotDurable(flushed)
     if (!mustFlush(rows) || flushed instanceof Error) return rows
     // A pooler may have run the two on different connections.
