@@ -1,12 +1,13 @@
 // A TCP proxy that can be slow, or stall: connections stay open, and nothing gets through.
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 
-/** Forwards each chunk with a delay, in order. */
+/** Forwards each chunk with a delay. One waits for the one before it: timers of different lengths don't keep their order. */
 function delay(from: Socket, to: Socket, delayMs: () => number): void {
-  let dueAt = 0
+  let forwarded: Promise<unknown> = Promise.resolve()
   from.on('data', (chunk) => {
-    dueAt = Math.max(dueAt, performance.now() + delayMs())
-    setTimeout(() => to.write(chunk), dueAt - performance.now())
+    const delayed = sleep(delayMs())
+    forwarded = forwarded.then(() => delayed).then(() => to.write(chunk))
   })
 }
 
