@@ -149,8 +149,6 @@ export class Committer {
       flush,
       limit,
     )
-    // The flush notifies nobody: it was the change that the queue had no room for, and that was rolled back.
-    if (isQueueFull(flushed)) throw flushed
     if (flushed instanceof Error && (mustFlush(rows) || isOverdue(flushed))) return throwNotDurable(flushed)
     if (!mustFlush(rows) || flushed instanceof Error) return rows
     // A pooler may have run the two on different connections.
@@ -178,13 +176,7 @@ export class Committer {
 
   /** Runs a statement that changes no session. */
   run(statement: Statement, values: readonly unknown[], limit?: TimeLimit): Promise<Row[]> {
-    const run = (): Promise<Row[]> => this.#connection.query(statement, values, limit)
-    // Seen after a change on the same connection that could not be announced. It was rolled back, so it can run again.
-    const runAgain = (error: unknown): Promise<Row[]> => {
-      if (!isQueueFull(error)) throw error
-      return run()
-    }
-    return this.redacting(values, () => run().catch(runAgain))
+    return this.redacting(values, () => this.#connection.query(statement, values, limit))
   }
 
   /** Calls that share a statement share its error, which must not show them each other's ids and sessions. */
