@@ -10,21 +10,54 @@ export interface MergeBase {
   readonly mergedJson?: string
 }
 
-/** Each store has its own: versions of two stores can't be compared. */
+/** Returns the object that it is given, so that a subclass adds its private field to that. */
+class Identity {
+  constructor(object: object) {
+    // biome-ignore lint/correctness/noConstructorReturn: See above.
+    return object
+  }
+}
+
+/** Each store has a private field of its own: versions of two stores can't be compared. */
+function createField() {
+  return class Field extends Identity {
+    #base: MergeBase
+
+    constructor(owner: object, base: MergeBase) {
+      super(owner)
+      this.#base = base
+    }
+
+    static get(owner: object): MergeBase | undefined {
+      return #base in owner ? owner.#base : undefined
+    }
+
+    /** Returns whether that can be done. */
+    static set(owner: object, base: MergeBase): boolean {
+      if (#base in owner) owner.#base = base
+      else if (Object.isExtensible(owner)) new Field(owner, base)
+      else return false
+      return true
+    }
+  }
+}
+
+/**
+ * By owner: the returned object, or koa-session's context. In a private field of that object, which no code and no copy of it
+ * sees: a `WeakMap` costs more than the rest of a cached read (bench/experiments/copy.ts).
+ */
 export class MergeBases {
-  /**
-   * By owner: the returned object, or koa-session's context. A private field would be twice as fast where V8 has seen many
-   * shapes of sessions and half as fast where it has seen one (bench/experiments/copy.ts); this costs the same everywhere.
-   */
-  readonly #bases = new WeakMap<object, MergeBase>()
+  readonly #field = createField()
+  /** Of objects that can't be given a field. */
+  readonly #others = new WeakMap<object, MergeBase>()
 
   /** Returns the base that `owner` has of the session with this digest. */
   find(owner: object, digest: string): MergeBase | undefined {
-    const base = this.#bases.get(owner)
+    const base = this.#field.get(owner) ?? (Object.isExtensible(owner) ? undefined : this.#others.get(owner))
     return base?.digest === digest ? base : undefined
   }
 
   remember(owner: object, base: MergeBase): void {
-    this.#bases.set(owner, base)
+    if (!this.#field.set(owner, base)) this.#others.set(owner, base)
   }
 }

@@ -63,22 +63,31 @@ export function parse(json: string): Session | undefined {
 }
 
 /**
- * Returns a deep copy of a parsed JSON object. Three times as fast as parsing the text again (see
- * bench/experiments/copy.ts). An own property named `__proto__` is copied as such.
+ * Returns a deep copy of a parsed session. Three times as fast as parsing the text again (see bench/experiments/copy.ts). The
+ * copy is to be given a private field, which V8 adds twenty times slower to the result of a spread. But `Object.assign` can't
+ * copy an own property named `__proto__`.
  */
-export function clone<T extends object>(value: T): T {
-  if (Array.isArray(value)) {
-    const list: unknown[] = value.slice()
-    for (let i = 0; i < list.length; i++) {
-      const item = list[i]
-      if (typeof item === 'object' && item !== null) list[i] = clone(item)
-    }
-    return list as T
+export function clone<T extends object>(session: T): T {
+  if (Array.isArray(session) || Object.hasOwn(session, '__proto__')) return copyOf(session)
+  return withCopies(Object.assign({}, session))
+}
+
+function copyOf<T extends object>(value: T): T {
+  if (!Array.isArray(value)) return withCopies({ ...value })
+  const list: unknown[] = value.slice()
+  for (let i = 0; i < list.length; i++) {
+    const item = list[i]
+    if (typeof item === 'object' && item !== null) list[i] = copyOf(item)
   }
-  const object = { ...value } as Record<string, unknown>
-  for (const key in object) {
-    const item = object[key]
-    if (typeof item === 'object' && item !== null) object[key] = clone(item)
+  return list as T
+}
+
+/** Replaces the objects in an object by copies. */
+function withCopies<T extends object>(object: T): T {
+  const attributes = object as Record<string, unknown>
+  for (const key in attributes) {
+    const item = attributes[key]
+    if (typeof item === 'object' && item !== null) attributes[key] = copyOf(item)
   }
-  return object as T
+  return object
 }
