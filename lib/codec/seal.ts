@@ -49,9 +49,12 @@ export function isSealed(value: object): boolean {
   return sealNames.some((name) => Object.hasOwn(value, name))
 }
 
-/** The same for JSON, which is only parsed if it has one of the names somewhere: sessions have other names that begin with `~`. */
+/**
+ * The same for JSON, which is only parsed if it has one of the names somewhere. A search for one character that is rare takes a
+ * tenth of the time of one that begins with a quotation mark.
+ */
 export function isSealedJson(json: string): boolean {
-  if (!json.includes('"~') || !sealNames.some((name) => json.includes(`"${name}"`))) return false
+  if (!json.includes('~') || !sealNames.some((name) => json.includes(`"${name}"`))) return false
   const value: unknown = JSON.parse(json)
   return typeof value === 'object' && value !== null && isSealed(value)
 }

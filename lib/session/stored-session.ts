@@ -57,9 +57,9 @@ function isPlain(session: unknown): session is Session {
   return typeof session === 'object' && session !== null && !Array.isArray(session)
 }
 
-/** Whether a session may have attributes that expire. A look at the text is cheaper than one at each attribute. */
+/** Whether a session may have attributes that expire. A look at the text, for a rare character, is cheaper than one at each attribute. */
 export function mayExpire(json: string): boolean {
-  return json.includes('"~expires"')
+  return json.includes('~') && json.includes('"~expires"')
 }
 
 /**
