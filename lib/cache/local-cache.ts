@@ -4,29 +4,7 @@ import { clone, parse } from '../session/json.js'
 import { mayExpire, type StoredSession } from '../session/stored-session.js'
 import type { Session } from '../types/session-store.js'
 import type { MergeBase } from './merge-bases.js'
-
-/** All times are by the monotonic clock. */
-export interface CacheEntry extends MergeBase {
-  readonly id: string
-  /** Parsed at the first `get`; each caller gets a clone. */
-  session: Session | undefined
-  /** Whether some of its attributes may expire by themselves; see `mayExpire`. */
-  readonly hasExpiring: boolean
-  /** Until when the entry may be returned. */
-  readonly freshUntil: number
-  /** When the session itself expires. */
-  readonly expiresAt: number
-  /** When its use was last reported. */
-  lastUsedAt: number
-  /** What leads to this entry without a look-up, while it is cached. */
-  link: CacheLink | undefined
-}
-
-/** Keeps the way to a cached session: a look-up among thousands of sessions is a third of the cost of a read. */
-export interface CacheLink {
-  readonly digest: string
-  entry: CacheEntry | undefined
-}
+import type { CacheEntry, SessionRecord } from './session-records.js'
 
 /** A session that is the caller's own, and what it was copied from: its merge base. */
 export interface CachedSession {
@@ -66,7 +44,7 @@ export class LocalCache {
   readonly #entries: LRUCache<string, CacheEntry>
   readonly #ttl: number
   readonly #now: () => number
-  readonly #onUse: (digest: string, id: string) => void
+  readonly #onUse: (record: SessionRecord, id: string) => void
   readonly #invalidations = new Map<string, Invalidation>()
   readonly #fetches = new Map<string, Promise<StoredSession | undefined>>()
   /** Grows with every invalidation. */
@@ -80,7 +58,7 @@ export class LocalCache {
   constructor(
     { max, maxBytes, ttl }: CacheLimits,
     now: () => number = () => performance.now(),
-    onUse: (digest: string, id: string) => void = () => undefined,
+    onUse: (record: SessionRecord, id: string) => void = () => undefined,
   ) {
     this.#entries = new LRUCache({ max, maxSize: maxBytes, dispose: unlink })
     this.#ttl = ttl
@@ -98,8 +76,8 @@ export class LocalCache {
   }
 
   /** Returns a copy of a session that is fresh, and its entry: the merge base of the copy. */
-  get(link: CacheLink): CachedSession | undefined {
-    const entry = link.entry ?? this.#find(link)
+  get(record: SessionRecord): CachedSession | undefined {
+    const entry = record.entry ?? this.#find(record)
     const now = this.#now()
     const session = entry === undefined || entry.freshUntil <= now ? undefined : cloneOf(entry)
     if (entry === undefined || session === undefined) {
@@ -111,23 +89,23 @@ export class LocalCache {
       entry.lastUsedAt = now
       // Eviction knows the last use to the second; updating it at each call would cost more than the look-up.
       this.#entries.get(entry.digest)
-      this.#onUse(entry.digest, entry.id)
+      this.#onUse(record, entry.id)
     }
     return { session, entry }
   }
 
-  #find(link: CacheLink): CacheEntry | undefined {
-    const entry = this.#entries.peek(link.digest)
+  #find(record: SessionRecord): CacheEntry | undefined {
+    const entry = this.#entries.peek(record.digest)
     if (entry === undefined) return undefined
     unlink(entry)
-    entry.link = link
-    link.entry = entry
+    entry.record = record
+    record.entry = entry
     return entry
   }
 
   /** Returns how many ms a cached session has to live, as far as the database has said; not above 0: unknown. */
-  getRemainingTtl(digest: string): number {
-    return (this.#entries.peek(digest)?.expiresAt ?? 0) - this.#now()
+  getRemainingTtl(record: SessionRecord): number {
+    return ((record.entry ?? this.#find(record))?.expiresAt ?? 0) - this.#now()
   }
 
   /** Whether this version of a session, or a newer one, is cached: a notification of it brings nothing new. */
@@ -200,7 +178,7 @@ export class LocalCache {
       freshUntil: startedAt + Math.min(ttlMs, this.#ttl),
       expiresAt: startedAt + ttlMs,
       lastUsedAt: startedAt,
-      link: undefined,
+      record: undefined,
     }
     this.#entries.set(digest, entry, { size: json.length })
   }
@@ -244,7 +222,7 @@ export class LocalCache {
 
 /** To be called when an entry is no longer cached. */
 function unlink(entry: CacheEntry): void {
-  if (entry.link !== undefined) entry.link.entry = undefined
+  if (entry.record !== undefined) entry.record.entry = undefined
 }
 
 function cloneOf(entry: CacheEntry): Session | undefined {

@@ -1,5 +1,5 @@
 // One object for each call of a store that concerns one session: what the batches run and settle.
-import type { SessionIds } from '../cache/id-cache.js'
+import type { SessionRecord } from '../cache/session-records.js'
 import type { SaveRequest } from './session-writer.js'
 
 /** What a call of the store concerns. */
@@ -9,6 +9,7 @@ export interface SessionCall {
   readonly sid: string
   /** Its key in the cache and in notifications. */
   readonly digest: string
+  readonly record: SessionRecord
   /** Its id in the table. */
   readonly id: string
   /** By the monotonic clock; `undefined`: `stats()` doesn't count the call. */
@@ -21,8 +22,6 @@ export interface ReadCall extends SessionCall {
   readonly fresh: boolean
   /** koa-session's context, which is to remember the merge base. */
   readonly owner: object | undefined
-  /** Its `loadedAt` is set if there is a session. */
-  readonly ids: SessionIds
 }
 
 /** Its base is the call's until the batch runs: then that of the session object or of its owner, if these have one. */

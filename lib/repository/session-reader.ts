@@ -1,6 +1,7 @@
 // Reads sessions, from the cache or in batches from the database; each caller gets an object of its own.
-import type { CacheLink, LocalCache } from '../cache/local-cache.js'
+import type { LocalCache } from '../cache/local-cache.js'
 import type { MergeBase, MergeBases } from '../cache/merge-bases.js'
+import type { SessionRecord } from '../cache/session-records.js'
 import type { Connection } from '../postgres/connection.js'
 import { parse } from '../session/json.js'
 import { isKoaSession } from '../session/koa-session.js'
@@ -8,6 +9,7 @@ import { fromStored, mayExpire, type StoredSession } from '../session/stored-ses
 import type { Session } from '../types/session-store.js'
 import type { BatchCall, Batcher } from '../util/batcher.js'
 import type { TimeLimit } from '../util/deadlines.js'
+import { tickNow } from '../util/tick-clock.js'
 import { settledWithin } from '../util/timeout.js'
 import { type BatchObserver, batching, timeLimits } from './batching.js'
 import type { ReadCall, SessionCall } from './session-calls.js'
@@ -88,12 +90,12 @@ export class SessionReader {
   }
 
   /** Returns a copy of a cached session. Its merge base is remembered for the copy, and for `owner` if given. */
-  getCached(link: CacheLink, owner: object | undefined): Session | undefined {
-    const cached = this.#options.isTrusted() ? this.#cache?.get(link) : undefined
+  getCached(record: SessionRecord, owner: object | undefined): Session | undefined {
+    const cached = this.#options.isTrusted() ? this.#cache?.get(record) : undefined
     if (cached === undefined) return undefined
     const { session, entry } = cached
-    const ttlMs = isKoaSession(session) ? this.getRemainingTtl(link.digest) : 0
-    return this.#present(session, entry, owner, ttlMs, entry.hasExpiring)
+    const ttlMs = isKoaSession(session) ? this.getRemainingTtl(record) : 0
+    return this.#present(session, entry, record, owner, ttlMs, entry.hasExpiring)
   }
 
   /** Reads a session from the database, or from the cache once another call has loaded it. */
@@ -118,7 +120,7 @@ export class SessionReader {
     return calls.map(({ value }, n) => {
       const read = stored[n]
       if (read instanceof Promise) return read.then((late: Read) => this.#settleRead(value, late))
-      if (read === undefined && touches.isPending(value.digest))
+      if (read === undefined && touches.isPending(value.record))
         return this.#readAgain(value, limit).catch(asError)
       return this.#settleRead(value, read)
     })
@@ -126,7 +128,7 @@ export class SessionReader {
 
   /** For a session that the table doesn't have, though its use was noted here: it may have expired only because of an outage. */
   async #readAgain(call: ReadCall, limit: TimeLimit): Promise<Session | undefined | Error> {
-    await this.#options.touches.writeNow(call.digest)
+    await this.#options.touches.writeNow(call.record)
     return this.#settleRead(call, await this.load(call.id, limit))
   }
 
@@ -139,7 +141,8 @@ export class SessionReader {
     const load = (): Promise<StoredSession | undefined> => this.load(call.id, limit)
     const { digest, fresh } = call
     const stored = await (fresh ? cache.fill(digest, load) : cache.fetch(digest, load))
-    if (stored === undefined && this.#options.touches.isPending(digest)) return this.#readAgain(call, limit)
+    if (stored === undefined && this.#options.touches.isPending(call.record))
+      return this.#readAgain(call, limit)
     return this.#settleRead(call, stored)
   }
 
@@ -149,11 +152,13 @@ export class SessionReader {
     if (stored === undefined || stored instanceof Error) return stored
     try {
       const { json, version, ttlMs } = stored
-      const { digest, id, owner } = call
-      this.#options.touches.recordRead(digest, id, ttlMs)
+      const { digest, id, record, owner } = call
+      const now = tickNow()
+      this.#options.touches.recordRead(record, id, ttlMs, now)
       const session = parse(json)
-      if (session !== undefined) call.ids.loadedAt = performance.now()
-      return session && this.#present(session, { digest, json, version }, owner, ttlMs, mayExpire(json))
+      if (session === undefined) return undefined
+      record.loadedAt = now
+      return this.#present(session, { digest, json, version }, record, owner, ttlMs, mayExpire(json))
     } catch (error) {
       return asError(error)
     }
@@ -163,6 +168,7 @@ export class SessionReader {
   #present(
     session: Session,
     base: MergeBase,
+    record: SessionRecord,
     owner: object | undefined,
     ttlMs: number,
     hasExpiring: boolean,
@@ -171,7 +177,7 @@ export class SessionReader {
     const isKoa = isKoaSession(session)
     const presented =
       isKoa || hasExpiring
-        ? fromStored(session, isKoa ? Math.max(ttlMs, touches.getRemainingTtl(base.digest)) : undefined)
+        ? fromStored(session, isKoa ? Math.max(ttlMs, touches.getRemainingTtl(record)) : undefined)
         : session
     bases.remember(presented, base)
     if (owner !== undefined) bases.remember(owner, base)
@@ -179,8 +185,8 @@ export class SessionReader {
   }
 
   /** Returns how many ms a session that was just returned has to live. */
-  getRemainingTtl(digest: string): number {
-    return Math.max(this.#options.touches.getRemainingTtl(digest), this.#cache?.getRemainingTtl(digest) ?? 0)
+  getRemainingTtl(record: SessionRecord): number {
+    return Math.max(this.#options.touches.getRemainingTtl(record), this.#cache?.getRemainingTtl(record) ?? 0)
   }
 }
 

@@ -1,10 +1,12 @@
 // Changes sessions in batches, and keeps the cache in step with the results and with notifications.
 import type { Fill, LocalCache } from '../cache/local-cache.js'
 import type { MergeBase } from '../cache/merge-bases.js'
+import type { SessionRecords } from '../cache/session-records.js'
 import type { Notification } from '../notifications/payload.js'
 import type { Batcher } from '../util/batcher.js'
 import { bisect } from '../util/bisect.js'
 import type { TimeLimit } from '../util/deadlines.js'
+import { tickNow } from '../util/tick-clock.js'
 import { batching, isOverdue, timeLimits } from './batching.js'
 import type { DestroyCall, SessionCall, WriteCall } from './session-calls.js'
 import type { SessionCallOptions, SessionReader } from './session-reader.js'
@@ -12,6 +14,7 @@ import { mergeBaseAfter, type Outcome, type SaveResult, type SessionWriter } fro
 import { createBatcher } from './sharded-batcher.js'
 
 export interface SessionRepositoryOptions extends SessionCallOptions {
+  readonly records: SessionRecords
   readonly reader: SessionReader
   readonly writer: SessionWriter
   readonly propagate: 'invalidate' | 'update'
@@ -126,14 +129,14 @@ export class SessionRepository {
     touched: Map<SessionCall, Promise<undefined | Error>>,
     limit: TimeLimit,
   ): Promise<void> {
-    const { digest, id, session, owner } = call
+    const { record, id, session, owner } = call
     const { reader, touches } = this.#options
-    let remainingMs = reader.getRemainingTtl(digest)
+    let remainingMs = reader.getRemainingTtl(record)
     if (remainingMs <= 0) {
       const stored = await reader.load(id, limit)
       if (stored !== undefined) {
         remainingMs = stored.ttlMs
-        touches.recordExpiry(digest, remainingMs)
+        touches.recordExpiry(record, remainingMs)
       }
     }
     if (remainingMs > ttlMs + ttlToleranceMs) {
@@ -143,7 +146,7 @@ export class SessionRepository {
     }
     // Not awaited: if the row is locked, the others of this batch shouldn't wait for it.
     const remember = (): undefined => void this.#rememberBase(session, owner, base)
-    touched.set(call, touches.touch(digest, id, ttlMs).then(remember, asError))
+    touched.set(call, touches.touch(record, id, ttlMs).then(remember, asError))
   }
 
   async #saveAll(
@@ -165,7 +168,7 @@ export class SessionRepository {
         if (outcome instanceof Error) errors.set(call, outcome)
         const saved = outcome instanceof Error ? undefined : outcome
         if (saved !== undefined && call.ttlMs !== null)
-          this.#options.touches.dropBefore(call.digest, startedAt)
+          this.#options.touches.dropBefore(call.record, startedAt)
         this.#settleSave(call, saved, isTrusted ? fill : undefined)
       }
     }
@@ -173,7 +176,7 @@ export class SessionRepository {
 
   /** Afterwards the cache holds the new state or none: none if the save failed, or found no session to write. */
   #settleSave(call: WriteCall, saved: SaveResult | undefined, fill: Fill | undefined): void {
-    const { digest, id, json, session, owner } = call
+    const { digest, record, id, json, session, owner } = call
     const cache = this.#cache
     // Version 0: the table has no versions.
     cache?.invalidate(digest, saved?.version || Number.POSITIVE_INFINITY)
@@ -184,7 +187,7 @@ export class SessionRepository {
     )
     if (cache !== undefined && fill !== undefined && saved.version)
       cache.commitFill(digest, fill, { id, json: saved.json, version: saved.version, ttlMs })
-    this.#options.touches.recordExpiry(digest, ttlMs)
+    this.#options.touches.recordExpiry(record, ttlMs, tickNow())
     this.#rememberBase(session, owner, mergeBaseAfter(digest, json, saved))
     if (saved.isNew) this.#options.onCreated(digest, call.userId)
   }
@@ -233,14 +236,14 @@ export class SessionRepository {
   applyNotification({ clear, changes }: Notification): void {
     const cache = this.#cache
     if (cache === undefined) return
-    const { reader, touches, propagate } = this.#options
+    const { reader, records, touches, propagate } = this.#options
     if (clear) {
       cache.clear()
-      touches.forgetExpiry()
+      touches.forgetExpiries()
       return
     }
     for (const { digest, version } of changes) {
-      if (!cache.hasVersion(digest, version)) touches.forgetExpiry(digest)
+      if (!cache.hasVersion(digest, version)) records.forgetExpiry(digest)
       const id = cache.invalidate(digest, version)
       // Batched with all reads of this tick. If it fails, the session is read when a request needs it.
       if (id !== undefined && propagate === 'update')

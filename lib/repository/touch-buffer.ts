@@ -1,7 +1,7 @@
 // Buffers touches, the only deferred writes: later expiries and last accesses, many sessions in one statement.
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import { QuickLru } from '../cache/quick-lru.js'
+import type { PendingTouch, SessionRecord, SessionRecords } from '../cache/session-records.js'
 import { messageOf } from '../util/driver-errors.js'
 import { withTimeout } from '../util/timeout.js'
 
@@ -28,17 +28,7 @@ export interface TouchBufferOptions {
   /** Runs the write of a batch of deferred touches. */
   readonly flush?: <T>(batchSize: number, write: () => Promise<T>) => Promise<T>
   readonly warn: (error: Error) => void
-  /** The number of sessions whose expiry is remembered. */
-  readonly maxExpiries: number
-}
-
-/** Times are by the monotonic clock. */
-interface PendingTouch {
-  readonly id: string
-  /** `undefined`: only the last access changes. */
-  readonly expiresAt: number | undefined
-  lastAccessedAt: number
-  readonly dueAt: number
+  readonly records: SessionRecords
 }
 
 /** A touch waits for at most this share of the session's remaining life, so that a failed write can be retried in time. */
@@ -57,14 +47,12 @@ const minRetryDelayMs = 500
 /** How soon `stop` tries again. */
 const stopRetryMs = 200
 
-/** Keyed by digest. */
 export class TouchBuffer {
   readonly #options: TouchBufferOptions
+  /** Touches that wait to be written, by digest; each is also the `touch` of its record. */
   readonly #pending = new Map<string, PendingTouch>()
-  /** Touches that are being written. */
+  /** Touches that are being written, by digest. */
   readonly #writing = new Map<string, PendingTouch>()
-  /** When sessions expire, as far as the database has said. */
-  readonly #expiries: QuickLru<{ expiresAt: number }>
   #timer: NodeJS.Timeout | undefined
   #timerDueAt = Number.POSITIVE_INFINITY
   #stopped = false
@@ -76,7 +64,6 @@ export class TouchBuffer {
 
   constructor(options: TouchBufferOptions) {
     this.#options = options
-    this.#expiries = new QuickLru(options.maxExpiries)
   }
 
   /** The number of touches that have not been written. */
@@ -84,93 +71,101 @@ export class TouchBuffer {
     return this.#pending.size
   }
 
+  /** Returns the record of a session whose touch is not known to be written. */
+  findRecord(digest: string): SessionRecord | undefined {
+    return (this.#pending.get(digest) ?? this.#writing.get(digest))?.record
+  }
+
   /** Records that the database gives a session `ttlMs` to live. */
-  recordExpiry(digest: string, ttlMs: number): void {
-    this.#setExpiry(digest, performance.now() + ttlMs)
+  recordExpiry(record: SessionRecord, ttlMs: number, now = performance.now()): void {
+    record.expiresAt = now + ttlMs
   }
 
   /** Records a read: an access, and that the database gives the session `ttlMs` to live. */
-  recordRead(digest: string, id: string, ttlMs: number): void {
-    this.recordExpiry(digest, ttlMs)
-    this.recordAccess(digest, id)
+  recordRead(record: SessionRecord, id: string, ttlMs: number, now: number): void {
+    record.expiresAt = now + ttlMs
+    this.recordAccess(record, id, now)
   }
 
-  /** Updates the object in place: a new one for every read would be work for the garbage collector. */
-  #setExpiry(digest: string, expiresAt: number): void {
-    const expiry = this.#expiries.get(digest)
-    if (expiry === undefined) this.#expiries.set(digest, { expiresAt })
-    else expiry.expiresAt = expiresAt
-  }
-
-  /** Forgets the recorded expiry of one session, or of all, because another process may have changed it. */
-  forgetExpiry(digest?: string): void {
-    if (digest === undefined) this.#expiries.clear()
-    else this.#expiries.delete(digest)
+  /** Forgets when all sessions expire, because other processes may have changed that. */
+  forgetExpiries(): void {
+    this.#options.records.forgetExpiries()
+    for (const touches of [this.#pending, this.#writing])
+      for (const { record } of touches.values()) record.expiresAt = 0
   }
 
   /** Returns how many ms a session has to live, pending touches included; below 0: unknown. */
-  getRemainingTtl(digest: string): number {
-    const recorded = this.#expiries.get(digest)?.expiresAt ?? 0
-    return Math.max(recorded, this.#pending.get(digest)?.expiresAt ?? 0) - performance.now()
+  getRemainingTtl({ expiresAt, touch }: SessionRecord): number {
+    return Math.max(expiresAt, touch?.expiresAt ?? 0) - performance.now()
   }
 
   /** Drops the pending touch of a session that was destroyed. */
   cancel(digest: string): void {
-    this.#pending.delete(digest)
+    this.#options.records.forgetExpiry(digest)
+    const pending = this.#pending.get(digest)
+    if (pending !== undefined) this.#remove(pending)
     this.#writing.delete(digest)
-    this.#expiries.delete(digest)
   }
 
   /** Drops the pending touch of a session that was saved since, with an expiry that may be an earlier one. */
-  dropBefore(digest: string, savedAt: number): void {
-    const pending = this.#pending.get(digest)
-    if (pending !== undefined && pending.lastAccessedAt <= savedAt) this.#pending.delete(digest)
+  dropBefore({ touch }: SessionRecord, savedAt: number): void {
+    if (touch !== undefined && touch.lastAccessedAt <= savedAt) this.#remove(touch)
+  }
+
+  #add(touch: PendingTouch): void {
+    touch.record.touch = touch
+    this.#pending.set(touch.record.digest, touch)
+  }
+
+  #remove(touch: PendingTouch): void {
+    const { record } = touch
+    if (record.touch === touch) record.touch = undefined
+    if (this.#pending.get(record.digest) === touch) this.#pending.delete(record.digest)
   }
 
   /** Whether a touch of this session is not known to be written. */
-  isPending(digest: string): boolean {
+  isPending({ digest }: SessionRecord): boolean {
     return this.#pending.has(digest) || this.#writing.has(digest)
   }
 
   /** Writes the pending touch of a session now. Rejects if that fails; the touch stays pending. */
-  async writeNow(digest: string): Promise<void> {
+  async writeNow({ digest }: SessionRecord): Promise<void> {
     const [pending, writing] = [this.#pending.get(digest), this.#writing.get(digest)]
     const touch = pending && writing ? latest(pending, writing) : (pending ?? writing)
     if (touch === undefined) return
     await this.#options.writeOne(toTouch(touch, performance.now()))
-    if (this.#pending.get(digest) === pending) this.#pending.delete(digest)
+    if (pending !== undefined) this.#remove(pending)
   }
 
   /**
    * Records an access and, if given, the ms from now that the session is to live. Resolves when the touch is written or
    * deferred. It is written at once if the expiry isn't known: the session could expire before a deferred write.
    */
-  async touch(digest: string, id: string, ttlMs?: number): Promise<void> {
+  async touch(record: SessionRecord, id: string, ttlMs?: number): Promise<void> {
     const now = performance.now()
-    const remainingMs = (this.#expiries.get(digest)?.expiresAt ?? 0) - now
+    const remainingMs = record.expiresAt - now
     if (this.#options.intervalMs === 0 || remainingMs <= 0 || this.#stopped) {
       // Without the earlier touch, the session may have expired for this one.
-      if (this.isPending(digest)) await this.writeNow(digest)
+      if (this.isPending(record)) await this.writeNow(record)
       await this.#options.writeOne({ id, ttlMs: ttlMs ?? null, ageMs: 0 })
-      if (ttlMs !== undefined && remainingMs < ttlMs) this.recordExpiry(digest, ttlMs)
+      if (ttlMs !== undefined && remainingMs < ttlMs) this.recordExpiry(record, ttlMs)
       return
     }
-    const pending = this.#pending.get(digest)
+    // A record that was forgotten while a call was in flight has been made again.
+    const pending = record.touch ?? this.#pending.get(record.digest)
     const dueAt = pending?.dueAt ?? now + Math.min(this.#options.intervalMs, remainingMs * maxTtlShare)
     const expiresAt =
       ttlMs === undefined ? pending?.expiresAt : Math.max(now + ttlMs, pending?.expiresAt ?? 0)
-    this.#pending.set(digest, { id, expiresAt, lastAccessedAt: now, dueAt })
+    this.#add({ record, id, expiresAt, lastAccessedAt: now, dueAt })
     if (this.#pending.size >= maxPendingTouches) void this.flush()
     else this.#wakeAt(dueAt)
   }
 
   /** Records an access; the write is deferred. With an interval of 0 it is only written if there is an idle timeout. */
-  recordAccess(digest: string, id: string): void {
-    if (this.#options.intervalMs === 0 && !this.#options.countsIdleness) return
-    const pending = this.#pending.get(digest)
-    if (pending !== undefined) pending.lastAccessedAt = performance.now()
-    else
-      this.touch(digest, id).catch((error) =>
+  recordAccess(record: SessionRecord, id: string, now = performance.now()): void {
+    if (record.touch !== undefined) record.touch.lastAccessedAt = now
+    else if (this.#options.intervalMs > 0 || this.#options.countsIdleness)
+      this.touch(record, id).catch((error) =>
         this.#options.warn(new Error(`could not write a session's last access: ${messageOf(error)}`)),
       )
   }
@@ -192,10 +187,10 @@ export class TouchBuffer {
   async #flush(all: boolean): Promise<Error | undefined> {
     const { intervalMs, batchSize } = this.#options
     const dueBefore = all ? Number.POSITIVE_INFINITY : performance.now() + intervalMs * flushAheadShare
-    const due = [...this.#pending].filter(([, { dueAt }]) => dueAt <= dueBefore)
-    for (const [digest, touch] of due) {
-      this.#pending.delete(digest)
-      this.#writing.set(digest, touch)
+    const due = [...this.#pending.values()].filter(({ dueAt }) => dueAt <= dueBefore)
+    for (const touch of due) {
+      this.#remove(touch)
+      this.#writing.set(touch.record.digest, touch)
     }
     let failure: Error | undefined
     for (let i = 0; i < due.length; i += batchSize)
@@ -230,43 +225,47 @@ export class TouchBuffer {
     )
   }
 
-  async #write(batch: [string, PendingTouch][]): Promise<Error | undefined> {
+  async #write(batch: readonly PendingTouch[]): Promise<Error | undefined> {
     const now = performance.now()
     let failure: Error | undefined
     try {
       const write = (): Promise<ReadonlySet<string>> =>
-        this.#options.write(batch.map(([, touch]) => toTouch(touch, now)))
+        this.#options.write(batch.map((touch) => toTouch(touch, now)))
       const locked = await (this.#options.flush?.(batch.length, write) ?? write())
-      for (const [digest, touch] of batch) {
-        const { id, expiresAt } = touch
+      for (const touch of batch) {
+        const { record, id, expiresAt } = touch
         // A row that is locked isn't swept either.
-        if (locked.has(id)) this.#retry(digest, touch)
-        else if (expiresAt !== undefined)
-          this.#setExpiry(digest, Math.max(expiresAt, this.#expiries.get(digest)?.expiresAt ?? 0))
+        if (locked.has(id)) this.#retry(touch)
+        else if (expiresAt !== undefined) record.expiresAt = Math.max(expiresAt, record.expiresAt)
       }
     } catch (error) {
       failure = new Error(
         `deferred touches could not be written yet, and are tried again: ${messageOf(error)}`,
       )
       this.#options.warn(failure)
-      for (const [digest, touch] of batch) this.#retry(digest, touch)
+      for (const touch of batch) this.#retry(touch)
     }
-    for (const [digest, touch] of batch) if (this.#writing.get(digest) === touch) this.#writing.delete(digest)
+    for (const touch of batch) {
+      const { digest } = touch.record
+      if (this.#writing.get(digest) === touch) this.#writing.delete(digest)
+    }
     return failure
   }
 
   /** Not if the session was destroyed meanwhile. */
-  #retry(digest: string, touch: PendingTouch): void {
-    if (this.#writing.get(digest) !== touch) return
-    const newer = this.#pending.get(digest)
-    if (newer !== undefined) {
-      this.#pending.set(digest, latest(newer, touch))
+  #retry(touch: PendingTouch): void {
+    const { record } = touch
+    if (this.#writing.get(record.digest) !== touch) return
+    if (record.touch !== undefined) {
+      this.#add(latest(record.touch, touch))
       return
     }
     const now = performance.now()
-    const remainingMs = (this.#expiries.get(digest)?.expiresAt ?? 0) - now
-    const delayMs = Math.min(maxRetryDelayMs, Math.max(minRetryDelayMs, remainingMs * maxTtlShare))
-    this.#pending.set(digest, { ...touch, dueAt: now + Math.min(this.#options.intervalMs, delayMs) })
+    const delayMs = Math.min(
+      maxRetryDelayMs,
+      Math.max(minRetryDelayMs, (record.expiresAt - now) * maxTtlShare),
+    )
+    this.#add({ ...touch, dueAt: now + Math.min(this.#options.intervalMs, delayMs) })
   }
 
   #wakeAt(dueAt: number): void {

@@ -1,6 +1,7 @@
 // Creates the parts that work on the table once setup has inspected it, and connects them.
 import type { LocalCache } from '../cache/local-cache.js'
 import type { MergeBases } from '../cache/merge-bases.js'
+import type { SessionRecords } from '../cache/session-records.js'
 import { channelOf } from '../notifications/payload.js'
 import type { TrustMonitor } from '../notifications/trust-monitor.js'
 import type { Connection } from '../postgres/connection.js'
@@ -33,7 +34,7 @@ export const methods = { read: 'get', write: 'set', destroy: 'destroy' } as cons
 
 export interface Components {
   readonly table: Table
-  /** Whether statements are given ids as the option `hashIds` says: `SessionIds.storedId`. */
+  /** Whether statements are given ids as the option `hashIds` says: `SessionRecord.storedId`. */
   readonly takesStoredIds: boolean
   readonly queries: SessionQueries
   readonly reader: SessionReader
@@ -47,6 +48,7 @@ export interface ComponentOptions {
   readonly cache: LocalCache | undefined
   readonly touches: TouchBuffer
   readonly bases: MergeBases
+  readonly records: SessionRecords
   readonly trust: TrustMonitor
   readonly operations: OperationTracker
   readonly onQueueFull: () => void
@@ -59,7 +61,7 @@ export interface ComponentOptions {
 }
 
 export function createComponents(table: Table, options: ComponentOptions): Components {
-  const { connection, settings, cache, touches, bases, trust, operations, calls } = options
+  const { connection, settings, cache, touches, bases, records, trust, operations, calls } = options
   const { onQueueFull, onConflict, onCreated, onRevoked, onBatch } = options
   const channel = channelOf(settings)
   const statements = createStatements(table, settings, channel)
@@ -112,6 +114,7 @@ export function createComponents(table: Table, options: ComponentOptions): Compo
   const repository = new SessionRepository({
     ...common,
     reader,
+    records,
     writer,
     propagate: settings.cache ? settings.cache.propagate : 'invalidate',
     idleTimeout: settings.idleTimeout,

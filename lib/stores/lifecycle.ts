@@ -1,9 +1,9 @@
 // A PgStore's life beside its calls: setting up and trying again, listening, background jobs, shutting down.
 import { randomBytes } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
-import { IdCache } from '../cache/id-cache.js'
 import { LocalCache } from '../cache/local-cache.js'
 import { MergeBases } from '../cache/merge-bases.js'
+import { SessionRecords } from '../cache/session-records.js'
 import { queueUsageSql } from '../notifications/heartbeat.js'
 import { TrustMonitor } from '../notifications/trust-monitor.js'
 import { connect, listenConfig } from '../postgres/connect.js'
@@ -41,7 +41,7 @@ export class Lifecycle {
   readonly settings: Settings
   readonly connection: Connection
   readonly cache: LocalCache | undefined
-  readonly ids: IdCache
+  readonly records: SessionRecords
   readonly touches: TouchBuffer
   readonly trust: TrustMonitor
   readonly operations = new OperationTracker(() => {
@@ -87,11 +87,12 @@ export class Lifecycle {
     // Later, so that a listener can be attached before.
     const hints = optionHints(settings)
     if (hints.length > 0) process.nextTick(() => warnings.warn('options', new Error(hints.join('; '))))
-    this.ids = new IdCache(cache ? cache.max : cacheDefaults.max, hashIds)
+    const maxRecords = cache ? cache.max : cacheDefaults.max
+    this.records = new SessionRecords(maxRecords, hashIds, (digest) => this.touches.findRecord(digest))
     this.touches = new TouchBuffer({
       intervalMs: touch.interval,
       batchSize: touch.batchSize,
-      maxExpiries: cache ? cache.max : touch.batchSize,
+      records: this.records,
       countsIdleness: idleTimeout !== undefined,
       write: async (touches) => {
         const locked = await (await this.ready()).queries.touches.writeAll(touches)
@@ -107,8 +108,7 @@ export class Lifecycle {
       warn: warnings.of('touch'),
     })
     if (cache) {
-      const onUse = (digest: string, id: string): void => this.touches.recordAccess(digest, id)
-      this.cache = new LocalCache(cache, undefined, onUse)
+      this.cache = new LocalCache(cache, undefined, (record, id) => this.touches.recordAccess(record, id))
     }
     this.trust = new TrustMonitor({
       settings,
@@ -208,6 +208,7 @@ export class Lifecycle {
       cache,
       touches,
       bases: this.#bases,
+      records: this.records,
       trust: this.trust,
       operations: this.operations,
       onQueueFull: () => {
@@ -276,7 +277,7 @@ export class Lifecycle {
 
   #forgetCached(): void {
     this.cache?.clear()
-    this.touches.forgetExpiry()
+    this.touches.forgetExpiries()
   }
 
   #checkQueue(usage: number): void {

@@ -1,7 +1,7 @@
 // PgStore: sessions in PostgreSQL. Its public methods, each one call of what lifecycle.ts has set up. Over 300 lines because
 // half of them document these methods.
 import type { EventEmitter } from 'node:events'
-import type { SessionIds } from '../cache/id-cache.js'
+import type { SessionRecord } from '../cache/session-records.js'
 import { queueUsageSql } from '../notifications/heartbeat.js'
 import type { DestroyCall, ReadCall, SessionCall, WriteCall } from '../repository/session-calls.js'
 import { SessionImporter } from '../repository/session-importer.js'
@@ -137,8 +137,8 @@ export class PgStore<T extends object = Session>
   async getWithTtl(sid: string, _?: unknown, more?: object): Promise<SessionWithTtl | undefined> {
     const session: Session | undefined = await this.get<Session>(sid, undefined, more)
     if (session === undefined) return undefined
-    const { ids, components } = this.#lifecycle
-    return { session, ttl: components?.reader.getRemainingTtl(ids.resolve(sid).digest) ?? 0 }
+    const { records, components } = this.#lifecycle
+    return { session, ttl: components?.reader.getRemainingTtl(records.resolve(sid)) ?? 0 }
   }
 
   /** Not async: a promise fewer for each call. */
@@ -149,17 +149,17 @@ export class PgStore<T extends object = Session>
     trace?: TraceContext,
   ): Promise<Session | undefined> {
     try {
-      const ids = this.#lifecycle.ids.resolve(sid)
-      const { digest, storedId: id } = ids
-      const cached = fresh ? undefined : this.#lifecycle.active?.reader.getCached(ids, owner)
+      const record = this.#lifecycle.records.resolve(sid)
+      const { digest, storedId: id } = record
+      const cached = fresh ? undefined : this.#lifecycle.active?.reader.getCached(record, owner)
       if (trace !== undefined) trace.cached = cached !== undefined
       if (cached !== undefined) {
-        ids.loadedAt = performance.now()
+        record.loadedAt = performance.now()
         return Promise.resolve(cached)
       }
       // The table can't hold this id, so there is nothing to ask it.
       if (id === undefined) return Promise.resolve(undefined)
-      const call: ReadCall = { verb: 'read', sid, digest, id, startedAt: tickNow(), fresh, owner, ids }
+      const call: ReadCall = { verb: 'read', sid, digest, record, id, startedAt: tickNow(), fresh, owner }
       return this.#start(call, ({ reader }, read) => reader.read(read))
     } catch (error) {
       return Promise.reject(error)
@@ -193,20 +193,21 @@ export class PgStore<T extends object = Session>
   /** Serialized before it returns: the caller may change the object at once. */
   #set(sid: string, session: object, ttl: Ttl, owner?: object): Promise<void> {
     try {
-      const { ids: idCache, settings } = this.#lifecycle
-      const ids = idCache.resolve(sid)
-      const { digest, storedId: id } = ids
+      const { records, settings } = this.#lifecycle
+      const record = records.resolve(sid)
+      const { digest, storedId: id } = record
       if (id === undefined) throw new RangeError(cannotStore)
       const device = settings.device?.(owner as DeviceContext | undefined)
       const json = withDevice(toStored(session, settings), device)
       const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
       const userId = findUserId(settings.userId, session as Session)
-      const base = this.#replacedBase(ids)
       const startedAt = tickNow()
+      const base = this.#replacedBase(record, startedAt)
       const call: WriteCall = {
         verb: 'write',
         sid,
         digest,
+        record,
         id,
         startedAt,
         json,
@@ -224,8 +225,8 @@ export class PgStore<T extends object = Session>
   }
 
   /** A new object in place of a session that was loaded lately may only update: if that is gone, it was destroyed. */
-  #replacedBase({ loadedAt }: SessionIds): 'replaced' | undefined {
-    return loadedAt !== undefined && performance.now() - loadedAt < replaceWindowMs ? 'replaced' : undefined
+  #replacedBase({ loadedAt }: SessionRecord, now: number): 'replaced' | undefined {
+    return loadedAt !== 0 && now - loadedAt < replaceWindowMs ? 'replaced' : undefined
   }
 
   /**
@@ -237,12 +238,13 @@ export class PgStore<T extends object = Session>
   }
 
   async #touch(sid: string, ttl?: Ttl): Promise<void> {
-    const { ids: idCache, settings, touches } = this.#lifecycle
+    const { records, settings, touches } = this.#lifecycle
     const ttlMs = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
-    const { digest, storedId: id } = idCache.resolve(sid)
+    const record = records.resolve(sid)
+    const { digest, storedId: id } = record
     if (id === undefined) return
     const work = (components: Components): Promise<void> =>
-      touches.touch(digest, idIn(components, sid, digest), ttlMs)
+      touches.touch(record, idIn(components, sid, digest), ttlMs)
     await this.#run('touch the session', [sid, id], work, this.#lifecycle.calls.touch)
   }
 
@@ -255,9 +257,10 @@ export class PgStore<T extends object = Session>
 
   #destroy(sid: string): Promise<void> {
     try {
-      const { digest, storedId: id } = this.#lifecycle.ids.resolve(sid)
+      const record = this.#lifecycle.records.resolve(sid)
+      const { digest, storedId: id } = record
       if (id === undefined) return Promise.resolve()
-      const call: DestroyCall = { verb: 'destroy', sid, digest, id, startedAt: tickNow() }
+      const call: DestroyCall = { verb: 'destroy', sid, digest, record, id, startedAt: tickNow() }
       if (this.listenerCount('destroy') > 0) return this.#destroyAndReport(call)
       return this.#start(call, ({ repository }, destroy) => repository.destroy(destroy))
     } catch (error) {
@@ -304,8 +307,8 @@ export class PgStore<T extends object = Session>
    * ```
    */
   async add(sid: string, session: object, ttl?: Ttl): Promise<boolean> {
-    const { connection, ids, settings } = this.#lifecycle
-    const { storedId: id } = ids.resolve(sid)
+    const { connection, records, settings } = this.#lifecycle
+    const { storedId: id } = records.resolve(sid)
     if (id === undefined) throw new RangeError(cannotStore)
     const json = toStored(session, settings)
     const expires = resolveTtl(ttl, settings.ttl, settings.maxLifetime)
@@ -410,6 +413,7 @@ export class PgStore<T extends object = Session>
       const save: Parameters<typeof registry.deleteAttribute>[2] = (request, session) => {
         const owner = findUserId(this.#lifecycle.settings.userId, session)
         this.#lifecycle.operations.begin('delete the attribute')
+        const digest = handleOf(request.id)
         return repository.write({
           ...request,
           session: undefined,
@@ -417,7 +421,8 @@ export class PgStore<T extends object = Session>
           verb: 'write',
           sid: request.id,
           startedAt: undefined,
-          digest: handleOf(request.id),
+          digest,
+          record: this.#lifecycle.records.of(digest, request.id),
           userId: owner,
         })
       }

@@ -1,6 +1,7 @@
 import { expect } from 'chai'
 import fc from 'fast-check'
-import { type CacheLink, LocalCache } from '../../lib/cache/local-cache.js'
+import { LocalCache } from '../../lib/cache/local-cache.js'
+import { type SessionRecord, SessionRecords } from '../../lib/cache/session-records.js'
 import { clone } from '../../lib/session/json.js'
 
 const stored = (version: number, ttlMs = 1e9) => ({
@@ -10,7 +11,7 @@ const stored = (version: number, ttlMs = 1e9) => ({
   ttlMs,
 })
 
-const link = (digest: string): CacheLink => ({ digest, entry: undefined })
+const record = (digest: string): SessionRecord => new SessionRecords(1, false).of(digest, digest)
 
 describe('LocalCache', () => {
   let now = 0
@@ -23,15 +24,15 @@ describe('LocalCache', () => {
   it('returns copies of what it was filled with', () => {
     const c = cache()
     c.commitFill('a', c.beginFill(), { ...stored(1), json: '{"list":[{"n":1}]}' })
-    const first = c.get(link('a'))?.session as { list: { n: number }[] }
+    const first = c.get(record('a'))?.session as { list: { n: number }[] }
     ;(first.list[0] as { n: number }).n = 2
     first.list.push({ n: 3 })
-    expect(c.get(link('a'))?.session).to.deep.equal({ list: [{ n: 1 }] })
+    expect(c.get(record('a'))?.session).to.deep.equal({ list: [{ n: 1 }] })
   })
 
-  it('keeps the way to an entry only while it is cached', () => {
+  it('lets the record of a session lead to its entry only while that is cached', () => {
     const c = cache({ max: 2 })
-    const a = link('a')
+    const a = record('a')
     const fill = (digest: string, version: number): void =>
       c.commitFill(digest, c.beginFill(), stored(version))
     const endings = [
@@ -48,8 +49,8 @@ describe('LocalCache', () => {
       expect(a.entry).to.equal(undefined)
     }
     expect(c.get(a)?.session).to.deep.equal({ version: 9 })
-    // Its id was forgotten and resolved again: only one of the two leads to the entry, so that none outlives it.
-    const again = link('a')
+    // The record was forgotten and made again: only one of the two leads to the entry, so that none outlives it.
+    const again = record('a')
     expect(c.get(again)?.session).to.deep.equal({ version: 9 })
     expect(a.entry).to.equal(undefined)
     now += 60_000
@@ -61,11 +62,11 @@ describe('LocalCache', () => {
     const [older, same, newer] = [c.beginFill(), c.beginFill(), c.beginFill()]
     c.invalidate('a', 5)
     c.commitFill('a', older, stored(4))
-    expect(c.get(link('a'))?.session).to.equal(undefined)
+    expect(c.get(record('a'))?.session).to.equal(undefined)
     c.commitFill('a', same, stored(5))
-    expect(c.get(link('a'))?.session).to.deep.equal({ version: 5 })
+    expect(c.get(record('a'))?.session).to.deep.equal({ version: 5 })
     c.commitFill('a', newer, stored(6))
-    expect(c.get(link('a'))?.session).to.deep.equal({ version: 6 })
+    expect(c.get(record('a'))?.session).to.deep.equal({ version: 6 })
   })
 
   it('keeps the newer of two fills, whichever is committed first', () => {
@@ -73,7 +74,7 @@ describe('LocalCache', () => {
     const [first, second] = [c.beginFill(), c.beginFill()]
     c.commitFill('a', second, stored(2))
     c.commitFill('a', first, stored(1))
-    expect(c.get(link('a'))?.session).to.deep.equal({ version: 2 })
+    expect(c.get(record('a'))?.session).to.deep.equal({ version: 2 })
   })
 
   it('drops only a session that is older than an invalidation', () => {
@@ -81,10 +82,10 @@ describe('LocalCache', () => {
     c.commitFill('a', c.beginFill(), stored(5))
     c.commitFill('b', c.beginFill(), stored(5))
     expect(c.invalidate('a', 5), 'its own echo').to.equal(undefined)
-    expect(c.get(link('a'))?.session).to.deep.equal({ version: 5 })
+    expect(c.get(record('a'))?.session).to.deep.equal({ version: 5 })
     expect(c.invalidate('a', 6)).to.equal('row')
-    expect(c.get(link('a'))?.session).to.equal(undefined)
-    expect(c.get(link('b'))?.session).to.deep.equal({ version: 5 })
+    expect(c.get(record('a'))?.session).to.equal(undefined)
+    expect(c.get(record('b'))?.session).to.deep.equal({ version: 5 })
   })
 
   it('refuses a fill that began before it was cleared', () => {
@@ -92,7 +93,7 @@ describe('LocalCache', () => {
     const fill = c.beginFill()
     c.clear()
     c.commitFill('a', fill, stored(9))
-    expect(c.get(link('a'))?.session).to.equal(undefined)
+    expect(c.get(record('a'))?.session).to.equal(undefined)
   })
 
   it('loads once for concurrent misses', async () => {
@@ -126,7 +127,7 @@ describe('LocalCache', () => {
       resolvers[1]?.(stored(2))
       resolvers[0]?.(stored(1))
       expect([await before, await after]).to.deep.equal([stored(1), stored(2)])
-      expect(c.get(link('a'))?.session).to.deep.equal({ version: 2 })
+      expect(c.get(record('a'))?.session).to.deep.equal({ version: 2 })
     }
   })
 
@@ -167,13 +168,13 @@ describe('LocalCache', () => {
     c.commitFill('short', fill, stored(1, 100))
     c.commitFill('long', c.beginFill(), stored(1, 10_000))
     now += 49
-    expect(c.get(link('short'))?.session).to.deep.equal({ version: 1 })
+    expect(c.get(record('short'))?.session).to.deep.equal({ version: 1 })
     now += 1
-    expect(c.get(link('short'))?.session).to.equal(undefined)
+    expect(c.get(record('short'))?.session).to.equal(undefined)
     now += 399
-    expect(c.get(link('long'))?.session).to.deep.equal({ version: 1 })
+    expect(c.get(record('long'))?.session).to.deep.equal({ version: 1 })
     now += 51
-    expect(c.get(link('long'))?.session).to.equal(undefined)
+    expect(c.get(record('long'))?.session).to.equal(undefined)
   })
 
   it('is bounded in sessions and in characters', () => {
@@ -183,9 +184,9 @@ describe('LocalCache', () => {
       for (const c of [few, small]) c.commitFill(`${i}`, c.beginFill(), stored(i + 1))
     expect(few.size).to.equal(10)
     expect(small.bytes).to.be.within(100, 150)
-    expect(few.get(link('99'))?.session).to.deep.equal({ version: 100 })
+    expect(few.get(record('99'))?.session).to.deep.equal({ version: 100 })
     small.commitFill('big', small.beginFill(), { ...stored(1), json: `{"a":"${'x'.repeat(200)}"}` })
-    expect(small.get(link('big'))).to.equal(undefined)
+    expect(small.get(record('big'))).to.equal(undefined)
   })
 
   it('refuses what was read before an invalidation of any version, and takes what was read after it', () => {
@@ -194,9 +195,9 @@ describe('LocalCache', () => {
     c.invalidate('a', Number.POSITIVE_INFINITY)
     const after = c.beginFill()
     c.commitFill('a', before, stored(9))
-    expect(c.get(link('a'))).to.equal(undefined)
+    expect(c.get(record('a'))).to.equal(undefined)
     c.commitFill('a', after, stored(1))
-    expect(c.get(link('a'))?.session).to.deep.equal({ version: 1 })
+    expect(c.get(record('a'))?.session).to.deep.equal({ version: 1 })
   })
 
   it('drops fills in flight once it has forgotten what was invalidated', () => {
@@ -205,9 +206,9 @@ describe('LocalCache', () => {
     c.invalidate('a', 5)
     for (let i = 0; i < 10_000; i++) c.invalidate(`${i}`, 5)
     c.commitFill('a', fill, stored(4))
-    expect(c.get(link('a'))).to.equal(undefined)
+    expect(c.get(record('a'))).to.equal(undefined)
     c.commitFill('a', c.beginFill(), stored(5))
-    expect(c.get(link('a'))?.session).to.deep.equal({ version: 5 })
+    expect(c.get(record('a'))?.session).to.deep.equal({ version: 5 })
   })
 
   it('copies sessions as JSON does', () => {
@@ -250,7 +251,7 @@ describe('a million sessions in a cache of 10,000', () => {
           version: n + 1,
           ttlMs: 1e9,
         })
-        cache.get(link(digest))
+        cache.get(record(digest))
         if (n % 3 === 0) cache.invalidate(digest, n + 2)
       }
     }

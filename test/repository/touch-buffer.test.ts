@@ -1,19 +1,25 @@
 import { expect } from 'chai'
 import pg from 'pg'
+import { SessionRecords } from '../../lib/cache/session-records.js'
 import { PgStore, type PgStoreOptions } from '../../lib/index.js'
 import { type Touch, TouchBuffer } from '../../lib/repository/touch-buffer.js'
 import { freshDatabase, sql } from '../helpers/server.js'
 import { until } from '../helpers/until.js'
 
 describe('deferred touches', () => {
-  function make(options: { interval?: number; batchSize?: number; fails?: () => boolean } = {}) {
+  function make(
+    options: { interval?: number; batchSize?: number; maxRecords?: number; fails?: () => boolean } = {},
+  ) {
     const written: Touch[][] = []
     const warnings: string[] = []
-    const touches = new TouchBuffer({
+    const records = new SessionRecords(options.maxRecords ?? 1_000, false, (digest) =>
+      touches.findRecord(digest),
+    )
+    const touches: TouchBuffer = new TouchBuffer({
       intervalMs: options.interval ?? 60_000,
       batchSize: options.batchSize ?? 100,
       countsIdleness: false,
-      maxExpiries: 1_000,
+      records,
       write: async (list) => {
         if (options.fails?.()) throw new Error('down')
         written.push(list)
@@ -25,23 +31,23 @@ describe('deferred touches', () => {
       },
       warn: (error) => warnings.push(error.message),
     })
-    return { touches, written, warnings }
+    return { touches, written, warnings, of: (sid: string) => records.resolve(sid) }
   }
 
   it('are written at once if the session’s expiry is unknown', async () => {
-    const { touches, written } = make()
-    await touches.touch('a', 'a', 1_000)
+    const { touches, written, of } = make()
+    await touches.touch(of('a'), 'a', 1_000)
     expect(written).to.deep.equal([[{ id: 'a', ttlMs: 1_000, ageMs: 0 }]])
   })
 
   it('wait if the session lives on, and are written together, each session once with its last expiry', async () => {
-    const { touches, written } = make()
-    for (const id of ['a', 'b']) touches.recordExpiry(id, 3_600_000)
+    const { touches, written, of } = make()
+    for (const id of ['a', 'b']) touches.recordExpiry(of(id), 3_600_000)
     for (let i = 0; i < 10; i++) {
-      await touches.touch('a', 'a', 7_200_000)
-      await touches.touch('b', 'b')
+      await touches.touch(of('a'), 'a', 7_200_000)
+      await touches.touch(of('b'), 'b')
     }
-    await touches.touch('a', 'a', 1_000)
+    await touches.touch(of('a'), 'a', 1_000)
     expect(written).to.deep.equal([])
     await touches.stop(0)
     expect(written).to.have.length(1)
@@ -52,35 +58,35 @@ describe('deferred touches', () => {
   })
 
   it('are written within a quarter of the session’s remaining life', async () => {
-    const { touches, written } = make()
-    touches.recordExpiry('a', 400)
+    const { touches, written, of } = make()
+    touches.recordExpiry(of('a'), 400)
     const start = performance.now()
-    await touches.touch('a', 'a', 60_000)
+    await touches.touch(of('a'), 'a', 60_000)
     await until(() => written.length > 0)
     expect(performance.now() - start).to.be.at.least(90)
     expect(written).to.have.length(1)
     // Its expiry is now known to be a minute away: the next touch waits.
-    await touches.touch('a', 'a', 60_000)
+    await touches.touch(of('a'), 'a', 60_000)
     expect(written).to.have.length(1)
     await touches.stop(0)
   })
 
   it('are written up to batchSize in one statement', async () => {
-    const { touches, written } = make({ batchSize: 10 })
+    const { touches, written, of } = make({ batchSize: 10 })
     for (let n = 0; n < 25; n++) {
-      touches.recordExpiry(`s${n}`, 3_600_000)
-      await touches.touch(`s${n}`, `s${n}`, 3_600_000)
+      touches.recordExpiry(of(`s${n}`), 3_600_000)
+      await touches.touch(of(`s${n}`), `s${n}`, 3_600_000)
     }
     await touches.stop(0)
     expect(written.map((list) => list.length)).to.deep.equal([10, 10, 5])
   })
 
   it('wait, however many there are, and write each session once in an interval', async () => {
-    const { touches, written } = make({ batchSize: 10 })
+    const { touches, written, of } = make({ batchSize: 10 })
     for (let round = 0; round < 3; round++)
       for (let n = 0; n < 25; n++) {
-        touches.recordExpiry(`s${n}`, 3_600_000)
-        touches.recordAccess(`s${n}`, `s${n}`)
+        touches.recordExpiry(of(`s${n}`), 3_600_000)
+        touches.recordAccess(of(`s${n}`), `s${n}`)
       }
     expect(written).to.deep.equal([])
     await touches.stop(0)
@@ -93,11 +99,13 @@ describe('deferred touches', () => {
     const gate = new Promise<void>((resolve) => {
       go = resolve
     })
+    const records = new SessionRecords(1_000, false)
+    const of = (sid: string) => records.resolve(sid)
     const touches = new TouchBuffer({
       intervalMs: 60_000,
       batchSize: 1,
       countsIdleness: false,
-      maxExpiries: 1_000,
+      records,
       warn: () => undefined,
       write: async (list) => {
         await gate
@@ -107,8 +115,8 @@ describe('deferred touches', () => {
       writeOne: async () => undefined,
     })
     for (const id of ['a', 'b', 'c']) {
-      touches.recordExpiry(id, 3_600_000)
-      await touches.touch(id, id)
+      touches.recordExpiry(of(id), 3_600_000)
+      await touches.touch(of(id), id)
     }
     void touches.flush()
     const stopped = touches.stop(10_000)
@@ -119,17 +127,33 @@ describe('deferred touches', () => {
 
   it('are retried when they could not be written, and dropped when their session is destroyed', async () => {
     let down = true
-    const { touches, written, warnings } = make({ fails: () => down })
+    const { touches, written, warnings, of } = make({ fails: () => down })
     for (const id of ['a', 'b']) {
-      touches.recordExpiry(id, 3_600_000)
-      await touches.touch(id, id, 3_600_000)
+      touches.recordExpiry(of(id), 3_600_000)
+      await touches.touch(of(id), id, 3_600_000)
     }
     await touches.flush()
     expect(warnings).to.have.length(1)
     down = false
-    touches.cancel('b')
+    touches.cancel(of('b').digest)
     await touches.stop(0)
     expect(written.flat().map(({ id }) => id)).to.deep.equal(['a'])
+  })
+
+  it('are kept whole if the record of their session is forgotten and made again', async () => {
+    const { touches, written, of } = make({ maxRecords: 1 })
+    const inFlight = of('a')
+    for (const sid of ['b', 'c', 'a']) touches.recordExpiry(of(sid), 3_600_000)
+    expect(of('a')).not.to.equal(inFlight)
+    touches.recordExpiry(inFlight, 3_600_000)
+    await touches.touch(inFlight, 'a', 7_200_000)
+    touches.recordAccess(of('a'), 'a')
+    for (const sid of ['b', 'c']) of(sid)
+    touches.recordAccess(of('a'), 'a')
+    await touches.stop(0)
+    expect(written).to.have.length(1)
+    expect(written[0]).to.have.length(1)
+    expect(written[0]?.[0]?.ttlMs).to.be.within(7_190_000, 7_200_000)
   })
 })
 
