@@ -27,7 +27,7 @@ function usableId(id: unknown): unknown {
   // An ObjectId is an object at the first save, and text once the session was loaded.
   const toJson = typeof id === 'object' ? attribute(id, 'toJSON') : undefined
   const plain: unknown = typeof toJson === 'function' ? Reflect.apply(toJson, id, []) : id
-  return (typeof plain === 'string' || Number.isFinite(plain)) && isUsable(`${plain}`) ? plain : undefined
+  return (typeof plain === 'string' ? isUsable(plain) : Number.isFinite(plain)) ? plain : undefined
 }
 
 function isUsable(text: string): boolean {
@@ -42,7 +42,7 @@ export function toUserId(id: unknown, what: string, describeId = describe): stri
   if (typeof id !== 'string' && !Number.isFinite(id))
     throw new TypeError(`${what} must be a string or a finite number; received ${describeId(id)}`)
   const text = `${id}`
-  if (!isUsable(text))
+  if (typeof id === 'string' && !isUsable(id))
     throw new RangeError(
       `${what} must have 1 to ${maxUserIdLength} characters that PostgreSQL can store; received ${describeId(id)}`,
     )
@@ -60,6 +60,8 @@ function describeType(id: unknown): string {
 /** Returns the user id that the option `userId` finds in a session. */
 export function findUserId(userId: (session: Session) => unknown, session: Session): string | undefined {
   const id = userId(session)
+  // It has checked what it returns.
+  if (userId === defaultUserId) return id === undefined ? undefined : `${id}`
   return id === undefined || id === null || id === ''
     ? undefined
     : toUserId(id, 'the result of the option "userId"', describeType)

@@ -26,7 +26,9 @@ export class CallQueue<V, C extends QueuedCall<V>> {
   #ready: C[] = []
   #head = 0
   /** The keys that are ready or in flight, each with the calls that wait for it to be free. Unused if the calls are unordered. */
-  readonly #busy = new Map<string, C[] | undefined>()
+  readonly #busy = new Map<string, C[] | null>()
+  /** The number of these calls. */
+  #waitingCount = 0
   #totalSize = 0
 
   constructor(options: CallQueueOptions<V>) {
@@ -61,14 +63,12 @@ export class CallQueue<V, C extends QueuedCall<V>> {
       const { key } = call
       const waiting = this.#busy.get(key)
       if (waiting !== undefined) {
-        waiting.push(call)
+        if (waiting === null) this.#busy.set(key, [call])
+        else waiting.push(call)
+        this.#waitingCount++
         return false
       }
-      if (this.#busy.has(key)) {
-        this.#busy.set(key, [call])
-        return false
-      }
-      this.#busy.set(key, undefined)
+      this.#busy.set(key, null)
     }
     this.#ready.push(call)
     return true
@@ -116,13 +116,14 @@ export class CallQueue<V, C extends QueuedCall<V>> {
     const { sizeOf, isUnordered } = this.#options
     if (sizeOf !== undefined) this.#totalSize -= sizeOf(value)
     if (isUnordered) return undefined
-    const waiting = this.#busy.get(key)
-    if (waiting === undefined) {
+    const waiting = this.#waitingCount === 0 ? null : this.#busy.get(key)
+    if (waiting === null || waiting === undefined) {
       this.#busy.delete(key)
       return undefined
     }
     const next = waiting.shift() as C
-    if (waiting.length === 0) this.#busy.set(key, undefined)
+    this.#waitingCount--
+    if (waiting.length === 0) this.#busy.set(key, null)
     return next
   }
 
@@ -131,11 +132,12 @@ export class CallQueue<V, C extends QueuedCall<V>> {
     const { sizeOf } = this.#options
     const removed: C[] = []
     for (const [key, waiting] of this.#busy) {
-      if (waiting === undefined) continue
+      if (waiting === null) continue
       const rest: C[] = []
       for (const call of waiting) (isExpired(call) ? removed : rest).push(call)
-      this.#busy.set(key, rest.length > 0 ? rest : undefined)
+      this.#busy.set(key, rest.length > 0 ? rest : null)
     }
+    this.#waitingCount -= removed.length
     if (sizeOf !== undefined) for (const { value } of removed) this.#totalSize -= sizeOf(value)
     return removed
   }

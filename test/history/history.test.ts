@@ -124,7 +124,7 @@ describe('the history of several processes', () => {
 
   it('shows a stale read if the cache is not cleared on reconnect', () =>
     withoutLines(
-      { 'stores/lifecycle.js': 'this.cache?.clear();\n        this.touches.forgetExpiry();' },
+      { 'stores/lifecycle.js': 'this.cache?.clear();\n        this.touches.forgetExpiries();' },
       async (library) => {
         expect(await hasStaleRead(library, true)).to.equal(true)
       },
