@@ -42,6 +42,7 @@ const useIntervalMs = 1_000
 /** Keyed by digest. */
 export class LocalCache {
   readonly #entries: LRUCache<string, CacheEntry>
+  readonly #maxBytes: number
   readonly #ttl: number
   readonly #now: () => number
   readonly #onUse: (record: SessionRecord, id: string) => void
@@ -60,7 +61,16 @@ export class LocalCache {
     now: () => number = () => performance.now(),
     onUse: (record: SessionRecord, id: string) => void = () => undefined,
   ) {
-    this.#entries = new LRUCache({ max, maxSize: maxBytes, dispose: unlink })
+    this.#entries = new LRUCache({
+      max,
+      maxSize: maxBytes,
+      dispose: (entry, digest, reason) => {
+        unlink(entry)
+        // While it was cached, nothing older could be.
+        if (reason === 'evict') this.#remember(digest, entry.version)
+      },
+    })
+    this.#maxBytes = maxBytes
     this.#ttl = ttl
     this.#now = now
     this.#onUse = onUse
@@ -108,8 +118,13 @@ export class LocalCache {
     return ((record.entry ?? this.#find(record))?.expiresAt ?? 0) - this.#now()
   }
 
-  /** Whether this version of a session, or a newer one, is cached: a notification of it brings nothing new. */
+  /**
+   * Whether this version of a session, or a newer one, is cached: then its notification brings nothing new. As long as that is
+   * cached, nothing older will be.
+   */
   hasVersion(digest: string, version: number): boolean {
+    // A query in flight may be older.
+    this.#fetches.delete(digest)
     return (this.#entries.peek(digest)?.version ?? 0) >= version
   }
 
@@ -156,18 +171,25 @@ export class LocalCache {
     return { startedAt: this.#now(), sequence: this.#sequence }
   }
 
-  /** Caches a result, unless a newer version was announced or the cache was cleared since `beginFill`. */
+  /**
+   * Caches a result, unless a newer version was announced or the cache was cleared since `beginFill`. Returns whether this
+   * version or a newer one is cached now.
+   */
   commitFill(
     digest: string,
     { startedAt, sequence }: Fill,
     { id, json, version, ttlMs }: StoredSession,
-  ): void {
-    if (sequence < this.#minSequence) return
+  ): boolean {
+    if (sequence < this.#minSequence) return false
     const invalidation = this.#invalidations.get(digest)
     if (invalidation !== undefined && (version < invalidation.version || sequence < invalidation.droppedAt))
-      return
+      return false
     const cached = this.#entries.peek(digest)
-    if (cached !== undefined && cached.version > version) return
+    if (cached !== undefined && cached.version > version) return true
+    if (json.length > this.#maxBytes) {
+      this.#entries.delete(digest)
+      return false
+    }
     const entry: CacheEntry = {
       digest,
       id,
@@ -181,6 +203,13 @@ export class LocalCache {
       record: undefined,
     }
     this.#entries.set(digest, entry, { size: json.length })
+    return true
+  }
+
+  /** Caches what was just saved, unless that may be outdated. What is older is dropped in any case. */
+  commitSave(digest: string, fill: Fill, saved: StoredSession): void {
+    this.#fetches.delete(digest)
+    if (!this.commitFill(digest, fill, saved)) this.invalidate(digest, saved.version)
   }
 
   /**

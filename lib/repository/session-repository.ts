@@ -179,14 +179,18 @@ export class SessionRepository {
     const { digest, record, id, json, session, owner } = call
     const cache = this.#cache
     // Version 0: the table has no versions.
-    cache?.invalidate(digest, saved?.version || Number.POSITIVE_INFINITY)
-    if (saved === undefined) return
+    const version = saved?.version || Number.POSITIVE_INFINITY
+    if (saved === undefined) {
+      cache?.invalidate(digest, version)
+      return
+    }
     const ttlMs = Math.min(
       saved.ttlMs || (call.ttlMs ?? 0),
       this.#options.idleTimeout ?? Number.POSITIVE_INFINITY,
     )
-    if (cache !== undefined && fill !== undefined && saved.version)
-      cache.commitFill(digest, fill, { id, json: saved.json, version: saved.version, ttlMs })
+    if (fill !== undefined && saved.version)
+      cache?.commitSave(digest, fill, { id, json: saved.json, version, ttlMs })
+    else cache?.invalidate(digest, version)
     this.#options.touches.recordExpiry(record, ttlMs, tickNow())
     this.#rememberBase(session, owner, mergeBaseAfter(digest, json, saved))
     if (saved.isNew) this.#options.onCreated(digest, call.userId)
@@ -243,7 +247,8 @@ export class SessionRepository {
       return
     }
     for (const { digest, version } of changes) {
-      if (!cache.hasVersion(digest, version)) records.forgetExpiry(digest)
+      if (cache.hasVersion(digest, version)) continue
+      records.forgetExpiry(digest)
       const id = cache.invalidate(digest, version)
       // Batched with all reads of this tick. If it fails, the session is read when a request needs it.
       if (id !== undefined && propagate === 'update')

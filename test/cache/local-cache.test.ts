@@ -33,7 +33,7 @@ describe('LocalCache', () => {
   it('lets the record of a session lead to its entry only while that is cached', () => {
     const c = cache({ max: 2 })
     const a = record('a')
-    const fill = (digest: string, version: number): void =>
+    const fill = (digest: string, version: number): boolean =>
       c.commitFill(digest, c.beginFill(), stored(version))
     const endings = [
       () => c.invalidate('a', 2),
@@ -198,6 +198,54 @@ describe('LocalCache', () => {
     expect(c.get(record('a'))).to.equal(undefined)
     c.commitFill('a', after, stored(1))
     expect(c.get(record('a'))?.session).to.deep.equal({ version: 1 })
+  })
+
+  it('keeps out what is older than a session that was saved here, also when that has been evicted', () => {
+    const c = cache({ max: 2 })
+    const older = c.beginFill()
+    c.commitFill('a', c.beginFill(), stored(1))
+    c.commitSave('a', c.beginFill(), stored(5))
+    c.commitFill('a', older, stored(4))
+    expect(c.get(record('a'))?.session).to.deep.equal({ version: 5 })
+    expect(c.hasVersion('a', 5)).to.equal(true)
+    expect(c.hasVersion('a', 6)).to.equal(false)
+    for (const digest of ['b', 'c']) c.commitFill(digest, c.beginFill(), stored(1))
+    expect(c.hasVersion('a', 5)).to.equal(false)
+    c.commitFill('a', older, stored(4))
+    expect(c.get(record('a'))).to.equal(undefined)
+    c.commitFill('a', older, stored(5))
+    expect(c.get(record('a'))?.session).to.deep.equal({ version: 5 })
+  })
+
+  it('drops what is older than a save that it can’t keep', () => {
+    const c = cache({ maxBytes: 150 })
+    const endings = [
+      () => c.commitSave('a', c.beginFill(), { ...stored(2), json: `{"a":"${'x'.repeat(200)}"}` }),
+      (older: ReturnType<typeof c.beginFill>) => {
+        c.clear()
+        c.commitFill('a', c.beginFill(), stored(3))
+        c.commitSave('a', older, stored(4))
+      },
+    ]
+    for (const end of endings) {
+      const older = c.beginFill()
+      c.commitFill('a', c.beginFill(), stored(1))
+      end(older)
+      expect(c.get(record('a'))).to.equal(undefined)
+      c.commitFill('a', older, stored(1))
+      expect(c.get(record('a'))).to.equal(undefined)
+    }
+  })
+
+  it('shares no query that is older than a notification', async () => {
+    const c = cache()
+    c.commitFill('a', c.beginFill(), stored(1, 0))
+    let loads = 0
+    const load = async () => stored(++loads)
+    const first = c.fetch('a', load)
+    expect(c.hasVersion('a', 1)).to.equal(true)
+    await Promise.all([first, c.fetch('a', load)])
+    expect(loads).to.equal(2)
   })
 
   it('drops fills in flight once it has forgotten what was invalidated', () => {
