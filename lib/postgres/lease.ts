@@ -1,5 +1,5 @@
 // A client of the pool while it is used: gives up a statement that takes too long, so that it ends on the server as well.
-import type { Pool, PoolClient, QueryConfig } from 'pg'
+import type { Pool, PoolClient, QueryConfig, Submittable } from 'pg'
 import type { Row } from '../types/options.js'
 import { unwatch, type Watched, watch } from '../util/deadlines.js'
 import { codeOf } from '../util/driver-errors.js'
@@ -95,7 +95,7 @@ export class Lease implements CursorClient, Watched {
 
   /** To be called within `limit`. A result that comes after the statement was to be cancelled rejects with `LateResult`. */
   async send(config: QueryConfig): Promise<Row[]> {
-    const { rows } = await this.client.query<Row>(config)
+    const rows = await query(this.client, config)
     if (this.#cancelling !== undefined) throw new LateResult(rows)
     return rows
   }
@@ -170,6 +170,32 @@ export class Lease implements CursorClient, Watched {
     this.client.release(this.#error)
     this.#options.onReleased(this)
   }
+}
+
+type QueryClass = new (
+  text: string,
+  values: unknown[] | undefined,
+  callback: (error: Error | null, result: { rows: Row[] }) => void,
+) => Submittable & { name?: string; query_timeout?: number }
+
+/**
+ * Runs a statement. pg copies a configuration property by property and makes two more promises, which is a tenth of the cost of a
+ * lone statement. A `Query`, of the client's own version of pg, it takes as it is.
+ */
+async function query(client: PoolClient, config: QueryConfig & { query_timeout?: number }): Promise<Row[]> {
+  const Query =
+    'native' in client ? undefined : (Reflect.get(client.constructor, 'Query') as QueryClass | undefined)
+  if (Query === undefined) return (await client.query<Row>(config)).rows
+  return new Promise((resolve, reject) => {
+    const { text, values, name, query_timeout } = config
+    const query = new Query(text, values, (error, result) => {
+      if (error) reject(error)
+      else resolve(result.rows)
+    })
+    if (name !== undefined) query.name = name
+    if (query_timeout !== undefined) query.query_timeout = query_timeout
+    client.query(query)
+  })
 }
 
 const cancelledMessage =

@@ -269,7 +269,7 @@ export class PoolConnection implements Connection {
     const { query_timeout } = this.#pool.options
     return lease.send({
       text,
-      values: [...values],
+      values: values as unknown[],
       // pg's own limit leaves the statement running on the server. pg-native's clients have no other.
       ...((query_timeout || this.#isNative) && {
         query_timeout: this.#isNative ? this.queryTimeoutMs : maxTimeoutMs,
