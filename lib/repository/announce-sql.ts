@@ -16,16 +16,28 @@ export interface Announcement {
   readonly canFlush: boolean
 }
 
-/** For a statement that changes one row. Returns the row, and whether the change must be flushed. */
+/**
+ * A change in the result. A plus sign before the version marks a row that was inserted: only those are not announced. All
+ * changes of a statement are returned as one value, since each column and each row of a result costs Node a multiple of reading it.
+ */
+const item = `case when notify then '' else '+' end || version || ' ' || ttl_ms::int8 || ' ' || id`
+
+/** What stands before the changes: how many are announced, and whether the commit must be flushed. */
+function head(announced: string, mustFlush: string): string {
+  return `${announced} || case when ${mustFlush} then 'f' else '' end || chr(30)`
+}
+
+/** For a statement that changes one row. */
 export function announceOne({ change, suffix, digest, channel, canFlush }: Announcement): string {
+  // pg_notify returns an empty text.
+  const notify = `pg_notify('${channel}', ${digest} || to_hex(version) || ${suffix}::text)::text`
   return (
-    `with changed as (${change}) select id, version, ttl_ms, notify,` +
-    ` case when notify then pg_notify('${channel}', ${digest} || to_hex(version) || ${suffix}::text)::text end as payload,` +
-    ` case when notify then ${mustFlush(canFlush)} end as must_flush from changed`
+    `with changed as (${change})` +
+    ` select case when notify then ${head(`${notify} || '1'`, mustFlush(canFlush))} else '0' || chr(30) end || ${item} as result from changed`
   )
 }
 
-/** For a statement that changes up to `maxBatchSize` rows, which one payload can name. Returns all changes as one value. */
+/** For a statement that changes up to `maxBatchSize` rows, which one payload can name. */
 export function announceMany(announcement: Announcement): string {
   const { suffix, digest } = announcement
   return withPayloads(
@@ -57,8 +69,7 @@ export function recordUnannounced({ change, canFlush }: Announcement, table: str
   return (
     `with changed as (${change}),` +
     ` recorded as (${insertRecord(table, source)} returning ${mustFlush(canFlush)} as must_flush)` +
-    ` select string_agg(case when notify then '' else '+' end || version || ' ' || ttl_ms::int8 || ' ' || id, chr(30)) as changes,` +
-    ` (select must_flush from recorded) as must_flush, 0 as announced from changed`
+    ` select ${head(`'0'`, '(select must_flush from recorded)')} || string_agg(${item}, chr(30)) as result from changed`
   )
 }
 
@@ -77,13 +88,11 @@ function insertRecord(table: string, source: string): string {
   )
 }
 
-/** In the joined changes, a plus sign before the version marks a row that was inserted: only those are not announced. */
 function withPayloads({ change, channel, canFlush }: Announcement, payloads: string): string {
   return (
     `with changed as (${change}), notified as (select pg_notify('${channel}', payload), ${mustFlush(canFlush)} as must_flush` +
     ` from (${payloads}) as payloads)` +
-    ` select string_agg(case when notify then '' else '+' end || version || ' ' || ttl_ms::int8 || ' ' || id, chr(30)) as changes,` +
-    ` (select bool_or(must_flush) from notified) as must_flush, count(*) filter (where notify)::int as announced from changed`
+    ` select ${head('count(*) filter (where notify)', '(select bool_or(must_flush) from notified)')} || string_agg(${item}, chr(30)) as result from changed`
   )
 }
 

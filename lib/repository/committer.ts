@@ -15,7 +15,7 @@ import { isOverdue } from './batching.js'
 import type { CitusStatements } from './citus-statements.js'
 import { LogFlusher } from './log-flusher.js'
 import { type PreparedStatements, prepareAll } from './prepared-statements.js'
-import { type Change, notifiedChanges, toChanges } from './row-mapper.js'
+import { type Change, mustFlush, notifiedChanges, toChanges } from './row-mapper.js'
 import type { SessionStatements } from './session-statements.js'
 
 export interface CommitterOptions {
@@ -210,9 +210,4 @@ async function finished(
 /** The change was made. Its batch must not be repeated, as it would be if it had been cancelled. */
 export function throwNotDurable(error: unknown): never {
   throw isOverdue(error) ? Object.assign(new Error(messageOf(error)), { code: noResponseCode }) : error
-}
-
-/** Whether what a change returned says that it was committed asynchronously. */
-export function mustFlush(rows: readonly Row[]): boolean {
-  return rows[0]?.must_flush === true
 }

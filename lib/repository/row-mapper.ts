@@ -55,23 +55,30 @@ export function replacementValues(replacements: readonly Replacement[]): unknown
 /** Precedes the version of a row that was inserted. */
 const plus = '+'.charCodeAt(0)
 
-/** Reads the result of a statement that changes sessions: one row for all of them, or one for each. */
+/** Reads the result of a statement that changes sessions: one value for all of them, or a row for each. */
 export function toChanges(rows: readonly Row[]): Changes {
   const [first] = rows
-  if (first === undefined || first.changes === null) return { changes: [], announced: 0 }
-  if (typeof first.changes !== 'string') {
+  if (first === undefined || first.result === null) return { changes: [], announced: 0 }
+  if (first.result === undefined) {
     let announced = 0
     for (const { notify } of rows) if (notify) announced++
     return { changes: rows.map(toChange), announced }
   }
-  const changes = first.changes.split(separator).map((text) => {
+  const [head, ...items] = (first.result as string).split(separator)
+  const changes = items.map((text) => {
     const space = text.indexOf(' ')
     const next = text.indexOf(' ', space + 1)
     const version = +text.slice(0, space)
     const isNew = text.charCodeAt(0) === plus
     return { id: text.slice(next + 1), version, ttlMs: +text.slice(space + 1, next), isNew }
   })
-  return { changes, announced: first.announced as number }
+  return { changes, announced: Number.parseInt(head as string, 10) }
+}
+
+/** Whether the result of a change says that it was committed asynchronously. */
+export function mustFlush([first]: readonly Row[]): boolean {
+  const result = first?.result
+  return typeof result === 'string' && result[result.indexOf(separator) - 1] === 'f'
 }
 
 /** Drivers return a bigint, such as the version, as a string. */
@@ -94,7 +101,7 @@ export function toStoredSessions(
 ): (StoredSession | undefined)[] {
   const [first] = rows
   if (first === undefined) return ids.map(() => undefined)
-  if (ids.length === 1) return [toStoredSession(first)]
+  if (ids.length === 1 && first.heads === undefined) return [toStoredSession(first)]
   const found: (StoredSession | undefined)[] = ids.map(() => undefined)
   if (first.heads === undefined) {
     const byId = new Map(rows.map((row) => [row.id, row]))

@@ -64,7 +64,10 @@ export class SessionStatements {
 
   get readOne(): string {
     if (this.#table.hasRawIds) return this.#readEither(rowParams(idColumn))
-    return this.#read('t.id', `${this.#table.name} as t where t.id = $1`)
+    return (
+      `select ${this.#head("'1'")} as heads, t.session::text as sessions` +
+      ` from ${this.#table.name} as t where t.id = $1 and ${this.readCondition}`
+    )
   }
 
   /**
@@ -73,28 +76,28 @@ export class SessionStatements {
    */
   get readMany(): string {
     if (this.#table.hasRawIds) return this.#readEither(columnParams(idColumn))
-    const version = this.#with('version', 't.version') || '0'
     return (
-      `select string_agg(u.n || ' ' || ${version} || ' ' || least(${remainingTtlSql(this.#options)}, 1e15)::int8, chr(30)) as heads,` +
-      ` string_agg(t.session::text, chr(30)) as sessions` +
+      `select string_agg(${this.#head('u.n')}, chr(30)) as heads, string_agg(t.session::text, chr(30)) as sessions` +
       ` from unnest(${listParam('$1')}) with ordinality as u (id, n) join ${this.#table.name} as t on t.id = u.id` +
       ` where ${this.readCondition}`
     )
   }
 
-  #read(id: string, source: string): string {
+  /** What stands in a session's row beside it. `n`: the number of its id in the list. */
+  #head(n: string): string {
     const version = this.#with('version', 't.version') || '0'
-    return (
-      `select ${id} as id, t.session::text as session, ${version} as version, ${remainingTtlSql(this.#options)} as ttl_ms` +
-      ` from ${source} and ${this.readCondition}`
-    )
+    return `${n} || ' ' || ${version} || ' ' || least(${remainingTtlSql(this.#options)}, 1e15)::int8`
   }
 
   /** Reads the row under the digest of an id or, if there is none, under the raw id. */
   #readEither(source: string): string {
     const { name } = this.#table
     const id = `coalesce((select h.id from ${name} as h where h.id = ${hashedIdSql('u.id')}), u.id)`
-    return this.#read('u.id', `${source} join ${name} as t on t.id = ${id} where true`)
+    const version = this.#with('version', 't.version') || '0'
+    return (
+      `select u.id as id, t.session::text as session, ${version} as version, ${remainingTtlSql(this.#options)} as ttl_ms` +
+      ` from ${source} join ${name} as t on t.id = ${id} where ${this.readCondition}`
+    )
   }
 
   /** Inserts sessions, or replaces existing ones except tombstones. After the columns comes the time until which it may. */

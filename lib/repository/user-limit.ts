@@ -3,8 +3,8 @@ import type { Connection, Query, Statement } from '../postgres/connection.js'
 import { retryConflicts } from '../postgres/retry.js'
 import type { Row } from '../types/options.js'
 import type { TimeLimit } from '../util/deadlines.js'
-import { type ChangeName, type Committer, mustFlush, redactValues, throwNotDurable } from './committer.js'
-import { type Change, type Replacement, toChanges, type Write } from './row-mapper.js'
+import { type ChangeName, type Committer, redactValues, throwNotDurable } from './committer.js'
+import { type Change, mustFlush, type Replacement, toChanges, type Write } from './row-mapper.js'
 
 /** What was written, unless the session no longer exists, and what was destroyed. */
 export interface LimitedWrite {
