@@ -143,17 +143,26 @@ export class TouchBuffer {
    */
   async touch(record: SessionRecord, id: string, ttlMs?: number): Promise<void> {
     const now = performance.now()
-    const remainingMs = record.expiresAt - now
-    if (this.#options.intervalMs === 0 || remainingMs <= 0 || this.#stopped) {
-      // Without the earlier touch, the session may have expired for this one.
-      if (this.isPending(record)) await this.writeNow(record)
-      await this.#options.writeOne({ id, ttlMs: ttlMs ?? null, ageMs: 0 })
-      if (ttlMs !== undefined && remainingMs < ttlMs) this.recordExpiry(record, ttlMs)
+    if (this.#mayDefer(record, now)) {
+      this.#defer(record, id, ttlMs, now)
       return
     }
+    const remainingMs = record.expiresAt - now
+    // Without the earlier touch, the session may have expired for this one.
+    if (this.isPending(record)) await this.writeNow(record)
+    await this.#options.writeOne({ id, ttlMs: ttlMs ?? null, ageMs: 0 })
+    if (ttlMs !== undefined && remainingMs < ttlMs) this.recordExpiry(record, ttlMs)
+  }
+
+  #mayDefer({ expiresAt }: SessionRecord, now: number): boolean {
+    return this.#options.intervalMs > 0 && expiresAt > now && !this.#stopped
+  }
+
+  #defer(record: SessionRecord, id: string, ttlMs: number | undefined, now: number): void {
     // A record that was forgotten while a call was in flight has been made again.
     const pending = record.touch ?? this.#pending.get(record.digest)
-    const dueAt = pending?.dueAt ?? now + Math.min(this.#options.intervalMs, remainingMs * maxTtlShare)
+    const delayMs = Math.min(this.#options.intervalMs, (record.expiresAt - now) * maxTtlShare)
+    const dueAt = pending?.dueAt ?? now + delayMs
     const expiresAt =
       ttlMs === undefined ? pending?.expiresAt : Math.max(now + ttlMs, pending?.expiresAt ?? 0)
     this.#add({ record, id, expiresAt, lastAccessedAt: now, dueAt })
@@ -164,6 +173,7 @@ export class TouchBuffer {
   /** Records an access; the write is deferred. With an interval of 0 it is only written if there is an idle timeout. */
   recordAccess(record: SessionRecord, id: string, now = performance.now()): void {
     if (record.touch !== undefined) record.touch.lastAccessedAt = now
+    else if (this.#mayDefer(record, now)) this.#defer(record, id, undefined, now)
     else if (this.#options.intervalMs > 0 || this.#options.countsIdleness)
       this.touch(record, id).catch((error) =>
         this.#options.warn(new Error(`could not write a session's last access: ${messageOf(error)}`)),
