@@ -99,12 +99,17 @@ async function recordStatements(url: string): Promise<Statement[]> {
     { statement: `read ${batchSize}`, sql: replaceParameters(readMany, [list]), sessions: batchSize },
     {
       statement: 'write one',
-      sql: replaceParameters(write, [storedId(':n::int'), literal, '86400000', 'null']),
+      // The last two: no time limit, and no heartbeat.
+      sql: replaceParameters(write, [storedId(':n::int'), literal, '86400000', 'null', 'null', `''`]),
       sessions: 1,
     },
   ]
 }
 
 function replaceParameters(text: string, values: string[]): string {
-  return text.replace(/\$(\d)/g, (_, n) => values[Number(n) - 1] as string)
+  return text.replace(/\$(\d)/g, (parameter, n) => {
+    const value = values[Number(n) - 1]
+    if (value === undefined) throw new Error(`the statement has a parameter ${parameter}: ${text}`)
+    return value
+  })
 }
