@@ -23,20 +23,29 @@ export async function measureRequests(database: Database, plan: Plan): Promise<R
     { store: memoryStore, ...(await startApp('', ids)) },
   ]
   const figures = (['read-only', 'nine reads to one change'] as const).flatMap((traffic) =>
-    apps.map(({ store, url }) => ({ store, traffic, url, rounds: [] as number[] })),
+    apps.map((app) => ({ ...app, traffic, rounds: [] as number[], nodeUs: [] as number[] })),
   )
   const seconds = requestSeconds(plan)
   try {
     for (const { url } of apps) await load({ url, seconds, changes: true, connections, ids })
     for (let round = 0; round < plan.rounds; round++)
-      for (const { url, traffic, rounds } of round % 2 ? figures.toReversed() : figures)
-        rounds.push(
-          (await load({ url, seconds, changes: traffic !== 'read-only', connections, ids })).perSecond,
-        )
+      for (const { url, cpuTime, traffic, rounds, nodeUs } of round % 2 ? figures.toReversed() : figures) {
+        const before = await cpuTime()
+        const changes = traffic !== 'read-only'
+        const { perSecond, requests } = await load({ url, seconds, changes, connections, ids })
+        rounds.push(perSecond)
+        nodeUs.push(((await cpuTime()) - before) / requests)
+      }
   } finally {
     for (const { stop } of apps) await stop()
   }
-  return figures.map(({ store, traffic, rounds }) => ({ store, traffic, perSecond: median(rounds), rounds }))
+  return figures.map(({ store, traffic, rounds, nodeUs }) => ({
+    store,
+    traffic,
+    perSecond: median(rounds),
+    rounds,
+    nodeUs: median(nodeUs),
+  }))
 }
 
 export async function measureRolling(database: Database, plan: Plan): Promise<RollingFigure[]> {
@@ -60,19 +69,28 @@ export async function measureRolling(database: Database, plan: Plan): Promise<Ro
   ]
 }
 
+interface App {
+  readonly url: string
+  /** The processor time that its process has taken so far, in µs. */
+  cpuTime(): Promise<number>
+  stop(): Promise<void>
+}
+
 /** autocannon takes whole seconds. */
 function requestSeconds({ seconds }: Plan): number {
   return Math.max(1, Math.round(seconds * 4))
 }
 
-async function startApp(
-  database: string,
-  ids: readonly string[],
-  rolling = '',
-): Promise<{ url: string; stop(): Promise<void> }> {
+async function startApp(database: string, ids: readonly string[], rolling = ''): Promise<App> {
   const worker = startWorker('app', database, rolling)
   worker.send(ids)
-  return { url: await nextMessage<string>(worker), stop: () => stopWorker(worker) }
+  const url = await nextMessage<string>(worker)
+  const cpuTime = (): Promise<number> => {
+    const answer = nextMessage<number>(worker)
+    worker.send('cpu')
+    return answer
+  }
+  return { url, cpuTime, stop: () => stopWorker(worker) }
 }
 
 async function load(order: Order): Promise<Outcome> {

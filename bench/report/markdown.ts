@@ -21,8 +21,13 @@ export function markdown(results: Results): string {
       ]),
     ),
     table(
-      ['Requests per second', 'traffic', ''],
-      requests.map(({ store, traffic, perSecond }) => [store, traffic, count(perSecond)]),
+      ['Requests per second', 'traffic', '', 'µs of the application'],
+      requests.map(({ store, traffic, perSecond, nodeUs }) => [
+        store,
+        traffic,
+        count(perSecond),
+        nodeUs.toFixed(0),
+      ]),
     ),
     table(
       ['Row writes of `rolling`, read-only', 'requests', 'row writes'],

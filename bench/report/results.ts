@@ -50,6 +50,8 @@ export type Traffic = 'read-only' | 'nine reads to one change'
 export interface RequestFigure extends Rate {
   readonly store: string
   readonly traffic: Traffic
+  /** The application's processor time for each, in µs. */
+  readonly nodeUs: number
 }
 
 /** Rows written by read-only requests if sessions are `rolling`. */
