@@ -46,7 +46,7 @@ export function summary(results: Results): string {
     figures.find((f) => f.peer === peer && f.operation === operation && f.callers === callers)?.perSecond
   const factor = (own: string, peer: string, operation: Operation, callers: number): string => {
     const [a, b] = [rate(own, operation, callers), rate(peer, operation, callers)]
-    return a === undefined || b === undefined ? '' : `${(a / b).toPrecision(2)} ×`
+    return a === undefined || b === undefined ? '' : `${twoDigits(a / b)} ×`
   }
   const peers = new Set(
     figures.filter(({ kind }) => kind === 'postgres' || kind === 'redis').map(({ peer }) => peer),
@@ -135,4 +135,9 @@ export function table(head: string[], rows: string[][]): string {
     `| ${row.map((cell, n) => (n === 0 ? cell.padEnd(widths[n] ?? 0) : cell.padStart(widths[n] ?? 0))).join(' | ')} |`
   const rule = `|${widths.map((width, n) => (n === 0 ? '-'.repeat(width + 2) : `${'-'.repeat(width + 1)}:`)).join('|')}|`
   return [pad(head), rule, ...rows.map(pad)].join('\n')
+}
+
+/** Two digits, or more before the point. `toPrecision` would write 100 as 1.0e+2. */
+function twoDigits(value: number): string {
+  return value >= 99.5 ? value.toFixed(0) : value.toPrecision(2)
 }
