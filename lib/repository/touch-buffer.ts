@@ -1,5 +1,4 @@
 // Buffers touches, the only deferred writes: later expiries and last accesses, many sessions in one statement.
-
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PendingTouch, SessionRecord, SessionRecords } from '../cache/session-records.js'
 import { messageOf } from '../util/driver-errors.js'
