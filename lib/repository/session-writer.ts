@@ -51,8 +51,11 @@ export interface SessionWriterOptions {
   readonly onConflict: (conflict: Conflict) => void
 }
 
-/** Saves of one process don't overtake each other: it takes that many other processes to make a save fail. */
-const maxAttempts = 20
+/**
+ * Saves of one process don't overtake each other, but those of another may, again and again: merged from its cache, each takes one
+ * round trip, and another attempt here takes two. So as many saves of one session must be able to wait there.
+ */
+const maxAttempts = 100
 
 /** The current state of a session. */
 type Current = { readonly json: string; readonly version: number }

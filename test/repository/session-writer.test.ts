@@ -40,6 +40,30 @@ describe('a save that meets another save of the session', () => {
     return session
   }
 
+  /** A store on one connection; before each of its next changes, while there are any to overtake, another one is made. */
+  async function overtaken() {
+    const client = new pg.Client(url)
+    await client.connect()
+    cleanups.push(() => client.end())
+    let left = 0
+    const store = new PgStore(
+      async (text, values) => {
+        if (text.includes('update "public"."session" as t set session = coalesce') && left-- > 0)
+          await client.query('update session set version = version + 1 where id = $1', [values?.[0]])
+        return client.query(text, values)
+      },
+      { cache: false },
+    )
+    cleanups.push(() => store.close())
+    await store.setup()
+    return {
+      store,
+      overtake(times: number) {
+        left = times
+      },
+    }
+  }
+
   /** A store that counts its statements; it is notified of changes as any other. */
   async function counting(options: PgStoreOptions) {
     const pool = new pg.Pool({ connectionString: url })
@@ -364,6 +388,20 @@ describe('a save that meets another save of the session', () => {
         expect(run()).to.be.within(2, 3)
       })
     })
+
+  it('is repeated while others overtake it, up to 100 times', async () => {
+    const { store, overtake } = await overtaken()
+    const sid = await store.create({ n: 1 })
+    const loaded = await load(store, sid)
+    overtake(99)
+    await store.set(sid, Object.assign(loaded, { n: 2 }))
+    expect(await store.get(sid)).to.deep.equal({ n: 2 })
+    overtake(100)
+    const error = await rejection(store.set(sid, Object.assign(loaded, { n: 3 })))
+    expect(error).to.be.instanceOf(ConflictError)
+    expect(error.message).to.equal('the session was changed 100 times while it was being saved')
+    expect(await store.get(sid)).to.deep.equal({ n: 2 })
+  })
 
   it('works on a koa-pg-session table, which has no versions', async () => {
     await sql(
