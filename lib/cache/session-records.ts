@@ -1,5 +1,5 @@
 // What this process knows of recently used sessions: one record for each, found by session id or by digest. A look-up among
-// thousands of sessions is the dearest part of many a call, so each call makes one.
+// thousands of sessions is the most expensive part of many calls, so each call makes only one.
 import { assertSessionId, digestOf, rawId } from '../session/session-id.js'
 import type { Session } from '../types/session-store.js'
 import type { MergeBase } from './merge-bases.js'

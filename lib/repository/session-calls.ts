@@ -9,6 +9,7 @@ export interface SessionCall {
   readonly sid: string
   /** Its key in the cache and in notifications. */
   readonly digest: string
+  /** What this process knows of the session. A read sets its `loadedAt`. */
   readonly record: SessionRecord
   /** Its id in the table. */
   readonly id: string

@@ -265,8 +265,10 @@ export class TouchBuffer {
   #retry(touch: PendingTouch): void {
     const { record } = touch
     if (this.#writing.get(record.digest) !== touch) return
-    if (record.touch !== undefined) {
-      this.#add(latest(record.touch, touch))
+    // Its record may be another one: see `#defer`.
+    const newer = this.#pending.get(record.digest)
+    if (newer !== undefined) {
+      this.#add(latest(newer, touch))
       return
     }
     const now = performance.now()

@@ -155,6 +155,25 @@ describe('deferred touches', () => {
     expect(written[0]).to.have.length(1)
     expect(written[0]?.[0]?.ttlMs).to.be.within(7_190_000, 7_200_000)
   })
+
+  it('of two records of a session are joined when the first could not be written', async () => {
+    let down = true
+    const { touches, written, of } = make({ maxRecords: 1, fails: () => down })
+    const inFlight = of('a')
+    for (const sid of ['b', 'c', 'a']) touches.recordExpiry(of(sid), 3_600_000)
+    const again = of('a')
+    touches.recordExpiry(inFlight, 3_600_000)
+    await touches.touch(inFlight, 'a', 7_200_000)
+    const flushed = touches.flush()
+    // The first is being written by now.
+    await Promise.resolve()
+    await touches.touch(again, 'a', 9_000_000)
+    await flushed
+    down = false
+    await touches.stop(0)
+    expect(written.flat()).to.have.length(1)
+    expect(written[0]?.[0]?.ttlMs).to.be.within(8_990_000, 9_000_000)
+  })
 })
 
 describe('touches of a store', () => {
